@@ -1,0 +1,311 @@
+"""Every knob of a run, validated on construction, and what counts as its science.
+
+The group `machine` and the addresses in `ADDRESSES` must not change the result: they may differ between two
+starts of the same run. Every other value is science; `science_changes` names those that differ.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self
+
+ADDRESSES = frozenset({"data.train", "evaluate.train", "evaluate.test"})
+
+
+class BadInput(ValueError):
+    """What the user gave cannot work; the message says what is wrong and what to do. Commands exit with 2."""
+
+
+def _require(ok: bool, message: str) -> None:
+    if not ok:
+        raise BadInput(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The pictures: where they are, and what the run expects of them."""
+
+    train: str = "synthetic:4096"
+    """A prepared dataset, or anything that experiments/prepare.py takes: it is then prepared once into the storage."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Channel means of [0, 1] pictures, subtracted on the device (ImageNet's unless told)."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Channel standard deviations, divided by on the device."""
+    max_bad_fraction: float = 0.001
+    """The run ends when more pictures than max(10, this fraction of the rows) cannot be decoded."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.train), "data.train is empty: give a folder of pictures or a prepared dataset")
+        _require(min(self.std) > 0, f"data.std must be positive, not {self.std}")
+        _require(0 <= self.max_bad_fraction <= 1, "data.max_bad_fraction must lie in [0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """The distribution of views (SimCLR, appendix A). The defaults are those of ImageNet."""
+
+    size: int = 224
+    """Side of a view in pixels."""
+    crop_min: float = 0.08
+    """Smallest part of the picture's area that a crop keeps; the largest is all of it."""
+    flip_p: float = 0.5
+    strength: float = 1.0
+    """s: brightness, contrast and saturation up to 0.8 s, hue up to 0.2 s."""
+    jitter_p: float = 0.8
+    grayscale_p: float = 0.2
+    blur_p: float = 0.5
+    blur_sigma_min: float = 0.1
+    blur_sigma_max: float = 2.0
+
+    def __post_init__(self) -> None:
+        _require(8 <= self.size <= 1024, f"augment.size must lie in 8..1024 pixels, not {self.size}")
+        _require(0 < self.crop_min <= 1, f"augment.crop_min must lie in (0, 1], not {self.crop_min}")
+        _require(0 <= self.strength <= 2.5, f"augment.strength must lie in [0, 2.5], not {self.strength}")
+        for name in ("flip_p", "jitter_p", "grayscale_p", "blur_p"):
+            _require(0 <= getattr(self, name) <= 1, f"augment.{name} is a probability, not {getattr(self, name)}")
+        _require(
+            0 < self.blur_sigma_min <= self.blur_sigma_max,
+            "augment.blur_sigma_min must be positive and at most augment.blur_sigma_max",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The encoder, which is kept, and the projection head, which is not."""
+
+    arch: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet50"
+    width: float = 1.0
+    """Multiplies every channel count of the encoder: 1, 2, 4, or a fraction."""
+    stem: Literal["imagenet", "cifar"] = "imagenet"
+    """imagenet: 7x7 stride 2 and max pool; cifar: 3x3 stride 1 and no pool, for pictures of 32 px and below."""
+    head: Literal["none", "linear", "mlp"] = "mlp"
+    head_layers: Literal[2, 3] = 2
+    """Layers of the mlp head."""
+    head_hidden: int | None = None
+    """Hidden width of the mlp head; None: that of the feature."""
+    head_dim: int = 128
+    """Dimension of the projection z (not used by the head `none`)."""
+    head_batchnorm: bool = False
+    """BatchNorm after every layer of the mlp head, whose dense layers then have no bias."""
+
+    def __post_init__(self) -> None:
+        planes = 64 * self.width
+        _require(planes >= 1 and planes == int(planes), f"model.width must make 64 x width whole, not {self.width}")
+        _require(self.head_dim >= 1, "model.head_dim must be at least 1")
+        _require(self.head_hidden is None or self.head_hidden >= 1, "model.head_hidden must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """NT-Xent's temperature, the optimizer and its schedule."""
+
+    temperature: float = 0.1
+    optimizer: Literal["lars", "sgd", "adamw"] = "lars"
+    lr_per_256: float = 0.3
+    """Learning rate at a global batch of 256; see lr_scaling."""
+    lr_scaling: Literal["linear", "sqrt"] = "linear"
+    """linear: lr_per_256 x B / 256; sqrt: lr_per_256 x sqrt(B / 256) (the paper's 0.075 sqrt(B) is 1.2 here)."""
+    momentum: float = 0.9
+    """Momentum of lars and sgd."""
+    weight_decay: float = 1e-6
+    trust_coefficient: float = 0.001
+    """LARS's eta."""
+    warmup_epochs: float = 10.0
+
+    def __post_init__(self) -> None:
+        _require(self.temperature > 0, f"optim.temperature must be positive, not {self.temperature}")
+        _require(self.lr_per_256 > 0, f"optim.lr_per_256 must be positive, not {self.lr_per_256}")
+        _require(0 <= self.momentum < 1, f"optim.momentum must lie in [0, 1), not {self.momentum}")
+        _require(self.weight_decay >= 0, "optim.weight_decay must not be negative")
+        _require(self.trust_coefficient > 0, "optim.trust_coefficient must be positive")
+        _require(self.warmup_epochs >= 0, "optim.warmup_epochs must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, over which batch, with which arithmetic."""
+
+    epochs: int = 100
+    global_batch: int = 4096
+    """B: pictures in a step, over all workers; a multiple of the dataset's slice_rows."""
+    pass_size: int | None = None
+    """Pictures in one forward over all workers, a divisor of B; BatchNorm is over both their views. None: B."""
+    precision: Literal["auto", "float64", "float32", "bf16"] = "auto"
+    """auto: bf16 autocast on a GPU, float32 on a CPU; resolved at the first start and kept."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, f"train.epochs must be at least 1, not {self.epochs}")
+        _require(self.global_batch >= 2, f"train.global_batch must be at least 2, not {self.global_batch}")
+        _require(0 <= self.seed < 2**63, f"train.seed must lie in 0..2^63 - 1, not {self.seed}")
+        if self.pass_size is not None:
+            _require(
+                self.pass_size >= 1 and self.global_batch % self.pass_size == 0,
+                f"train.pass_size {self.pass_size} does not divide train.global_batch {self.global_batch}",
+            )
+
+    @property
+    def rows_per_pass(self) -> int:
+        return self.pass_size or self.global_batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """The kNN check during training: off unless every_epochs is set."""
+
+    every_epochs: int = 0
+    """Epochs between two checks, and one at the end; 0: none."""
+    train: str | None = None
+    """Labelled pictures for the bank; None: data.train."""
+    test: str | None = None
+    """Labelled pictures to classify: a dataset, or anything that prepare takes."""
+    bank_rows: int = 50_000
+    """The first so many rows of the (shuffled) training set are the bank."""
+    test_rows: int = 10_000
+    neighbours: int = 200
+    temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        _require(self.every_epochs >= 0, "evaluate.every_epochs must not be negative")
+        _require(
+            self.every_epochs == 0 or self.test is not None,
+            "evaluate.every_epochs needs evaluate.test, a labelled set to classify",
+        )
+        _require(self.bank_rows >= 1 and self.test_rows >= 1, "evaluate.bank_rows and .test_rows must be at least 1")
+        _require(self.neighbours >= 1, "evaluate.neighbours must be at least 1")
+        _require(self.temperature > 0, "evaluate.temperature must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineConfig:
+    """What the run is given to run on. None of it may change the result."""
+
+    min_workers: int = 1
+    max_workers: int | None = None
+    """None: as many as the cluster has GPUs at the start, one on a cluster without."""
+    gpus_per_worker: float | None = None
+    """None: 1 if the cluster has GPUs, else 0."""
+    cpus_per_worker: float = 1.0
+    """CPUs of a training worker, besides those of its data workers."""
+    data_cpus: float | None = None
+    """CPUs that decode and augment for one training worker; None: an equal share of what the cluster has left."""
+    threads: int | None = None
+    """Torch's threads in a training worker; None: cpus_per_worker, at least 1."""
+    compile: bool | None = None
+    """torch.compile the model; None: on a GPU only."""
+    cache_gib: float = 2.0
+    """Datasets of up to so many GiB of pixels are decoded once into a memory-mapped file on each node; 0: never."""
+    cache_dir: str | None = None
+    """Where that file lies; None: the system's temporary folder."""
+    block_slices: int | None = None
+    """Slices in a Ray Data block; None: about 8 MiB of views."""
+    save_every_s: float = 300.0
+    save_every_steps: int | None = None
+    """Also save at multiples of so many steps."""
+    keep_last: int = 2
+    """Newest checkpoints to keep."""
+    keep_every_epochs: int | None = None
+    """Also keep the first checkpoint of every so many epochs."""
+    log_every_steps: int = 10
+
+    def __post_init__(self) -> None:
+        _require(self.min_workers >= 1, "machine.min_workers must be at least 1")
+        _require(
+            self.max_workers is None or self.max_workers >= self.min_workers,
+            "machine.max_workers must be at least machine.min_workers",
+        )
+        _require(self.cpus_per_worker > 0, "machine.cpus_per_worker must be positive")
+        _require(
+            self.gpus_per_worker is None or self.gpus_per_worker >= 0, "machine.gpus_per_worker must not be negative"
+        )
+        _require(self.data_cpus is None or self.data_cpus > 0, "machine.data_cpus must be positive")
+        _require(self.threads is None or self.threads >= 1, "machine.threads must be at least 1")
+        _require(self.cache_gib >= 0, "machine.cache_gib must not be negative")
+        _require(self.block_slices is None or self.block_slices >= 1, "machine.block_slices must be at least 1")
+        _require(self.save_every_s > 0, "machine.save_every_s must be positive")
+        _require(
+            self.save_every_steps is None or self.save_every_steps >= 1, "machine.save_every_steps must be at least 1"
+        )
+        _require(self.keep_last >= 1, "machine.keep_last must be at least 1")
+        _require(
+            self.keep_every_epochs is None or self.keep_every_epochs >= 1,
+            "machine.keep_every_epochs must be at least 1",
+        )
+        _require(self.log_every_steps >= 1, "machine.log_every_steps must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    machine: MachineConfig = field(default_factory=MachineConfig)
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The config written by `to_json`. Unknown keys and values of the wrong type are `BadInput`."""
+        return cls().with_overrides(_flatten(json.loads(text)))
+
+    def with_overrides(self, overrides: dict[str, Any]) -> Self:
+        """A copy with values replaced by dotted key, such as {"optim.temperature": 0.2}; checked like any config."""
+        groups: dict[str, dict[str, Any]] = {}
+        for key, value in overrides.items():
+            group, _, name = key.partition(".")
+            groups.setdefault(group, {})[name] = _checked(key, value)
+        replaced = {group: dataclasses.replace(getattr(self, group), **values) for group, values in groups.items()}
+        return dataclasses.replace(self, **replaced)
+
+
+def config_types() -> dict[str, Any]:
+    """The declared type of every dotted key."""
+    groups = typing.get_type_hints(Config)
+    return {
+        f"{group}.{name}": hint for group, cls in groups.items() for name, hint in typing.get_type_hints(cls).items()
+    }
+
+
+def science_changes(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
+    """The dotted keys whose science value differs, with both values."""
+    before, after = _flatten(dataclasses.asdict(old)), _flatten(dataclasses.asdict(new))
+    return {
+        key: (before[key], after[key])
+        for key in before
+        if not key.startswith("machine.") and key not in ADDRESSES and before[key] != after[key]
+    }
+
+
+def _flatten(groups: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    return {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
+
+
+def _checked(key: str, value: Any) -> Any:
+    """`value` in the type that the key declares (a JSON list becomes a tuple, an int a float), or `BadInput`."""
+    hints = config_types()
+    _require(key in hints, f"no such setting: {key}; the settings are listed by --help")
+    hint = hints[key]
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        if typing.get_origin(option) is Literal and value in typing.get_args(option):
+            return value
+        if typing.get_origin(option) is tuple and isinstance(value, (list, tuple)) and len(value) == 3:
+            return tuple(float(v) for v in value)
+        if option is types.NoneType and value is None:
+            return None
+        if option is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+        if isinstance(option, type) and type(value) is option:
+            return value
+    wanted = getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
+    raise BadInput(f"{key} must be {wanted}, not {value!r}")
