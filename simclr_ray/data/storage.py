@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 from pyarrow import fs
@@ -56,28 +58,40 @@ class Location:
     def _kind(self) -> fs.FileType:
         return self.filesystem.get_file_info(self.path).type
 
+    def size(self) -> int:
+        """Bytes of this file."""
+        return self.filesystem.get_file_info(self.path).size
+
     def read_bytes(self) -> bytes:
         with self.filesystem.open_input_file(self.path) as stream:
             return stream.read()
 
     def write_bytes(self, content: bytes) -> None:
-        """Writes the whole file: an old or the new content is seen, never a part (local: rename; object stores: PUT)."""
+        """Writes the whole file: an old or the new content is seen, never a part."""
+        with self.writing() as stream:
+            stream.write(content)
+
+    @contextmanager
+    def writing(self) -> Iterator[BinaryIO]:
+        """A stream whose content appears at the end, all at once (local: rename; object stores: at close).
+
+        On an error nothing appears locally; an object store may keep what was written so far.
+        """
         local = self.local
         if local is None:
             with self.filesystem.open_output_stream(self.path) as stream:
-                stream.write(content)
+                yield stream
             return
         local.parent.mkdir(parents=True, exist_ok=True)
         part = local.with_name(f".{local.name}.{os.getpid()}.part")
         try:
             with open(part, "wb") as stream:
-                stream.write(content)
+                yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
             part.replace(local)
-        except OSError:
+        finally:
             part.unlink(missing_ok=True)
-            raise
 
     def make_folder(self) -> None:
         if self.local is not None:  # an object store has no folders

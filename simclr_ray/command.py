@@ -1,0 +1,82 @@
+"""What every command of experiments/ shares: how arguments are read, and what its exit code says.
+
+0: done. 2: bad input, said in one line. 1: a failure, with its traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import io
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import make_dataclass
+from typing import Annotated, Any, TypeVar
+
+import tyro
+
+from simclr_ray.config import BadInput, Config
+
+T = TypeVar("T")
+
+
+def run_command(main: Callable[[list[str]], int | None]) -> None:
+    """Runs `main` on the command line's arguments and exits with its code."""
+    try:
+        code = main(sys.argv[1:]) or 0
+    except BadInput as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+def parse(cls: type[T], argv: list[str], *, default: T | None = None, description: str | None = None) -> T:
+    """An instance of the dataclass `cls` from `argv`. A wrong flag or value is BadInput; --help prints and exits."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            settings = (tyro.conf.FlagConversionOff, tyro.conf.HelptextFromCommentsOff)
+            return tyro.cli(cls, args=argv, default=default, description=description, config=settings)
+    except SystemExit as exit_:
+        if exit_.code in (0, None):
+            raise
+    raise BadInput(_one_line(complaint.getvalue()))
+
+
+def _one_line(complaint: str) -> str:
+    """Tyro draws its complaint as a box of several lines: the words without the box."""
+    words = re.sub(r"\x1b\[[0-9;]*m|[╭╮╰╯│─┌┐└┘|]+", " ", complaint)
+    words = re.sub(r"\s+", " ", words).strip()
+    words = re.sub(r"^(Parsing error|Value error( Error parsing config\.\w+:)?|Required options)\s*", "", words)
+    return re.sub(r"\s*For full helptext, \S+.*$", "", words) + "; --help lists the settings"
+
+
+def choose_recipe(argv: list[str], recipes: Mapping[str, Callable[[], Config]]) -> tuple[str, list[str]]:
+    """The recipe's name, which is the first argument, and what follows it."""
+    names = ", ".join(recipes)
+    if not argv or argv[0] in ("-h", "--help"):
+        if argv:
+            print(f"usage: RECIPE [overrides]\nrecipes: {names}\nRECIPE --help lists its settings")
+            raise SystemExit(0)
+        raise BadInput(f"name a recipe first: {names}")
+    if argv[0] not in recipes:
+        near = difflib.get_close_matches(argv[0], list(recipes), n=1)
+        raise BadInput(f"no recipe is called {argv[0]!r}" + (f": did you mean {near[0]}?" if near else f": {names}"))
+    return argv[0], argv[1:]
+
+
+def parse_with_config(cls: type[T], argv: list[str], config: Config, description: str | None) -> tuple[T, Config]:
+    """The arguments of `cls`, and `config` with the overrides among them, such as --optim.temperature 0.2."""
+    both = make_dataclass(
+        "Command",
+        [
+            ("arguments", Annotated[cls, tyro.conf.arg(name="")]),
+            ("config", Annotated[Config, tyro.conf.arg(name="")], config),
+        ],
+        kw_only=True,
+    )
+    parsed: Any = parse(both, argv, description=description)
+    return parsed.arguments, parsed.config

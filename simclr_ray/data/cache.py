@@ -1,0 +1,72 @@
+"""The decoded cache of a small dataset: one memory-mapped file per node, shared by all its workers and trials."""
+
+from __future__ import annotations
+
+import fcntl
+import getpass
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from simclr_ray.data.dataset import Dataset, SliceReader
+from simclr_ray.data.decode import BadPicture, decode
+
+FORMAT = 1
+
+
+class PixelCache:
+    """Decoded pictures by row. `picture` raises BadPicture for a row that could not be decoded when it was built."""
+
+    def __init__(self, index: Path) -> None:
+        with np.load(index) as arrays:
+            self._offsets, self._shapes = arrays["offsets"], arrays["shapes"]
+        self._pixels = np.memmap(index.with_suffix(".pixels"), dtype=np.uint8, mode="r")
+
+    def picture(self, row: int) -> np.ndarray:
+        """uint8 (h, w, 3), a view into the mapped file."""
+        height, width = self._shapes[row]
+        if height == 0:
+            raise BadPicture("not decodable")
+        start = self._offsets[row]
+        return self._pixels[start : start + height * width * 3].reshape(height, width, 3)
+
+
+def open_cache(dataset: Dataset, limit_gib: float, folder: str | None) -> PixelCache | None:
+    """The cache of `dataset` on this machine, built first if it is missing; None where its pixels exceed the limit.
+
+    The file is named by the dataset's fingerprint. Whoever comes first builds it under a lock, the others wait.
+    """
+    if dataset.pixel_bytes > limit_gib * 2**30:
+        return None
+    home = Path(folder) if folder else Path(tempfile.gettempdir()) / f"simclr_ray-{getpass.getuser()}"
+    home.mkdir(parents=True, exist_ok=True)
+    index = home / f"{dataset.fingerprint}-{FORMAT}.npz"
+    if not index.exists():
+        with open(index.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not index.exists():
+                _build(dataset, index)
+    return PixelCache(index)
+
+
+def _build(dataset: Dataset, index: Path) -> None:
+    """Writes the pixels, then the index: an index that exists has all its pixels."""
+    offsets = np.zeros(dataset.rows, np.int64)
+    shapes = np.zeros((dataset.rows, 2), np.int32)
+    reader, end = SliceReader(dataset), 0
+    pixels, part = index.with_suffix(".pixels"), index.with_suffix(f".{os.getpid()}.npz")
+    with open(pixels, "wb") as stream:
+        for table in reader.rows(0, dataset.rows):
+            for row, encoded in zip(table["id"].to_pylist(), table["image"], strict=True):
+                try:
+                    picture = decode(encoded.as_py())
+                except BadPicture:
+                    continue
+                offsets[row], shapes[row] = end, picture.shape[:2]
+                end += stream.write(picture.tobytes())
+        if end == 0:
+            stream.write(b"\0")  # an empty file cannot be mapped
+    np.savez(part, offsets=offsets, shapes=shapes)
+    part.replace(index)

@@ -1,0 +1,153 @@
+"""A prepared dataset: what its dataset.json says, and its slices by number."""
+
+from __future__ import annotations
+
+import bisect
+import json
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from simclr_ray.config import BadInput
+from simclr_ray.data.storage import Location, open_location
+
+INDEX = "dataset.json"
+BAD_LIST = "bad.jsonl"
+FORMAT = 1
+
+# The columns of every shard. Without `id`, the row position, it is also how sources hand over their pictures.
+PICTURE = pa.schema([("image", pa.binary()), ("label", pa.int32()), ("path", pa.string())])
+SCHEMA = PICTURE.insert(0, pa.field("id", pa.int64()))
+
+# A local file holds one of the process's descriptors (1,024 as a rule) while it is open; opening it again is cheap.
+OPEN_FILES = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One Parquet file of whole slices: a row group is a slice. Only the dataset's last slice may be short."""
+
+    name: str
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """What dataset.json says. It pickles as values and an address, so any node can read from it."""
+
+    location: Location
+    rows: int
+    slice_rows: int
+    shards: tuple[Shard, ...]
+    classes: tuple[str, ...] | None
+    """Class names by label, where the source has them."""
+    labelled: bool
+    """Every picture has a label."""
+    pixel_bytes: int
+    """Bytes of all pictures decoded."""
+    bad: int
+    """Pictures of the source that could not be decoded; bad.jsonl beside dataset.json lists them."""
+    source: dict[str, Any]
+    """What it was prepared from: spec, digest of the listing, seed, max_side."""
+    fingerprint: str
+    """SHA-256 over slice_rows and every row's id, label and image, in order."""
+    format: int = FORMAT
+
+    @property
+    def uri(self) -> str:
+        return self.location.uri
+
+    @property
+    def slices(self) -> int:
+        """All slices, a short last one included."""
+        return -(-self.rows // self.slice_rows)
+
+    def to_json(self) -> str:
+        fields = {key: value for key, value in self.__dict__.items() if key != "location"}
+        return json.dumps(fields | {"shards": [shard.__dict__ for shard in self.shards]}, indent=1) + "\n"
+
+
+def is_dataset(uri: str) -> bool:
+    """Whether a prepared dataset lies there. Raises BadInput where that cannot be asked."""
+    location = open_location(uri)
+    try:
+        return (location / INDEX).exists()
+    except OSError as error:
+        raise _unreachable(location, error) from None
+
+
+def open_dataset(uri: str) -> Dataset:
+    """Reads dataset.json and nothing else. Raises BadInput where there is none that this version understands."""
+    location = open_location(uri)
+    try:
+        text = (location / INDEX).read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadInput(f"{uri} is not a prepared dataset (it has no {INDEX}): prepare it first") from None
+    except OSError as error:
+        raise _unreachable(location, error) from None
+    try:
+        fields = json.loads(text)
+        if fields["format"] != FORMAT:
+            raise BadInput(f"{uri} has format {fields['format']}, this version reads {FORMAT}: prepare it again")
+        fields["shards"] = tuple(Shard(**shard) for shard in fields["shards"])
+        fields["classes"] = fields["classes"] and tuple(fields["classes"])
+        return Dataset(location=location, **fields)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        raise BadInput(f"{uri}/{INDEX} is damaged ({error!r}): prepare the dataset again") from None
+
+
+def bad_pictures(dataset: Dataset) -> list[dict[str, str]]:
+    """Path and problem of every picture of the source that was left out, sorted by path."""
+    return [json.loads(line) for line in (dataset.location / BAD_LIST).read_bytes().splitlines()]
+
+
+def _unreachable(location: Location, error: OSError) -> BadInput:
+    reason = str(error).splitlines()[0]
+    return BadInput(f"cannot read {location}: {reason}; check the address, the credentials and the network")
+
+
+class SliceReader:
+    """Slices of a dataset by number, one row group each. One reader per thread: open files are not shared."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+        self._ends = list(accumulate(-(-shard.rows // dataset.slice_rows) for shard in dataset.shards))
+        self._footers: dict[int, pq.FileMetaData] = {}
+        self._open: OrderedDict[int, pq.ParquetFile] = OrderedDict()
+
+    def read_slice(self, g: int) -> pa.Table:
+        """Rows slice_rows * g and on, with the columns of SCHEMA. Raises BadInput where the shard is damaged."""
+        if not 0 <= g < self._dataset.slices:
+            raise IndexError(f"slice {g} of {self._dataset.slices}")
+        shard = bisect.bisect_right(self._ends, g)
+        first = self._ends[shard - 1] if shard else 0
+        try:
+            return self._file(shard).read_row_group(g - first, use_threads=False)
+        except (FileNotFoundError, pa.ArrowInvalid) as error:
+            where = self._dataset.location / self._dataset.shards[shard].name
+            raise BadInput(f"{where} is missing or damaged ({error}): prepare the dataset again") from None
+
+    def rows(self, start: int, stop: int) -> Iterator[pa.Table]:
+        """Rows start..stop - 1 in order, a table for each slice that they touch."""
+        size = self._dataset.slice_rows
+        for g in range(start // size, -(-stop // size)):
+            begin = max(start - g * size, 0)
+            yield self.read_slice(g).slice(begin, stop - g * size - begin)
+
+    def _file(self, shard: int) -> pq.ParquetFile:
+        if shard not in self._open:
+            location = self._dataset.location / self._dataset.shards[shard].name
+            stream = location.filesystem.open_input_file(location.path)
+            # pre_buffer fetches a row group's columns in one request.
+            opened = pq.ParquetFile(stream, metadata=self._footers.get(shard), pre_buffer=True)
+            self._footers[shard] = opened.metadata
+            self._open[shard] = opened
+            if location.local and len(self._open) > OPEN_FILES:
+                self._open.popitem(last=False)[1].close(force=True)
+        self._open.move_to_end(shard)
+        return self._open[shard]

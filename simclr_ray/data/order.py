@@ -1,0 +1,83 @@
+"""The order of samples as a pure function of seed, epoch and batch: which slices make up which global batch.
+
+A *position* counts slices through the whole run, in the order in which they are trained on. It is the only state that a
+stream needs: the position says the epoch, the slice and, with the number of workers, who loads it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from simclr_ray.config import BadInput
+from simclr_ray.data.philox import ORDER, sort_words
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """The order of one run. Raises BadInput where data, batch and slices do not fit together."""
+
+    seed: int
+    rows: int
+    slice_rows: int
+    global_batch: int
+    pass_size: int
+
+    def __post_init__(self) -> None:
+        for key, value in (("global_batch", self.global_batch), ("pass_size", self.pass_size)):
+            if value % self.slice_rows:
+                nearest = max(1, round(value / self.slice_rows)) * self.slice_rows
+                raise BadInput(
+                    f"train.{key} {value} is no multiple of the dataset's slices of {self.slice_rows} pictures; "
+                    f"try {nearest}"
+                )
+        if self.global_batch % self.pass_size:
+            raise BadInput(f"train.pass_size {self.pass_size} does not divide train.global_batch {self.global_batch}")
+        if self.global_batch > self.slices * self.slice_rows:
+            raise BadInput(
+                f"train.global_batch {self.global_batch} is more than the data holds: {self.rows} pictures, "
+                f"{self.slices * self.slice_rows} in whole slices of {self.slice_rows}"
+            )
+
+    @property
+    def slices(self) -> int:
+        """Whole slices of the dataset; the last partial one is not pretrained on."""
+        return self.rows // self.slice_rows
+
+    @property
+    def slices_per_batch(self) -> int:
+        return self.global_batch // self.slice_rows
+
+    @property
+    def slices_per_pass(self) -> int:
+        return self.pass_size // self.slice_rows
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """The tail of the permutation below a batch is dropped, another tail each epoch."""
+        return self.slices // self.slices_per_batch
+
+    def permutation(self, epoch: int) -> np.ndarray:
+        """(slices,) int64: the slices of the dataset in the order of this epoch."""
+        return np.argsort(sort_words(self.seed, epoch, ORDER, self.slices), kind="stable")
+
+    def epoch_of(self, position: int) -> tuple[int, int]:
+        """The epoch of a position, and its index into that epoch's permutation."""
+        return divmod(position, self.steps_per_epoch * self.slices_per_batch)
+
+    def worker_positions(self, start_step: int, stop_step: int, rank: int, workers: int) -> np.ndarray:
+        """(m,) int64: positions that worker `rank` loads for steps start..stop - 1: r, r + W, ... of every pass."""
+        passes = np.arange(
+            start_step * self.slices_per_batch, stop_step * self.slices_per_batch, self.slices_per_pass, dtype=np.int64
+        )
+        return (passes[:, None] + np.arange(rank, self.slices_per_pass, workers)).reshape(-1)
+
+    def rows_per_pass(self, workers: int) -> list[int]:
+        """Pictures of one pass on each worker, in rank order. Raises BadInput where a worker would have none."""
+        if workers > self.slices_per_pass:
+            raise BadInput(
+                f"{workers} workers are more than the {self.slices_per_pass} slices of a pass of {self.pass_size} "
+                f"pictures: set machine.max_workers to at most {self.slices_per_pass}"
+            )
+        return [len(range(rank, self.slices_per_pass, workers)) * self.slice_rows for rank in range(workers)]

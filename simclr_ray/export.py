@@ -1,0 +1,129 @@
+"""The trained encoder as one safetensors file: torchvision's weight names, and what is needed to use them.
+
+Nothing here pickles: a file from anywhere can be loaded without running what it holds.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import safetensors.torch
+from safetensors import SafetensorError
+
+from simclr_ray.config import BadInput, Config
+from simclr_ray.data.storage import Location, open_location
+from simclr_ray.model.encoder import ResNet
+
+FILE_NAME = "encoder.safetensors"
+FORMAT = "simclr_ray encoder 1"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """An encoder in eval mode, the pictures it expects, and the run that made it."""
+
+    encoder: ResNet
+    size: int
+    """Side in pixels of the views it was trained on."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    config_json: str
+
+    @property
+    def config(self) -> Config:
+        return Config.from_json(self.config_json)
+
+
+def export_encoder(encoder: ResNet, config: Config, folder: Location | str) -> Location:
+    """Writes `encoder.safetensors` into the run folder and returns where it is.
+
+    The weights are written in the precision that they have; at width 1 with the imagenet stem torchvision's
+    ResNet of the same name loads them, all but its `fc`.
+    """
+    metadata = {
+        "format": FORMAT,
+        "arch": encoder.arch,
+        "width": str(encoder.width),
+        "stem": encoder.stem,
+        "size": str(config.augment.size),
+        "mean": json.dumps(config.data.mean),
+        "std": json.dumps(config.data.std),
+        "config": config.to_json(),
+    }
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    location = _opened(folder) / FILE_NAME
+    location.write_bytes(safetensors.torch.save(weights, metadata))
+    return location
+
+
+def load_encoder(run_or_file: Location | str) -> ResNet:
+    """The encoder of a run folder or of a .safetensors file, local or by URI; on the CPU, in eval mode.
+
+    Raises BadInput if there is none, or if the file is not one of ours.
+    """
+    return load_pretrained(run_or_file).encoder
+
+
+def load_pretrained(run_or_file: Location | str) -> Pretrained:
+    """`load_encoder`, with the size, mean and std of the pictures and the config of the run."""
+    location = encoder_file(run_or_file)
+    content = location.read_bytes()
+    try:
+        weights = safetensors.torch.load(content)
+    except SafetensorError as error:
+        raise BadInput(f"{location} is no safetensors file ({error}); export the run again") from None
+    metadata = _metadata(content)
+    if metadata.get("format") != FORMAT:
+        raise BadInput(f"{location} was not written by this version of simclr_ray (its metadata lack '{FORMAT}')")
+    encoder = ResNet(metadata["arch"], width=float(metadata["width"]), stem=metadata["stem"])
+    encoder.to(weights["conv1.weight"].dtype).load_state_dict(weights)
+    return Pretrained(
+        encoder=encoder.eval(),
+        size=int(metadata["size"]),
+        mean=_channels(metadata["mean"]),
+        std=_channels(metadata["std"]),
+        config_json=metadata["config"],
+    )
+
+
+def encoder_file(run_or_file: Location | str) -> Location:
+    """Where the encoder of a run folder lies, or the file itself; BadInput if neither is there."""
+    location = _opened(run_or_file)
+    if location.name.endswith(".safetensors"):
+        if not location.exists():
+            raise BadInput(f"there is no file {location}; give a run folder or an encoder.safetensors")
+        return location
+    if not (location / FILE_NAME).exists():
+        raise BadInput(f"{location} has no {FILE_NAME}: a run writes it when it ends; finish the run or check the path")
+    return location / FILE_NAME
+
+
+def loading_lines(path: str, arch: str, *, width: float, stem: str) -> str:
+    """Python lines that load the file; without simclr_ray too, where torchvision has the same network."""
+    lines = ["import simclr_ray", f"encoder = simclr_ray.load({path!r})"]
+    if width == 1 and stem == "imagenet":
+        lines += [
+            "",
+            "# or with torchvision alone",
+            "from safetensors.torch import load_file",
+            f"from torchvision.models import {arch}",
+            f"model = {arch}()",
+            f"model.load_state_dict(load_file({path!r}), strict=False)  # all but fc",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    # Of a file in memory safetensors gives the tensors only. The format: a little-endian u64, then that much JSON.
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return header.get("__metadata__", {})
+
+
+def _channels(text: str) -> tuple[float, float, float]:
+    red, green, blue = map(float, json.loads(text))
+    return red, green, blue
+
+
+def _opened(where: Location | str) -> Location:
+    return open_location(where) if isinstance(where, str) else where

@@ -1,0 +1,37 @@
+"""The projection head g: features h in, projections z out; thrown away after pretraining."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import nn
+
+from simclr_ray.model.batchnorm import BatchNorm
+
+
+def projection_head(widths: Sequence[int], *, batchnorm: bool = False) -> nn.Sequential:
+    """Dense layers from each width to the next with ReLU between; (n, widths[0]) -> (n, widths[-1]).
+
+    A single width is the identity, two are a linear head. Without BatchNorm this is the paper's head (section
+    2.1, `Linear(2048, 2048) -> ReLU -> Linear(2048, 128)`). With it, it is the official code's: no dense layer has
+    a bias, BatchNorm follows each, and the last has no beta. Dense weights start as torch starts them.
+    """
+    layers: list[nn.Module] = []
+    last = len(widths) - 2
+    for i, (inputs, outputs) in enumerate(pairwise(widths)):
+        layers.append(nn.Linear(inputs, outputs, bias=not batchnorm))
+        if batchnorm:
+            layers.append(BatchNorm(outputs, bias=i < last))
+        if i < last:
+            layers.append(nn.ReLU())
+    return nn.Sequential(*layers)
+
+
+def head_widths(kind: str, feature_dim: int, *, layers: int, hidden: int | None, dim: int) -> list[int]:
+    """The widths of the head `none`, `linear` or `mlp`; `hidden` None means as wide as the feature."""
+    if kind == "none":
+        return [feature_dim]
+    if kind == "linear":
+        return [feature_dim, dim]
+    return [feature_dim, *[hidden or feature_dim] * (layers - 1), dim]

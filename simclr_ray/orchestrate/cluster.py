@@ -1,0 +1,71 @@
+"""The Ray cluster that a run gets: joined or started, and what each worker may take of it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from dataclasses import dataclass
+
+import ray
+
+from simclr_ray.config import BadInput, MachineConfig
+
+MIN_DATA_CPUS = 0.1
+"""Less than this of a CPU for a worker's data is starvation, not sharing."""
+
+
+def join_or_start() -> None:
+    """Joins the cluster that this process belongs to (a job, RAY_ADDRESS, one on this host), or starts a local one."""
+    if ray.is_initialized():
+        return
+    # Train workers import us from wherever the driver did; what they print is in Ray's logs, errors come back.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """What each training worker takes of the cluster."""
+
+    min_workers: int
+    max_workers: int
+    cpus: float
+    gpus: float
+
+
+def share_of(machine: MachineConfig, total_cpus: float, total_gpus: float) -> Share:
+    """Resolves what the config leaves open. Raises BadInput where nothing would be left for the data, never a hang."""
+    gpus = machine.gpus_per_worker
+    if gpus is None:
+        gpus = 1.0 if total_gpus else 0.0
+    most = machine.max_workers or max(machine.min_workers, int(total_gpus // gpus) if gpus else 1)
+    share = Share(min_workers=machine.min_workers, max_workers=most, cpus=machine.cpus_per_worker, gpus=gpus)
+    workers = workers_that_fit(share, total_cpus, total_gpus)
+    if workers < share.min_workers:
+        raise BadInput(
+            f"machine.min_workers {share.min_workers} need {share.min_workers * share.cpus:g} CPUs and "
+            f"{share.min_workers * gpus:g} GPUs, the cluster has {total_cpus:g} and {total_gpus:g}: "
+            "lower machine.min_workers, machine.cpus_per_worker or machine.gpus_per_worker"
+        )
+    data_cpus(machine, workers, total_cpus)
+    return share
+
+
+def workers_that_fit(share: Share, total_cpus: float, total_gpus: float) -> int:
+    by_gpu = total_gpus // share.gpus if share.gpus else math.inf
+    return int(min(share.max_workers, total_cpus // share.cpus, by_gpu))
+
+
+def data_cpus(machine: MachineConfig, workers: int, total_cpus: float) -> float:
+    """CPUs that decode and augment for each of `workers`. Raises BadInput where too few are left."""
+    left = (total_cpus - workers * machine.cpus_per_worker) / workers
+    wanted = machine.data_cpus or MIN_DATA_CPUS
+    if left < wanted:
+        raise BadInput(
+            f"{workers} workers of {machine.cpus_per_worker:g} CPUs leave {max(left, 0):g} of {total_cpus:g} CPUs for "
+            f"each one's data, {wanted:g} are needed: lower machine.max_workers or machine.cpus_per_worker"
+            + (", or machine.data_cpus" if machine.data_cpus else "")
+        )
+    share = machine.data_cpus or left
+    return math.floor(share) if share >= 1 else math.floor(share * 100) / 100

@@ -1,0 +1,95 @@
+"""One driver for each run: its id lies in the run folder and is renewed while it lives."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic, sleep, time
+
+from simclr_ray.config import BadInput
+from simclr_ray.data.storage import Location
+
+FILE = "driver.json"
+RENEW_S = 10.0
+PATIENCE_S = 60.0
+
+
+@contextmanager
+def lease(run: Location) -> Iterator[str]:
+    """Holds the run for this driver and gives its id. Raises BadInput while another driver holds it.
+
+    A driver that died on this machine is known at once; one elsewhere is given up when it has not renewed for
+    PATIENCE_S. What a driver that lost its lease still writes is stopped by `holds`, asked before each save.
+    """
+    _wait_for_other(run)
+    mine, stop = uuid.uuid4().hex, threading.Event()
+
+    def renew() -> None:
+        while not stop.wait(RENEW_S):
+            try:
+                if not holds(run, mine):
+                    return
+                _write(run, mine)
+            except OSError:
+                continue  # a failing store: the next renewal is tried as usual
+
+    _write(run, mine)
+    thread = threading.Thread(target=renew, name="lease", daemon=True)
+    thread.start()
+    try:
+        yield mine
+    finally:
+        stop.set()
+        thread.join()
+        if holds(run, mine):
+            (run / FILE).delete()
+
+
+def holds(run: Location, driver: str) -> bool:
+    """Whether `driver` is still the run's."""
+    held = _read(run)
+    return held is not None and held["driver"] == driver
+
+
+def _wait_for_other(run: Location) -> None:
+    seen, deadline = _read(run), monotonic() + PATIENCE_S
+    while seen is not None and not _is_dead(seen):
+        if monotonic() > deadline:
+            return
+        sleep(1)
+        now = _read(run)
+        if now is not None and now != seen:
+            raise BadInput(
+                f"{run} is being trained by another driver (pid {now['pid']} on {now['host']}): "
+                "stop that one, or use another --name"
+            )
+        seen = now
+
+
+def _is_dead(held: dict) -> bool:
+    if held["host"] != socket.gethostname():
+        return False
+    try:
+        os.kill(held["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return held["pid"] == os.getpid()
+
+
+def _write(run: Location, driver: str) -> None:
+    content = {"driver": driver, "host": socket.gethostname(), "pid": os.getpid(), "time": time()}
+    (run / FILE).write_bytes(json.dumps(content).encode())
+
+
+def _read(run: Location) -> dict | None:
+    try:
+        return json.loads((run / FILE).read_bytes())
+    except FileNotFoundError:
+        return None

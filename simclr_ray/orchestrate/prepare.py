@@ -1,0 +1,115 @@
+"""Prepares a source of pictures as a dataset, on all CPUs of a Ray cluster; small ones in this process."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterator
+
+import pyarrow as pa
+import ray
+from ray.exceptions import RayTaskError
+
+from simclr_ray.config import BadInput
+from simclr_ray.data.dataset import Dataset, is_dataset, open_dataset
+from simclr_ray.data.prepare import check, in_threads, ordered_work, require_settings, write_dataset
+from simclr_ray.data.source import Source, open_source, source_digest
+from simclr_ray.data.storage import open_location
+from simclr_ray.data.writer import claim
+from simclr_ray.orchestrate.cluster import join_or_start
+from simclr_ray.orchestrate.progress import shown
+
+# Up to here the threads of one machine are about done when a cluster's first tasks come back (1-3 s).
+SMALL_BYTES = 256 * 2**20
+
+
+def prepare(
+    source: str,
+    dest: str,
+    *,
+    seed: int = 0,
+    max_side: int | None = None,
+    slice_rows: int = 32,
+    progress: bool = True,
+) -> Dataset:
+    """Decodes every picture of `source` once and writes them, shuffled, to `dest`. The cluster does not show in it.
+
+    `seed` decides the order; `max_side` re-encodes pictures with a longer side. Raises BadInput.
+    """
+    require_settings(seed, max_side, slice_rows)
+    location = open_location(dest)
+    _require_apart(source, dest)
+    opened = open_any(source)
+    claim(location)
+    run = in_threads if opened.bytes <= SMALL_BYTES or not opened.anywhere else on_ray
+    checked = run(opened, ordered_work(opened, seed), max_side)
+    if progress:
+        checked = shown(checked, opened.rows, opened.bytes)
+    return write_dataset(opened, location, checked, seed=seed, max_side=max_side, slice_rows=slice_rows)
+
+
+def prepare_into(
+    storage: str,
+    source: str,
+    *,
+    seed: int = 0,
+    max_side: int | None = None,
+    slice_rows: int = 32,
+    progress: bool = True,
+) -> Dataset:
+    """`source` if it is a dataset, else its prepared copy in STORAGE/data, which is made where there is none yet.
+
+    A source whose listing has changed since is another source and gets another copy.
+    """
+    named = not source.startswith(("synthetic:", "torchvision:"))
+    if named and is_dataset(source):
+        dataset = open_dataset(source)
+        print(f"data: {dataset.rows:,} pictures in {dataset.uri}", flush=True)
+        return dataset
+    key = repr((open_location(source).uri if named else source, source_digest(source), seed, max_side, slice_rows))
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", source.rstrip("/").rpartition("/")[2]).strip("-").lower()
+    dest = open_location(storage) / "data" / f"{slug[:40]}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    if is_dataset(dest.uri):
+        print(f"data: {source} as prepared before in {dest}", flush=True)
+        return open_dataset(dest.uri)
+    print(f"data: preparing {source} into {dest}", flush=True)
+    return prepare(source, dest.uri, seed=seed, max_side=max_side, slice_rows=slice_rows, progress=progress)
+
+
+def open_any(spec: str) -> Source:
+    """The source that `spec` names, torchvision's too."""
+    if not spec.startswith("torchvision:"):
+        return open_source(spec)
+    from simclr_ray.orchestrate.torchvision_source import open_torchvision  # seconds of imports
+
+    return open_torchvision(spec)
+
+
+def on_ray(source: Source, work: pa.Table, max_side: int | None) -> Iterator[pa.Table]:
+    """The work read and checked by tasks on the cluster, in order. Raises the BadInput of a task as it is."""
+    read = source.read
+
+    def read_and_check(part: pa.Table) -> Iterator[pa.Table]:
+        for pictures in read(part):
+            yield check(pictures, max_side)
+
+    join_or_start()
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it announces every execution
+    tasks = ray.data.from_arrow(work).repartition(target_num_rows_per_block=source.rows_per_task)
+    checked = tasks.map_batches(read_and_check, batch_size=None, batch_format="pyarrow")
+    checked.context.execution_options.preserve_order = True
+    checked.context.enable_progress_bars = False
+    try:
+        yield from checked.iter_batches(batch_size=None, batch_format="pyarrow")
+    except RayTaskError as error:
+        if isinstance(error.cause, BadInput):
+            raise error.cause from None
+        raise
+
+
+def _require_apart(source: str, dest: str) -> None:
+    """A dataset inside its own source would be part of the next listing."""
+    folder, inside = open_location(source).uri.rstrip("/"), open_location(dest).uri
+    if inside == folder or inside.startswith(f"{folder}/"):
+        raise BadInput(f"{dest} lies inside the source {source}: choose a place outside it")

@@ -1,0 +1,152 @@
+"""A pretraining run from its first start to its encoder, over any number of interruptions: `pretrain`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+
+from simclr_ray.config import BadInput, Config, science_changes
+from simclr_ray.data.dataset import Dataset, is_dataset, open_dataset
+from simclr_ray.data.storage import Location, open_location
+from simclr_ray.evaluate.during import require_same_classes
+from simclr_ray.export import FILE_NAME
+from simclr_ray.orchestrate.cluster import Share, join_or_start, share_of
+from simclr_ray.orchestrate.failure import StopOnFailure, cause_of
+from simclr_ray.orchestrate.lease import lease
+from simclr_ray.orchestrate.prepare import prepare_into
+from simclr_ray.orchestrate.progress import progress_line
+from simclr_ray.orchestrate.train_fn import Task, train_fn
+from simclr_ray.train.attempt import order_of
+from simclr_ray.train.metrics import read_rows
+
+NEVER_S = 1e9
+"""Ray's own resize monitor would lose the steps since the last save: it is off."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What the run folder says at the end."""
+
+    path: str
+    step: int
+    metrics: dict[str, Any]
+    """The last row of metrics.jsonl."""
+
+
+def pretrain(config: Config, name: str, storage: str) -> RunResult:
+    """Starts or resumes the run `STORAGE/NAME`, leaves a finished one as it is, and gives what its folder holds.
+
+    Raises BadInput for whatever the caller can mend: a changed science value, data that are not there, a batch or a
+    number of workers that does not fit. Another failure is raised as it came; what was saved until then stays.
+    """
+    run = _run_folder(name, storage)
+    earlier = _earlier_config(run)
+    if earlier:
+        config = _same_science(run, earlier, config)
+        if (run / FILE_NAME).exists():
+            return result_of(run)
+    join_or_start()
+    resources = ray.cluster_resources()
+    share = share_of(config.machine, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+    dataset = _prepared(config.data.train, storage, earlier and earlier.data.train)
+    order = order_of(config, dataset)
+    order.rows_per_pass(share.max_workers)
+    config, bank, test = _resolved(config, dataset, storage, share, earlier)
+    with lease(run) as driver:
+        (run / "config.json").write_bytes(config.to_json().encode())
+        task = Task(config=config, dataset=dataset, bank=bank, test=test, run=run, driver=driver)
+        with progress_line(task.progress_key, config.train.epochs * order.steps_per_epoch, order.global_batch):
+            _fit(task, share)
+    return result_of(run)
+
+
+def result_of(run: Location) -> RunResult:
+    rows = read_rows(run / "metrics.jsonl")
+    return RunResult(run.uri, rows[-1]["step"] if rows else 0, rows[-1] if rows else {})
+
+
+def _run_folder(name: str, storage: str) -> Location:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise BadInput(f"--name {name!r}: use letters, digits, dots, dashes and underscores")
+    run = open_location(storage) / name
+    try:
+        run.make_folder()
+        (run / ".writable").write_bytes(b"")
+        (run / ".writable").delete()
+    except OSError as error:
+        raise BadInput(f"cannot write to --storage {storage}: {str(error).splitlines()[0]}") from None
+    return run
+
+
+def _earlier_config(run: Location) -> Config | None:
+    file = run / "config.json"
+    return Config.from_json(file.read_bytes().decode()) if file.exists() else None
+
+
+def _same_science(run: Location, earlier: Config, config: Config) -> Config:
+    """`config` with what the first start resolved. Raises BadInput naming the science values that are others now."""
+    if config.train.precision == "auto":
+        config = config.with_overrides({"train.precision": earlier.train.precision})
+    changes = science_changes(earlier, config)
+    if changes:
+        listed = ", ".join(f"{key} was {old!r}, is now {new!r}" for key, (old, new) in changes.items())
+        raise BadInput(f"{run} was started with other settings ({listed}): use another --name, or the old values")
+    return config
+
+
+def _prepared(source: str, storage: str, earlier: str | None) -> Dataset:
+    """The dataset of `source`. A resumed run keeps the one that was prepared for it, even if the source has changed."""
+    if earlier and is_dataset(earlier) and not is_dataset(source):
+        dataset = open_dataset(earlier)
+        if dataset.source["spec"] == source:
+            return dataset
+    return prepare_into(storage, source)
+
+
+def _resolved(
+    config: Config, dataset: Dataset, storage: str, share: Share, earlier: Config | None
+) -> tuple[Config, Dataset | None, Dataset | None]:
+    """The config as the run folder keeps it, with the datasets of the kNN check."""
+    resolved: dict[str, Any] = {"data.train": dataset.uri}
+    if config.train.precision == "auto":
+        resolved["train.precision"] = "bf16" if share.gpus else "float32"
+    bank = test = None
+    settings, before = config.evaluate, earlier.evaluate if earlier else None
+    if settings.every_epochs and settings.test:
+        bank = _prepared(settings.train, storage, before and before.train) if settings.train else dataset
+        test = _prepared(settings.test, storage, before and before.test)
+        require_same_classes(bank, test)
+        resolved |= {"evaluate.train": bank.uri, "evaluate.test": test.uri}
+    return config.with_overrides(resolved), bank, test
+
+
+def _fit(task: Task, share: Share) -> None:
+    """Runs Ray Train to the end of the run. Ray keeps no checkpoint of its own, so nothing of it can be torn."""
+    elastic = share.min_workers < share.max_workers
+    resources = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
+    trainer = ray.train.torch.TorchTrainer(
+        train_fn,
+        train_loop_config={"task": task},
+        torch_config=ray.train.torch.TorchConfig(backend="cpu:gloo,cuda:nccl" if share.gpus else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=(share.min_workers, share.max_workers) if elastic else share.max_workers,
+            use_gpu=share.gpus > 0,
+            resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=NEVER_S,
+        ),
+        run_config=ray.train.RunConfig(
+            name="ray",
+            storage_path=task.run.uri,
+            failure_config=ray.train.FailureConfig(max_failures=-1),
+            callbacks=[StopOnFailure(task.run)],
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise cause_of(error) from None

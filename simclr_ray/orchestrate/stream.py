@@ -1,0 +1,90 @@
+"""A worker's own Ray Data stream: from an array of positions to blocks of augmented views, for the rest of the run.
+
+Actors, not tasks: map tasks idle between each other, actors keep work in flight (84 % of the bare rate against 48 %,
+measured on 2 cores). One array of positions is the whole stream, so there is no gap between epochs, and all that a
+restart needs is a number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import ray.data
+
+from simclr_ray.config import AugmentConfig, Config
+from simclr_ray.data.cache import open_cache
+from simclr_ray.data.dataset import Dataset
+from simclr_ray.data.load import SliceLoader
+from simclr_ray.data.order import Order
+
+BLOCK_BYTES = 32 << 20
+STORE_BYTES = 2 << 30
+"""Views that a worker's stream may hold in the object store."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamPlan:
+    """What one worker's data workers load, and with how much of the machine."""
+
+    dataset: Dataset
+    order: Order
+    augment: AugmentConfig
+    cache_gib: float
+    cache_dir: str | None
+    block_slices: int
+    cpus: float
+    """CPUs of all data workers of this training worker."""
+
+
+class _Load:
+    """A data worker."""
+
+    def __init__(self, plan: StreamPlan) -> None:
+        cache = open_cache(plan.dataset, plan.cache_gib, plan.cache_dir)
+        self._loader = SliceLoader(plan.dataset, plan.order, plan.augment, cache)
+
+    def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return self._loader(block["data"])
+
+
+def plan_stream(config: Config, dataset: Dataset, order: Order, workers: int, cpus: float) -> StreamPlan:
+    """Blocks hold about 32 MiB of views, but no more than a worker's part of a pass: it is waited for whole."""
+    slice_bytes = 2 * 3 * config.augment.size**2 * order.slice_rows
+    by_size = max(1, BLOCK_BYTES // slice_bytes)
+    return StreamPlan(
+        dataset=dataset,
+        order=order,
+        augment=config.augment,
+        cache_gib=config.machine.cache_gib,
+        cache_dir=config.machine.cache_dir,
+        block_slices=config.machine.block_slices or min(by_size, math.ceil(order.slices_per_pass / workers)),
+        cpus=cpus,
+    )
+
+
+def blocks(plan: StreamPlan, positions: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+    """The blocks of `positions`, in their order (see SliceLoader)."""
+    actors = max(1, int(plan.cpus))
+    cpus_each = min(1.0, plan.cpus)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = True
+    context.execution_options.verbose_progress = False
+    context.execution_options.resource_limits = context.execution_options.resource_limits.copy(
+        cpu=actors * cpus_each, object_store_memory=STORE_BYTES
+    )
+    dataset = (
+        ray.data.from_numpy(positions)
+        .repartition(target_num_rows_per_block=plan.block_slices)
+        .map_batches(
+            _Load,
+            fn_constructor_args=(plan,),
+            batch_size=None,
+            num_cpus=cpus_each,
+            compute=ray.data.ActorPoolStrategy(size=actors),
+        )
+    )
+    yield from dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)

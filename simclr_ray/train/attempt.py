@@ -1,0 +1,119 @@
+"""One attempt at a run by one group of workers: from the newest checkpoint to the end, or until it is interrupted.
+
+Nothing here knows Ray. The first attempt and the fortieth are the same code: an attempt without a checkpoint starts at
+step 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+
+from simclr_ray.config import BadInput, Config
+from simclr_ray.data.dataset import Dataset
+from simclr_ray.data.order import Order
+from simclr_ray.data.storage import Location
+from simclr_ray.train import checkpoint, collective
+from simclr_ray.train.batch import Block, batches, on_device
+from simclr_ray.train.checkpoint import Saver
+from simclr_ray.train.loop import Evaluate, Recorder, train
+from simclr_ray.train.metrics import Row, RunLog
+from simclr_ray.train.state import TrainState, initial_state, restore
+from simclr_ray.train.step import projector
+from simclr_ray.train.worker import Worker
+
+Blocks = Callable[[np.ndarray], Iterable[Block]]
+"""From this worker's positions in the order to their blocks (see SliceLoader)."""
+
+
+def order_of(config: Config, dataset: Dataset) -> Order:
+    return Order(
+        seed=config.train.seed,
+        rows=dataset.rows,
+        slice_rows=dataset.slice_rows,
+        global_batch=config.train.global_batch,
+        pass_size=config.train.rows_per_pass,
+    )
+
+
+def run_attempt(
+    config: Config,
+    dataset: Dataset,
+    run: Location,
+    worker: Worker,
+    blocks: Blocks,
+    *,
+    still_ours: Callable[[], bool] = lambda: True,
+    evaluate: Evaluate | None = None,
+) -> TrainState:
+    """Trains to the end, leaves checkpoints and records in `run`, and gives the final state.
+
+    `still_ours` is asked before each save whether another driver has taken the run over.
+    """
+    order = order_of(config, dataset)
+    rows_per_step = order.rows_per_pass(worker.size)[worker.rank] * (order.global_batch // order.pass_size)
+    state = initial_state(config, worker.device)
+    owed, skipped = _resume(state, config, dataset, run)
+    recorder = _recorder(config, dataset, order, run, state, worker, skipped, still_ours) if worker.rank == 0 else None
+    machine = config.machine
+    on_gpu = worker.device.type == "cuda"
+    compiled = on_gpu if machine.compile is None else machine.compile
+    project = projector(
+        state.model, config.data.mean, config.data.std, config.train.precision, worker.device, compiled=compiled
+    )
+    positions = order.worker_positions(
+        state.step, config.train.epochs * order.steps_per_epoch, worker.rank, worker.size
+    )
+    stream = on_device(batches(blocks(positions), rows_per_step, state.step, pin=on_gpu), worker.device)
+    try:
+        train(config, order, state, worker, stream, project, recorder, evaluate=evaluate, owed=owed)
+        if recorder:
+            recorder.log.event("done", state.step)
+    finally:
+        if recorder:
+            recorder.log.close()
+    return state
+
+
+def _resume(state: TrainState, config: Config, dataset: Dataset, run: Location) -> tuple[Row | None, list[str]]:
+    """Restores the newest valid checkpoint, the same on every worker; what was owed there, and what was passed over."""
+    saved, skipped = checkpoint.newest_valid(run) if collective.rank() == 0 else (None, [])
+    step = collective.from_rank_0(saved.step if saved else None)
+    if step is None:
+        return None, skipped
+    saved = saved or checkpoint.read(run, step)
+    for key, now in _identity(config, dataset).items():
+        if saved.state[key] != now:
+            raise BadInput(f"{run} was trained on another {key} ({saved.state[key]}, now {now}): use another --name")
+    restore(state, saved)
+    return saved.state["owed"], skipped
+
+
+def _identity(config: Config, dataset: Dataset) -> dict[str, object]:
+    return {"seed": config.train.seed, "fingerprint": dataset.fingerprint}
+
+
+def _recorder(
+    config: Config,
+    dataset: Dataset,
+    order: Order,
+    run: Location,
+    state: TrainState,
+    worker: Worker,
+    skipped: list[str],
+    still_ours: Callable[[], bool],
+) -> Recorder:
+    every = config.machine.keep_every_epochs
+    log = RunLog(run, state.step)
+    saver = Saver(
+        run,
+        keep_last=config.machine.keep_last,
+        steps_between_kept=every and every * order.steps_per_epoch,
+        still_ours=still_ours,
+    )
+    for reason in skipped:
+        log.event("skipped_checkpoint", state.step, reason=reason)
+    log.event("restore" if state.step else "start", state.step, workers=worker.size, torch=torch.__version__)
+    return Recorder(log, saver, _identity(config, dataset))

@@ -1,0 +1,83 @@
+"""From the blocks of a stream to the batches of a step, and from uint8 pixels to what the encoder takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+Block = dict[str, np.ndarray]
+"""views uint8 (n, 2, size, size, 3), id int64 (n,), bad bool (n,): rows of whole slices, in the worker's order."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """This worker's rows of one global step, pass after pass."""
+
+    step: int
+    views: Tensor
+    """uint8 (n, 2, h, w, 3)."""
+    ids: np.ndarray
+    """(n,) sample ids, in the order of the rows."""
+    bad: np.ndarray
+    """(n,) True where a picture could not be decoded and the next good one of its slice stands in."""
+
+
+def batches(blocks: Iterable[Block], rows_per_step: int, first_step: int, *, pin: bool = False) -> Iterator[Batch]:
+    """Cuts a stream of blocks into steps of `rows_per_step` rows: each row is copied once, into one fresh tensor."""
+    stream, block, used, step = iter(blocks), None, 0, first_step
+    while True:
+        views, ids, bad, filled = None, np.empty(rows_per_step, np.int64), np.zeros(rows_per_step, bool), 0
+        while filled < rows_per_step:
+            if block is None or used == len(block["id"]):
+                block, used = next(stream, None), 0
+                if block is None:
+                    assert filled == 0, "the stream ended inside a step"
+                    return
+            if views is None:
+                views = torch.empty((rows_per_step, *block["views"].shape[1:]), dtype=torch.uint8, pin_memory=pin)
+            take = min(rows_per_step - filled, len(block["id"]) - used)
+            part = slice(used, used + take)
+            views.numpy()[filled : filled + take] = block["views"][part]
+            ids[filled : filled + take], bad[filled : filled + take] = block["id"][part], block["bad"][part]
+            filled, used = filled + take, used + take
+        assert views is not None
+        yield Batch(step, views, ids, bad)
+        step += 1
+
+
+def on_device(source: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+    """The batches on `device`: on a GPU the next one is copied on a side stream while the current one is trained on."""
+    if device.type != "cuda":
+        yield from source
+        return
+    side = torch.cuda.Stream(device)
+    ahead: Batch | None = None
+    for batch in source:
+        with torch.cuda.stream(side):
+            views = batch.views.to(device, non_blocking=True)
+        if ahead is not None:
+            yield _arrived(ahead, side)
+        ahead = Batch(batch.step, views, batch.ids, batch.bad)
+    if ahead is not None:
+        yield _arrived(ahead, side)
+
+
+def _arrived(batch: Batch, side: torch.cuda.Stream) -> Batch:
+    current = torch.cuda.current_stream(batch.views.device)
+    current.wait_stream(side)
+    batch.views.record_stream(current)
+    return batch
+
+
+def normalise(
+    pixels: UInt8[Tensor, "n h w 3"], mean: Sequence[float], std: Sequence[float], dtype: torch.dtype
+) -> Float[Tensor, "n 3 h w"]:
+    """Pixels as the encoder takes them, on their own device: (x / 255 - mean) / std, channels_last without a copy."""
+    scale = torch.tensor([1 / (255 * s) for s in std], dtype=dtype, device=pixels.device)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=dtype, device=pixels.device)
+    return torch.addcmul(shift, pixels.to(dtype), scale).permute(0, 3, 1, 2)

@@ -1,0 +1,158 @@
+"""Checkpoints of our own: a folder per step, its manifest written last, each file's sha256 verified on load.
+
+Without a valid manifest a checkpoint does not exist, so one that was cut short cannot hurt: an older one is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from time import monotonic
+
+import safetensors.torch
+from safetensors import SafetensorError
+
+from simclr_ray.config import BadInput
+from simclr_ray.data.storage import Location
+from simclr_ray.train.state import Snapshot
+
+FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
+_NAME = re.compile(r"step-(\d{8,})")
+
+
+class Damaged(Exception):
+    """A checkpoint that must not be used; the message says why."""
+
+
+def folder_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def steps_in(run: Location) -> list[int]:
+    """Steps of all checkpoint folders of a run, valid or not, ascending."""
+    matches = [_NAME.fullmatch(name) for name in run.folders()]
+    return sorted(int(match.group(1)) for match in matches if match)
+
+
+def write(run: Location, saved: Snapshot) -> None:
+    """Writes `step-…/`, the manifest last. What an earlier attempt left there goes first."""
+    folder = run / folder_name(saved.step)
+    folder.delete()
+    contents = (
+        safetensors.torch.save(saved.model),
+        safetensors.torch.save(saved.optimizer),
+        (json.dumps(saved.state) + "\n").encode(),
+    )
+    manifest = {}
+    for name, content in zip(FILES, contents, strict=True):
+        (folder / name).write_bytes(content)
+        manifest[name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (folder / "manifest.json").write_bytes((json.dumps({"files": manifest}, indent=1) + "\n").encode())
+
+
+def read(run: Location, step: int) -> Snapshot:
+    """The checkpoint of `step`, every file verified. Raises Damaged."""
+    folder = run / folder_name(step)
+    try:
+        manifest = json.loads((folder / "manifest.json").read_bytes())["files"]
+        contents = {name: (folder / name).read_bytes() for name in FILES}
+        for name, content in contents.items():
+            if hashlib.sha256(content).hexdigest() != manifest[name]["sha256"]:
+                raise Damaged(f"{folder.name}: {name} is not what was written")
+        model = safetensors.torch.load(contents["model.safetensors"])
+        optimizer = safetensors.torch.load(contents["optimizer.safetensors"])
+        return Snapshot(model, optimizer, json.loads(contents["state.json"]))
+    except FileNotFoundError as error:
+        raise Damaged(f"{folder.name}: {error.filename or 'a file'} is missing") from None
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise Damaged(f"{folder.name}: unreadable ({error})") from None
+
+
+def newest_valid(run: Location) -> tuple[Snapshot | None, list[str]]:
+    """The newest checkpoint that holds what was written, and why newer ones were passed over."""
+    skipped = []
+    for step in reversed(steps_in(run)):
+        try:
+            return read(run, step), skipped
+        except Damaged as reason:
+            skipped.append(str(reason))
+    return None, skipped
+
+
+def prune(run: Location, keep_last: int, steps_between_kept: int | None) -> None:
+    """Deletes checkpoints but the newest `keep_last` and the first of every `steps_between_kept` steps."""
+    steps, milestones = steps_in(run), {}
+    for step in steps:
+        if steps_between_kept:
+            milestones.setdefault(step // steps_between_kept, step)
+    for step in steps[:-keep_last]:
+        if step not in milestones.values():
+            (run / folder_name(step)).delete()
+
+
+@dataclass(frozen=True)
+class Saved:
+    """One attempt to save: how long it took, and what went wrong if it failed."""
+
+    step: int
+    seconds: float
+    error: str | None = None
+
+
+class Saver:
+    """Writes snapshots on a thread beside training, one at a time; rank 0 has the only one.
+
+    A store that fails delays saves and nothing else, until none has succeeded for `patience_s`: then `save` raises.
+    """
+
+    def __init__(
+        self,
+        run: Location,
+        *,
+        keep_last: int,
+        steps_between_kept: int | None,
+        still_ours: Callable[[], bool],
+        patience_s: float = 3600.0,
+    ) -> None:
+        self._run, self._keep_last, self._steps_between_kept = run, keep_last, steps_between_kept
+        self._still_ours, self._patience_s = still_ours, patience_s
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="save")
+        self._pending: Future[Saved] | None = None
+        self._last_success = monotonic()
+
+    @property
+    def busy(self) -> bool:
+        return self._pending is not None and not self._pending.done()
+
+    def save(self, saved: Snapshot, *, wait: bool) -> list[Saved]:
+        """Starts a save, after the one under way; with `wait` it is done on return. Gives what has ended since."""
+        ended = self.collect(wait=True)
+        self._pending = self._thread.submit(self._write, saved)
+        return ended + self.collect(wait=wait)
+
+    def collect(self, *, wait: bool) -> list[Saved]:
+        """The save that has ended since the last call, if any. Raises BadInput when another driver has the run."""
+        if self._pending is None or not (wait or self._pending.done()):
+            return []
+        result = self._pending.result()
+        self._pending = None
+        if result.error is None:
+            self._last_success = monotonic()
+        elif monotonic() - self._last_success > self._patience_s:
+            raise OSError(f"no checkpoint could be written to {self._run} for {self._patience_s:.0f} s: {result.error}")
+        return [result]
+
+    def _write(self, saved: Snapshot) -> Saved:
+        start = monotonic()
+        try:
+            if not self._still_ours():
+                raise BadInput(f"another driver has taken over {self._run}: this one stops without saving")
+            write(self._run, saved)
+            prune(self._run, self._keep_last, self._steps_between_kept)
+        except OSError as error:
+            return Saved(saved.step, monotonic() - start, f"{type(error).__name__}: {error}")
+        return Saved(saved.step, monotonic() - start)

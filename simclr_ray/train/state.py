@@ -1,0 +1,94 @@
+"""All that a run carries from step to step: model, optimizer, global step and the pictures found undecodable.
+
+Order and augmentation need no state: they are functions of the seed and the step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from simclr_ray.config import Config, OptimConfig
+from simclr_ray.model.simclr import SimCLR, build_model
+from simclr_ray.train.lars import LARS, parameter_groups
+from simclr_ray.train.schedule import peak_lr
+
+
+@dataclass
+class TrainState:
+    """What training changes."""
+
+    model: SimCLR
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    """Global steps done."""
+    bad: set[int] = field(default_factory=set)
+    """Ids of pictures that could not be decoded so far."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy on the CPU that training no longer touches, and what a checkpoint holds."""
+
+    model: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    """`<parameter>/<key>`, such as `encoder.conv1.weight/momentum_buffer`."""
+    state: dict[str, Any]
+    """JSON: step, bad, seed, fingerprint, and the metrics row that an evaluation is still owed, if any."""
+
+    @property
+    def step(self) -> int:
+        return self.state["step"]
+
+
+def initial_state(config: Config, device: torch.device) -> TrainState:
+    """Step 0: weights drawn on the CPU from the seed, whatever the device."""
+    model = build_model(config.model, config.train.seed)
+    model.to(dtype=torch.float64 if config.train.precision == "float64" else torch.float32)
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return TrainState(model, build_optimizer(model, config.optim, config.train.global_batch))
+
+
+def build_optimizer(model: SimCLR, config: OptimConfig, global_batch: int) -> torch.optim.Optimizer:
+    """The optimizer of the config; none of them decays BatchNorm parameters and biases."""
+    groups = parameter_groups(model, config.weight_decay)
+    lr = peak_lr(config.lr_per_256, config.lr_scaling, global_batch)
+    if config.optimizer == "lars":
+        return LARS(groups, lr, config.momentum, config.weight_decay, config.trust_coefficient)
+    for group in groups:
+        del group["adapt"]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr, momentum=config.momentum)
+    return torch.optim.AdamW(groups, lr)
+
+
+def snapshot(state: TrainState, **fields: Any) -> Snapshot:
+    """Copies `state` to the CPU; `fields` join its JSON part."""
+    optimizer = {
+        f"{name}/{key}": _copy(value)
+        for name, parameter in state.model.named_parameters()
+        for key, value in state.optimizer.state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
+    }
+    model = {name: _copy(value) for name, value in state.model.state_dict().items()}
+    return Snapshot(model, optimizer, {"step": state.step, "bad": sorted(state.bad), **fields})
+
+
+def restore(state: TrainState, saved: Snapshot) -> None:
+    """Puts a snapshot back, in place."""
+    state.model.load_state_dict(saved.model)
+    parameters = dict(state.model.named_parameters())
+    for name, value in saved.optimizer.items():
+        owner, _, key = name.rpartition("/")
+        parameter = parameters[owner]
+        # AdamW keeps its step count on the CPU, whatever the device.
+        here = value.clone() if value.ndim == 0 else torch.empty_like(parameter).copy_(value)
+        state.optimizer.state[parameter][key] = here
+    state.step, state.bad = saved.step, set(saved.state["bad"])
+
+
+def _copy(value: Tensor) -> Tensor:
+    return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)

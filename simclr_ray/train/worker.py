@@ -1,0 +1,44 @@
+"""What the loop needs to know of the process that it runs in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from simclr_ray.train import collective
+
+
+class Worker(Protocol):
+    """One of the processes that train together."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def report(self, row: dict[str, Any]) -> None:
+        """Tells whoever watches how far the run is. Rank 0 calls it at every metrics row."""
+
+
+@dataclass(frozen=True)
+class LocalWorker:
+    """A process without Ray: alone, or one of a torch.distributed group that the caller has set up."""
+
+    device: torch.device
+
+    @property
+    def rank(self) -> int:
+        return collective.rank()
+
+    @property
+    def size(self) -> int:
+        return collective.size()
+
+    def report(self, row: dict[str, Any]) -> None:
+        pass

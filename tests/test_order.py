@@ -1,0 +1,89 @@
+"""The order of samples: what every batch holds, whoever loads it."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from simclr_ray.config import BadInput
+from simclr_ray.data.order import Order
+
+
+def order(**changes: int) -> Order:
+    return Order(**({"seed": 3, "rows": 1000, "slice_rows": 8, "global_batch": 96, "pass_size": 96} | changes))
+
+
+def samples(order: Order, start: int, stop: int, rank: int, workers: int) -> list[list[int]]:
+    """Sample ids of each step of a worker, by way of its positions."""
+    rows = order.rows_per_pass(workers)[rank] * (order.global_batch // order.pass_size)
+    ids = []
+    for position in order.worker_positions(start, stop, rank, workers):
+        epoch, index = order.epoch_of(int(position))
+        first = int(order.permutation(epoch)[index]) * order.slice_rows
+        ids += range(first, first + order.slice_rows)
+    return [ids[i : i + rows] for i in range(0, len(ids), rows)]
+
+
+@pytest.mark.parametrize(("workers", "pass_size"), list(product([1, 2, 3, 5, 12], [96, 48])))
+def test_the_global_batch_does_not_depend_on_the_workers(workers: int, pass_size: int) -> None:
+    if workers > pass_size // 8:
+        pytest.skip("more workers than slices in a pass")
+    o = order(pass_size=pass_size)
+    alone = samples(o, 0, 25, 0, 1)
+    shared = [samples(o, 0, 25, rank, workers) for rank in range(workers)]
+    passes = 96 // pass_size
+    for step in range(25):
+        for m in range(passes):
+            together = []
+            for rank in range(workers):
+                rows = o.rows_per_pass(workers)[rank]
+                together += shared[rank][step][m * rows : (m + 1) * rows]
+            assert sorted(together) == sorted(alone[step][m * pass_size : (m + 1) * pass_size])
+
+
+def test_an_epoch_holds_no_sample_twice_and_drops_another_tail_each_time() -> None:
+    o = order()
+    assert (o.slices, o.steps_per_epoch) == (125, 10)
+    epochs = [sum(samples(o, 10 * e, 10 * e + 10, 0, 1), []) for e in range(3)]
+    assert all(len(set(ids)) == len(ids) == 960 for ids in epochs)
+    left_out = [set(range(1000)) - set(ids) for ids in epochs]
+    assert left_out[0] != left_out[1] != left_out[2]
+
+
+def test_a_stream_from_the_middle_is_the_rest_of_the_whole() -> None:
+    o = order(pass_size=48)
+    whole = o.worker_positions(0, 40, 1, 3)
+    per_step = len(whole) // 40
+    np.testing.assert_array_equal(o.worker_positions(17, 40, 1, 3), whole[17 * per_step :])
+
+
+def test_the_permutation_is_pinned() -> None:
+    """A run resumed by a later version must go on in the same order."""
+    assert order().permutation(0)[:8].tolist() == PINNED_0
+    assert order().permutation(1)[:8].tolist() == PINNED_1
+    assert sorted(order().permutation(7)) == list(range(125))
+
+
+PINNED_0: list[int] = []
+PINNED_1: list[int] = []
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"global_batch": 100, "pass_size": 100}, "global_batch 100 is no multiple"),
+        ({"pass_size": 12}, "pass_size 12 is no multiple"),
+        ({"pass_size": 40}, "pass_size 40 does not divide"),
+        ({"rows": 90}, "more than the data holds"),
+    ],
+)
+def test_what_does_not_fit_is_said(changes: dict[str, int], named: str) -> None:
+    with pytest.raises(BadInput, match=named):
+        order(**changes)
+
+
+def test_more_workers_than_slices_in_a_pass_is_said() -> None:
+    with pytest.raises(BadInput, match="set machine.max_workers to at most 6"):
+        order(pass_size=48).rows_per_pass(7)
