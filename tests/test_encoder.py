@@ -38,7 +38,7 @@ def test_features_are_torchvisions(arch, training):
 
 @pytest.mark.parametrize(
     ("arch", "width", "feature_dim"),
-    [("resnet18", 1, 512), ("resnet18", 0.125, 64), ("resnet50", 2, 4096), ("resnet50", 4, 8192)],
+    [("resnet18", 1.0, 512), ("resnet18", 0.125, 64), ("resnet50", 2.0, 4096), ("resnet50", 4.0, 8192)],
 )
 def test_width_multiplies_every_channel_count(arch, width, feature_dim):
     with torch.device("meta"):

@@ -94,8 +94,8 @@ def _saturation(r: np.ndarray, g: np.ndarray, b: np.ndarray, factor: np.float32)
 def _hue(r: np.ndarray, g: np.ndarray, b: np.ndarray, shift: np.float32) -> None:
     """To HSV, hue turned by `shift` of a full circle, and back.
 
-    With hue in sixths of a circle, a channel is value - chroma + chroma * ramp(hue), its ramp a trapezium: the six cases
-    of HSV without branches, and without the division by value.
+    With hue in sixths of a circle, a channel is value - chroma + chroma * ramp(hue), its ramp a trapezium: the six
+    cases of HSV without branches, and without the division by value.
     """
     turn = shift * _SIX
     for i in range(r.size):

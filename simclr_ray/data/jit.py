@@ -2,8 +2,8 @@
 
 Kernels compile at their first call, not at import (no eager signatures): a process that only decodes pays nothing, and
 one that augments loads a single object file. Only kernels are cached, because that file holds all that they call. A
-kernel must always be called with the same types: then processes that compile at the same moment, as they do under Ray on
-a fresh node, write the same file under the same name, and Numba moves it into place whole.
+kernel must always be called with the same types: then processes that compile at the same moment, as they do under Ray
+on a fresh node, write the same file under the same name, and Numba moves it into place whole.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ import numba
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` compiled without the GIL, from the cache if it is there; without a cache if no folder can hold one."""
     folder = cache_folder()
-    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, folder or ""
+    config: Any = numba.config
+    before, config.CACHE_DIR = config.CACHE_DIR, folder or ""
     try:
         return numba.njit(nogil=True, cache=folder is not None)(function)
     finally:
-        numba.config.CACHE_DIR = before
+        config.CACHE_DIR = before
 
 
 @cache

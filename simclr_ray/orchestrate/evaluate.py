@@ -13,7 +13,7 @@ import torch
 
 from simclr_ray.config import BadInput, EvaluateConfig
 from simclr_ray.data.center import center_view
-from simclr_ray.data.dataset import Dataset, is_dataset, open_dataset
+from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.storage import Location, open_location
 from simclr_ray.evaluate.accuracy import Accuracy
 from simclr_ray.evaluate.features import Features, Pixels, extract
@@ -182,8 +182,7 @@ def _class_count(known: Features, asked: Features) -> int:
 
 
 def _labelled(source: str, storage: Location) -> Dataset:
-    """The dataset at `source`, prepared first (with Ray) only if it is none yet."""
-    dataset = open_dataset(source) if is_dataset(source) else prepare_into(storage, source)
+    dataset = prepare_into(storage.uri, source)
     if not dataset.labelled:
         raise BadInput(f"{source} has pictures without labels: evaluation needs a labelled dataset")
     return dataset

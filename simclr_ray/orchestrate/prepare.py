@@ -95,11 +95,11 @@ def on_ray(source: Source, work: pa.Table, max_side: int | None) -> Iterator[pa.
             yield check(pictures, max_side)
 
     join_or_start()
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it announces every execution
     tasks = ray.data.from_arrow(work).repartition(target_num_rows_per_block=source.rows_per_task)
     checked = tasks.map_batches(read_and_check, batch_size=None, batch_format="pyarrow")
     checked.context.execution_options.preserve_order = True
     checked.context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it announces every execution, and that bars are off
     try:
         yield from checked.iter_batches(batch_size=None, batch_format="pyarrow")
     except RayTaskError as error:

@@ -19,8 +19,8 @@ from simclr_ray.orchestrate.cluster import Share, join_or_start, share_of
 from simclr_ray.orchestrate.failure import StopOnFailure, cause_of
 from simclr_ray.orchestrate.lease import lease
 from simclr_ray.orchestrate.prepare import prepare_into
-from simclr_ray.orchestrate.progress import progress_line
 from simclr_ray.orchestrate.train_fn import Task, train_fn
+from simclr_ray.orchestrate.watch import progress_line
 from simclr_ray.train.attempt import order_of
 from simclr_ray.train.metrics import read_rows
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import ray.data
 
 from simclr_ray.config import AugmentConfig, Config
@@ -47,7 +48,7 @@ class _Load:
         self._loader = SliceLoader(plan.dataset, plan.order, plan.augment, cache)
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return self._loader(block["data"])
+        return self._loader(block["position"])
 
 
 def plan_stream(config: Config, dataset: Dataset, order: Order, workers: int, cpus: float) -> StreamPlan:
@@ -76,15 +77,18 @@ def blocks(plan: StreamPlan, positions: np.ndarray) -> Iterator[dict[str, np.nda
     context.execution_options.resource_limits = context.execution_options.resource_limits.copy(
         cpu=actors * cpus_each, object_store_memory=STORE_BYTES
     )
-    dataset = (
-        ray.data.from_numpy(positions)
-        .repartition(target_num_rows_per_block=plan.block_slices)
-        .map_batches(
-            _Load,
-            fn_constructor_args=(plan,),
-            batch_size=None,
-            num_cpus=cpus_each,
-            compute=ray.data.ActorPoolStrategy(size=actors),
-        )
+    # `from_blocks` puts the array from here; `from_numpy` would need a task, and so a CPU that may be taken.
+    split = ray.data.from_blocks([pa.table({"position": positions})]).repartition(
+        target_num_rows_per_block=plan.block_slices
+    )
+    # Cutting an array of numbers takes no CPU worth the name, but Ray would wait for a whole one, for ever if the
+    # workers have taken them all; `repartition` has no public argument for it (Ray 2.60).
+    split._logical_plan.dag.ray_remote_args["num_cpus"] = 0
+    dataset = split.map_batches(
+        _Load,
+        fn_constructor_args=(plan,),
+        batch_size=None,
+        num_cpus=cpus_each,
+        compute=ray.data.ActorPoolStrategy(size=actors),
     )
     yield from dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
