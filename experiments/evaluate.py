@@ -3,13 +3,13 @@
     python experiments/evaluate.py RUN knn --train TRAIN --test TEST
     python experiments/evaluate.py RUN linear --train TRAIN --test TEST --baselines True --crops 8
 
-RUN: a run folder or an encoder.safetensors, local or by URI. TRAIN, TEST: datasets, or anything prepare.py takes.
+TRAIN, TEST: datasets, or anything that prepare.py takes. The result is printed and appended to RUN/evaluation.jsonl.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -20,7 +20,8 @@ from simclr_ray.orchestrate.evaluate import evaluate_run, summary
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    run: tyro.conf.Positional[str]
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+    """A run folder or an encoder.safetensors, local or by URI."""
     method: tyro.conf.Positional[Literal["knn", "linear"]]
     train: str
     """Labelled pictures: the bank of the kNN, or what the linear probe is trained on."""

@@ -90,13 +90,18 @@ def load_pretrained(run_or_file: Location | str) -> Pretrained:
 def encoder_file(run_or_file: Location | str) -> Location:
     """Where the encoder of a run folder lies, or the file itself; BadInput if neither is there."""
     location = _opened(run_or_file)
-    if location.name.endswith(".safetensors"):
-        if not location.exists():
-            raise BadInput(f"there is no file {location}; give a run folder or an encoder.safetensors")
-        return location
-    if not (location / FILE_NAME).exists():
-        raise BadInput(f"{location} has no {FILE_NAME}: a run writes it when it ends; finish the run or check the path")
-    return location / FILE_NAME
+    is_file = location.name.endswith(".safetensors")
+    file = location if is_file else location / FILE_NAME
+    try:
+        found = file.exists()
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(f"cannot read {file}: {reason}; check the address, the credentials and the network") from None
+    if found:
+        return file
+    if is_file:
+        raise BadInput(f"there is no file {file}; give a run folder or an {FILE_NAME}")
+    raise BadInput(f"{location} has no {FILE_NAME}: a run writes it when it ends; finish the run or check the path")
 
 
 def loading_lines(path: str, arch: str, *, width: float, stem: str) -> str:

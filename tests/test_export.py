@@ -97,6 +97,7 @@ def test_no_lines_for_torchvision_where_it_has_no_such_network(width, stem):
     [
         ("missing", None, "has no encoder.safetensors"),
         ("missing.safetensors", None, "there is no file"),
+        ("weights.pth", b"\x80\x04pickled", "has no encoder.safetensors"),
         ("torn.safetensors", b"\x80\x04torn", "is no safetensors file"),
         ("foreign.safetensors", b"\x02\x00\x00\x00\x00\x00\x00\x00{}", "was not written by"),
     ],

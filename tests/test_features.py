@@ -164,12 +164,13 @@ def run(tmp_path):
 
 @pytest.mark.parametrize("method", ["knn", "linear"])
 def test_a_run_is_judged_beside_its_baselines(run, tmp_path, method):
-    train, test = dataset(tmp_path / "train", rows=60, bad={1}), dataset(tmp_path / "test", rows=30, first=60)
+    train = dataset(tmp_path / "train", rows=60, bad={1})
+    test = dataset(tmp_path / "test", rows=30, bad={2, 9}, first=60)
     first = evaluate_run(str(run), method, train.uri, test.uri, neighbours=10)
     file = str(run / "encoder.safetensors")
     row = evaluate_run(file, method, train.uri, test.uri, neighbours=10, baselines=True, crops=2)
     assert list(row["results"]) == ["pretrained", "untrained", "pixels"]
-    assert (row["train_rows"], row["test_rows"], row["bad"]) == (59, 30, 1)
+    assert (row["train_rows"], row["test_rows"], row["bad"]) == (59, 28, 3)
     assert row["results"]["pixels"]["top1"] > 90  # the colour alone tells the classes
     assert row["results"]["pretrained"]["top1"] > 60
     written = [json.loads(line) for line in (run / "evaluation.jsonl").read_text().splitlines()]
@@ -188,4 +189,14 @@ def test_what_cannot_be_judged_is_bad_input(run, tmp_path):
     (tmp_path / "unfinished").mkdir()
     with pytest.raises(BadInput, match=r"unfinished has no encoder\.safetensors"):
         evaluate_run(str(tmp_path / "unfinished"), "knn", train, train)
+    for settings in ({"neighbours": 0}, {"temperature": 0.0}, {"crops": -1}, {"seed": -1}):
+        with pytest.raises(BadInput, match=next(iter(settings))):
+            evaluate_run(str(run), "linear", train, train, **settings)
     assert not (run / "evaluation.jsonl").exists()
+
+
+def test_a_result_that_cannot_be_written_is_not_lost(run, tmp_path):
+    data = dataset(tmp_path / "d").uri
+    (run / "evaluation.jsonl").mkdir()
+    with pytest.raises(BadInput, match=r"cannot write .*the result is .*\"top1\""):
+        evaluate_run(str(run), "knn", data, data)

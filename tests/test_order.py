@@ -66,8 +66,8 @@ def test_the_permutation_is_pinned() -> None:
     assert sorted(order().permutation(7)) == list(range(125))
 
 
-PINNED_0: list[int] = []
-PINNED_1: list[int] = []
+PINNED_0 = [20, 26, 101, 105, 65, 50, 52, 47]
+PINNED_1 = [59, 11, 29, 115, 43, 32, 33, 4]
 
 
 @pytest.mark.parametrize(

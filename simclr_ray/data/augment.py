@@ -75,7 +75,7 @@ def augment_pair(
 ) -> None:
     """Write both views of a (h, w, 3) uint8 picture into `out`, (2, size, size, 3) uint8 and contiguous.
 
-    The same as `render` of both `draw_views`; 4 us of Python besides. Releases the GIL.
+    The same as `render` of both `draw_views`; about 3 us of Python besides. Releases the GIL.
     """
     if out.shape != (2, config.size, config.size, 3) or out.dtype != np.uint8 or not out.flags.c_contiguous:
         raise ValueError(f"out must be contiguous uint8 (2, {config.size}, {config.size}, 3)")

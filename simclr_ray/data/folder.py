@@ -42,10 +42,10 @@ def read(location: Location, work: pa.Table) -> Iterator[pa.Table]:
     def fetch(path: str) -> bytes:
         try:
             return (location / path).read_bytes()
-        except (FileNotFoundError, PermissionError) as error:
+        except (FileNotFoundError, PermissionError):
             raise BadInput(
-                f"{location / path} was listed but cannot be read on {socket.gethostname()} ({error.strerror}): "
-                "every node must see the pictures, and nobody may move them meanwhile"
+                f"{location / path} was listed but cannot be read on {socket.gethostname()}: every node must see the "
+                "pictures, and nobody may move them meanwhile"
             ) from None
 
     if location.local:

@@ -56,9 +56,7 @@ def words(seed: int, epoch: int, item: int, domain: int, count: int) -> np.ndarr
     """(count,) uint32: the first `count` words of a draw, a multiple of four."""
     drawn = np.empty(count, np.uint32)
     for index in range(count // 4):
-        drawn[4 * index], drawn[4 * index + 1], drawn[4 * index + 2], drawn[4 * index + 3] = block(
-            seed, epoch, item, domain, index
-        )
+        drawn[4 * index : 4 * index + 4] = block(seed, epoch, item, domain, index)
     return drawn
 
 

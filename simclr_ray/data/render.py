@@ -18,7 +18,7 @@ def render_view(image: np.ndarray, view: FlatView, out: np.ndarray) -> None:
     """Write the draw.FlatView of a (h, w, 3) uint8 picture into (size, size, 3) uint8."""
     size = out.shape[0]
     # One allocation, not several: glibc then keeps the memory between calls, instead of returning it to the system and
-    # faulting every page in again, which took longer than the arithmetic.
+    # faulting every page in again, which took as long as the arithmetic.
     floats = 3 * size * size
     work = np.empty(floats + max(floats, spare_floats(view.width, size)), np.float32)
     planes, spare = work[:floats].reshape(3, size, size), work[floats:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -75,25 +76,16 @@ def evaluate_run(
     percent of each contender, `pretrained` first. Raises BadInput for a run without an encoder, and for data without
     labels or with other classes.
     """
+    _require_settings(neighbours, temperature, crops, seed)
     pretrained, folder = load_pretrained(run), _parent(encoder_file(run))
-    train_set, test_set = (_labelled(source, _parent(folder)) for source in (train, test))
-    _require_same_classes(train_set, test_set)
+    sets = _labelled(train, _parent(folder)), _labelled(test, _parent(folder))
+    _require_same_classes(*sets)
     if method == "knn":
         plan = _knn(pretrained.size, neighbours, temperature)
     else:
-        plan = _linear(pretrained.size, probe_config(train_set.rows), crops, seed)
-    contenders = [
-        _Contender(name="pretrained", encoder=pretrained.encoder, size=pretrained.size, judge=plan.judge),
-        *(_baselines(pretrained, plan.judge_baseline) if baselines else []),
-    ]
-    row = {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "method": method,
-        "settings": plan.settings,
-        "train": train,
-        "test": test,
-        **_compare(contenders, pretrained, train_set, test_set, plan.train_views),
-    }
+        plan = _linear(pretrained.size, probe_config(sets[0].rows), crops, seed)
+    row = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "method": method, "settings": plan.settings}
+    row |= {"train": train, "test": test} | _compare(pretrained, plan, *sets, baselines)
     _append(folder / RESULTS_FILE, row)
     return row
 
@@ -110,12 +102,10 @@ def summary(row: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _compare(
-    contenders: list[_Contender], pretrained: Pretrained, train: Dataset, test: Dataset, train_views: list[View]
-) -> dict[str, Any]:
+def _compare(pretrained: Pretrained, plan: _Method, train: Dataset, test: Dataset, baselines: bool) -> dict[str, Any]:
     results: dict[str, dict[str, float]] = {}
-    for contender in contenders:
-        known = [_features(contender, pretrained, train, view) for view in train_views]
+    for contender in _contenders(pretrained, plan, baselines):
+        known = [_features(contender, pretrained, train, view) for view in plan.train_views]
         asked = _features(contender, pretrained, test, centered(pretrained.size))
         found = contender.judge(known, asked)
         results[contender.name] = {"top1": round(found.top1, 3), "top5": round(found.top5, 3)}
@@ -130,17 +120,22 @@ def _features(contender: _Contender, pretrained: Pretrained, dataset: Dataset, v
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     contender.encoder.to(device).to(memory_format=torch.channels_last)
-    return extract(contender.encoder, read_pictures(dataset, sized), pretrained.mean, pretrained.std, device)
+    pictures = read_pictures(dataset, sized, threads=os.cpu_count() or 1)
+    return extract(contender.encoder, pictures, pretrained.mean, pretrained.std, device)
 
 
-def _baselines(pretrained: Pretrained, judge: Judge) -> list[_Contender]:
-    """They see the same views, under the same mean and std."""
-    config, small = pretrained.config, min(pretrained.size, PIXELS_SIZE)
-    untrained = build_model(config.model, config.train.seed).encoder
-    return [
-        _Contender(name="untrained", encoder=untrained, size=pretrained.size, judge=judge),
-        _Contender(name="pixels", encoder=Pixels(small), size=small, judge=judge),
-    ]
+def _contenders(pretrained: Pretrained, plan: _Method, baselines: bool) -> list[_Contender]:
+    """The encoder, and baselines that see the same views under the same mean and std."""
+    size = pretrained.size
+    contenders = [_Contender(name="pretrained", encoder=pretrained.encoder, size=size, judge=plan.judge)]
+    if baselines:
+        config, small = pretrained.config, min(size, PIXELS_SIZE)
+        untrained = build_model(config.model, config.train.seed).encoder
+        contenders += [
+            _Contender(name="untrained", encoder=untrained, size=size, judge=plan.judge_baseline),
+            _Contender(name="pixels", encoder=Pixels(small), size=small, judge=plan.judge_baseline),
+        ]
+    return contenders
 
 
 def _knn(size: int, neighbours: int, temperature: float) -> _Method:
@@ -181,6 +176,12 @@ def _class_count(known: Features, asked: Features) -> int:
     return classes
 
 
+def _require_settings(neighbours: int, temperature: float, crops: int, seed: int) -> None:
+    EvaluateConfig(neighbours=neighbours, temperature=temperature)  # which checks them
+    if crops < 0 or not 0 <= seed < 2**63:
+        raise BadInput(f"crops must not be negative, and seed must lie in 0..2^63 - 1; they are {crops} and {seed}")
+
+
 def _labelled(source: str, storage: Location) -> Dataset:
     dataset = prepare_into(storage.uri, source)
     if not dataset.labelled:
@@ -200,8 +201,12 @@ def _require_same_classes(train: Dataset, test: Dataset) -> None:
 
 def _append(location: Location, row: dict[str, Any]) -> None:
     # An object store cannot append, so the whole file is written again: a few hundred bytes for each evaluation.
-    before = location.read_bytes() if location.exists() else b""
-    location.write_bytes(before + json.dumps(row).encode() + b"\n")
+    line = json.dumps(row)
+    try:
+        before = location.read_bytes() if location.exists() else b""
+        location.write_bytes(before + line.encode() + b"\n")
+    except OSError as error:
+        raise BadInput(f"cannot write {location}: {str(error).splitlines()[0]}; the result is {line}") from None
 
 
 def _parent(location: Location) -> Location:

@@ -104,7 +104,7 @@ def on_ray(source: Source, work: pa.Table, max_side: int | None) -> Iterator[pa.
         yield from checked.iter_batches(batch_size=None, batch_format="pyarrow")
     except RayTaskError as error:
         if isinstance(error.cause, BadInput):
-            raise error.cause from None
+            raise BadInput(str(error.cause).splitlines()[0]) from None  # Ray adds lines about its retries
         raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import warnings
 from dataclasses import dataclass
 
@@ -47,6 +48,8 @@ def train_fn(settings: dict[str, Task]) -> None:
     _require_precision(config.train.precision, worker.device)
     threads = config.machine.threads or max(1, int(config.machine.cpus_per_worker))
     torch.set_num_threads(threads)
+    if worker.device.type == "cpu":
+        _keep_freed_memory()
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     cpus = data_cpus(config.machine, worker.size, ray.cluster_resources()["CPU"])
     plan = plan_stream(config, task.dataset, order_of(config, task.dataset), worker.size, cpus)
@@ -69,6 +72,15 @@ def train_fn(settings: dict[str, Task]) -> None:
         # A group left behind would keep its ports and threads into the next attempt.
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _keep_freed_memory() -> None:
+    """Lets glibc reuse a step's tensors: it would map and unmap each, and page faults made a CPU step 1.6x slower."""
+    trim_threshold, mmap_max = -1, -4  # malloc.h
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def _require_precision(precision: str, device: torch.device) -> None:

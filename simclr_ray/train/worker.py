@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from simclr_ray.train import collective
 
 
+@runtime_checkable
 class Worker(Protocol):
     """One of the processes that train together."""
 

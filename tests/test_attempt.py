@@ -1,0 +1,155 @@
+"""Interrupted and resumed equals undisturbed: weights bitwise, metrics row by row, at one and at several workers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from gloo import run_workers
+from runs import TINY, Killed, attempt, corrupted, drawn_dataset, weights
+
+from simclr_ray.config import BadInput, Config
+from simclr_ray.data.dataset import Dataset
+from simclr_ray.data.storage import open_location
+from simclr_ray.train.checkpoint import steps_in
+from simclr_ray.train.loop import Diverged
+from simclr_ray.train.metrics import read_rows
+
+STEPS = 24
+MACHINE_FACTS = ("images_per_s", "data_wait_fraction")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    dataset = drawn_dataset(tmp_path_factory.mktemp("data") / "d", 400)
+    assert STEPS == 3 * (400 // 48)
+    return dataset
+
+
+def rows(folder: Path) -> list[dict]:
+    found = read_rows(open_location(str(folder)) / "metrics.jsonl")
+    return [{key: value for key, value in row.items() if key not in MACHINE_FACTS} for row in found]
+
+
+def killed_then_resumed(config: Config, dataset: Dataset, folder: Path, step: int) -> dict[str, torch.Tensor]:
+    with pytest.raises(Killed):
+        attempt(config, dataset, folder, die_after_step=step)
+    return weights(attempt(config, dataset, folder))
+
+
+def undisturbed(config: Config, dataset: Dataset, folder: Path) -> dict[str, torch.Tensor]:
+    return weights(attempt(config, dataset, folder))
+
+
+@pytest.mark.parametrize(
+    ("workers", "changes"),
+    [
+        (1, {}),
+        (1, {"train.pass_size": 24, "optim.optimizer": "adamw", "optim.lr_per_256": 0.001}),
+        (2, {"train.pass_size": 24}),
+        (3, {"optim.optimizer": "sgd", "optim.lr_per_256": 0.1}),
+    ],
+)
+def test_resumed_equals_undisturbed_bitwise(workers: int, changes: dict, dataset: Dataset, tmp_path: Path) -> None:
+    config = TINY.with_overrides({"machine.save_every_steps": 5} | changes)
+    whole = run_workers(workers, undisturbed, config, dataset, tmp_path / "whole")
+    resumed = run_workers(workers, killed_then_resumed, config, dataset, tmp_path / "cut", 13)
+    for one, other in zip(whole, resumed, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+    events = read_rows(open_location(str(tmp_path / "cut")) / "events.jsonl")
+    assert [e["event"] for e in events if e["event"] in ("start", "restore", "done")] == ["start", "restore", "done"]
+    assert next(e["step"] for e in events if e["event"] == "restore") == 10
+
+
+def test_the_loss_falls_and_the_log_is_complete(dataset: Dataset, tmp_path: Path) -> None:
+    attempt(TINY, dataset, tmp_path)
+    found = read_rows(open_location(str(tmp_path)) / "metrics.jsonl")
+    assert [row["step"] for row in found] == list(range(2, STEPS + 1, 2))
+    assert found[-1]["loss"] < found[0]["loss"]
+    assert (found[-1]["samples"], found[-1]["epoch"]) == (STEPS * 48, 3.0)
+    assert found[0].keys() >= {
+        "loss", "lr", "feature_std", "alignment", "uniformity", "images_per_s", "data_wait_fraction", "workers"
+    }  # fmt: skip
+    assert steps_in(open_location(str(tmp_path))) == [STEPS]
+    assert list((tmp_path / "tensorboard").iterdir())
+
+
+def test_a_torn_last_line_of_the_log_is_rewritten(dataset: Dataset, tmp_path: Path) -> None:
+    config = TINY.with_overrides({"machine.save_every_steps": 5})
+    undisturbed(config, dataset, tmp_path / "whole")
+    with pytest.raises(Killed):
+        attempt(config, dataset, tmp_path / "cut", die_after_step=13)
+    with open(tmp_path / "cut" / "metrics.jsonl", "a") as stream:
+        stream.write('{"step": 14, "lo')
+    attempt(config, dataset, tmp_path / "cut")
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+
+
+def test_another_dataset_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+    attempt(TINY, dataset, tmp_path / "run")
+    other = corrupted(dataset, tmp_path / "other", bad={5})
+    with pytest.raises(BadInput, match="another fingerprint"):
+        attempt(TINY, other, tmp_path / "run")
+
+
+def test_bad_pictures_are_counted_once_each_and_the_run_ends_well(dataset: Dataset, tmp_path: Path) -> None:
+    damaged = corrupted(dataset, tmp_path / "d", bad={3, 50, 51, 200})
+    state = attempt(TINY, damaged, tmp_path / "run")
+    assert state.step == STEPS
+    assert state.bad == {3, 50, 51, 200}
+    assert rows(tmp_path / "run")[-1]["bad"] == 4
+
+
+def too_many_bad(dataset: Dataset, folder: Path) -> str:
+    with pytest.raises(BadInput) as error:
+        attempt(TINY, dataset, folder)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("bad", [set(range(0, 96, 8)), set(range(16, 24))])
+def test_too_many_bad_pictures_end_the_run_on_every_worker_with_the_list(
+    bad: set[int], dataset: Dataset, tmp_path: Path
+) -> None:
+    damaged = corrupted(dataset, tmp_path / "d", bad=bad)
+    messages = run_workers(2, too_many_bad, damaged, tmp_path / "run")
+    assert messages[0] == messages[1]
+    assert "cannot be decoded" in messages[0]
+    listed = {int(word) for word in messages[0].split("rows ")[1].split(";")[0].replace("...", "").split(", ") if word}
+    assert listed <= bad
+
+
+def test_a_loss_that_is_no_number_is_said(dataset: Dataset, tmp_path: Path) -> None:
+    config = TINY.with_overrides({"optim.optimizer": "sgd", "optim.lr_per_256": 1e30, "optim.warmup_epochs": 0.0})
+    with pytest.raises(Diverged, match="lower optim.lr_per_256"):
+        attempt(config, dataset, tmp_path)
+
+
+def test_an_evaluation_that_was_interrupted_is_made_up_for(dataset: Dataset, tmp_path: Path) -> None:
+    """The save before an evaluation carries the row that it owes."""
+    from runs import LocalWorker, local_blocks, run_attempt
+
+    config = TINY.with_overrides({"evaluate.every_epochs": 1, "evaluate.test": "x"})
+    run = open_location(str(tmp_path))
+    calls = []
+
+    def evaluate(model: torch.nn.Module, step: int) -> dict[str, float]:
+        calls.append(step)
+        if calls == [8, 16]:
+            raise Killed
+        return {"knn_top1": float(step)}
+
+    def go() -> None:
+        worker = LocalWorker(torch.device("cpu"))
+        run_attempt(config, dataset, run, worker, lambda p: local_blocks(config, dataset, p), evaluate=evaluate)
+
+    with pytest.raises(Killed):
+        go()
+    go()
+    assert calls == [8, 16, 16, 24]
+    found = {row["step"]: row.get("knn_top1") for row in read_rows(run / "metrics.jsonl")}
+    assert {step: value for step, value in found.items() if value} == {8: 8.0, 16: 16.0, 24: 24.0}
+    assert sorted(found) == list(range(2, STEPS + 1, 2))
+    assert json.loads((tmp_path / "step-00000024" / "state.json").read_text())["step"] == 24

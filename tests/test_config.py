@@ -1,0 +1,55 @@
+"""Configs: checked when they are made, the same after JSON, and clear about what is science."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from simclr_ray.config import BadInput, Config, config_types, science_changes
+
+
+def test_json_gives_the_same_config_back() -> None:
+    config = Config().with_overrides({"optim.temperature": 0.2, "data.mean": [0.1, 0.2, 0.3], "machine.threads": 3})
+    assert Config.from_json(config.to_json()) == config
+    assert config.data.mean == (0.1, 0.2, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("optim.temprature", 0.1),
+        ("nothing", 1),
+        ("optim.temperature", "0.1"),
+        ("optim.temperature", -1.0),
+        ("train.epochs", 1.5),
+        ("train.epochs", True),
+        ("model.arch", "vgg16"),
+        ("model.width", 0.3),
+        ("train.pass_size", 3000),
+        ("augment.blur_p", 1.5),
+        ("data.std", [0.1, 0.0, 0.1]),
+        ("evaluate.every_epochs", 5),
+        ("machine.max_workers", 0),
+    ],
+)
+def test_a_wrong_value_is_named(key: str, value: Any) -> None:
+    with pytest.raises(BadInput, match=key.split(".")[-1]):
+        Config().with_overrides({key: value})
+
+
+def test_machine_and_addresses_are_not_science_and_all_else_is() -> None:
+    config = Config()
+    other = config.with_overrides({"machine.max_workers": 7, "data.train": "elsewhere", "evaluate.test": "there"})
+    assert science_changes(config, other) == {}
+    changed = config.with_overrides({"optim.temperature": 0.3, "train.seed": 1})
+    assert science_changes(config, changed) == {"optim.temperature": (0.1, 0.3), "train.seed": (0, 1)}
+
+
+def test_every_setting_is_frozen_typed_and_explained_by_its_group() -> None:
+    assert len(config_types()) == sum(
+        len(dataclasses.fields(getattr(Config(), f.name))) for f in dataclasses.fields(Config)
+    )
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().train.epochs = 3  # type: ignore[misc]
