@@ -1,7 +1,7 @@
 """Judges the encoder of a finished run on labelled pictures.
 
     python experiments/evaluate.py RUN knn --train TRAIN --test TEST
-    python experiments/evaluate.py RUN linear --train TRAIN --test TEST --baselines True --crops 8
+    python experiments/evaluate.py RUN linear --train TRAIN --test TEST --baselines --crops 8
 
 TRAIN, TEST: datasets, or anything that prepare.py takes. The result is printed and appended to RUN/evaluation.jsonl.
 """

@@ -38,8 +38,9 @@ def parse(cls: type[T], argv: list[str], *, default: T | None = None, descriptio
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            settings = (tyro.conf.FlagConversionOff, tyro.conf.HelptextFromCommentsOff)
-            return tyro.cli(cls, args=argv, default=default, description=description, config=settings)
+            settings = (tyro.conf.HelptextFromCommentsOff,)
+            parsed: Any = tyro.cli(cls, args=argv, default=default, description=description, config=settings)
+            return parsed
     except SystemExit as exit_:
         if exit_.code in (0, None):
             raise

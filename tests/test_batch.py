@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -14,10 +16,7 @@ def blocks(sizes: list[int]) -> list[dict[str, np.ndarray]]:
     ids = np.arange(rows)
     views = (ids[:, None, None, None, None] + np.zeros((1, 2, 2, 2, 3), np.int64)).astype(np.uint8)
     edges = np.cumsum([0, *sizes])
-    return [
-        {"views": views[a:b], "id": ids[a:b], "bad": ids[a:b] % 7 == 0}
-        for a, b in zip(edges[:-1], edges[1:], strict=True)
-    ]
+    return [{"views": views[a:b], "id": ids[a:b], "bad": ids[a:b] % 7 == 0} for a, b in pairwise(edges)]
 
 
 @pytest.mark.parametrize("sizes", [[24], [6, 6, 6, 6], [5, 7, 12], [1] * 24, [23, 1]])

@@ -5,18 +5,21 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import ray
 from test_prepare import contents, save_folder, save_parquet, save_tars, values
 
 from simclr_ray.config import BadInput
 from simclr_ray.data import source as source_module
-from simclr_ray.data.dataset import bad_pictures, is_dataset
+from simclr_ray.data.dataset import PICTURE, bad_pictures, is_dataset
+from simclr_ray.data.source import Source
 from simclr_ray.orchestrate import prepare as prepare_module
-from simclr_ray.orchestrate.prepare import prepare, prepare_into
+from simclr_ray.orchestrate.prepare import on_ray, prepare, prepare_into
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1cpu", "2cpus"])
@@ -45,6 +48,17 @@ def test_tasks_on_the_cluster_make_the_same_dataset_as_this_process(
     assert by_tasks.fingerprint == here.fingerprint
     assert contents(by_tasks) == contents(here)
     assert [bad["path"] for bad in bad_pictures(by_tasks)] == [bad["path"] for bad in bad_pictures(here)] != []
+
+
+def test_the_order_is_that_of_the_work_not_of_the_tasks_ends(tasks: None) -> None:
+    def read(work: pa.Table) -> Iterator[pa.Table]:
+        first = work["index"][0].as_py()
+        time.sleep(1.0 if first == 0 else 0.0)
+        yield pa.table([[b"x"], [first], ["x"]], schema=PICTURE)
+
+    work = pa.table({"index": list(range(12))})
+    source = Source(spec="x", digest="x", work=work, listed=False, read=read, classes=None, rows=12, bytes=12 * 2**25)
+    assert pa.concat_tables(on_ray(source, work, None))["label"].to_pylist() == list(range(12))
 
 
 def test_bad_input_found_in_a_task_is_bad_input(tmp_path: Path, tasks: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -17,7 +18,7 @@ def test_warm_up_is_linear_from_zero_and_the_cosine_ends_at_zero() -> None:
     assert rates[12] == pytest.approx(0.0)
     for step in range(4, 13):
         assert rates[step] == pytest.approx(2.0 * 0.5 * (1 + math.cos(math.pi * (step - 4) / 8)))
-    assert all(a > b for a, b in zip(rates[4:], rates[5:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[4:]))
 
 
 def test_scaling_with_the_batch() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -164,6 +165,13 @@ def test_what_cannot_be_prepared_is_refused_in_one_line(tmp_path: Path, name: st
     with pytest.raises(BadInput, match=reason) as raised:
         open_source(str(tmp_path / name))
     assert "\n" not in str(raised.value)
+
+
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", b"x")
+    os.rename(tmp_path / "a.png", bytes(tmp_path) + b"/\xff.png")
+    with pytest.raises(BadInput, match="name is not UTF-8"):
+        open_source(str(tmp_path))
 
 
 def test_unknown_schemes_and_unreachable_stores_are_refused_in_one_line(tmp_path: Path) -> None:

@@ -143,8 +143,8 @@ class SliceReader:
         if shard not in self._open:
             location = self._dataset.location / self._dataset.shards[shard].name
             stream = location.filesystem.open_input_file(location.path)
-            # pre_buffer fetches a row group's columns in one request.
-            opened = pq.ParquetFile(stream, metadata=self._footers.get(shard), pre_buffer=True)
+            # From an object store a row group's columns in one request; local ones come a third faster without.
+            opened = pq.ParquetFile(stream, metadata=self._footers.get(shard), pre_buffer=location.local is None)
             self._footers[shard] = opened.metadata
             self._open[shard] = opened
             if location.local and len(self._open) > OPEN_FILES:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import numpy as np
 
 from simclr_ray.config import AugmentConfig
@@ -10,6 +13,8 @@ from simclr_ray.data.cache import PixelCache
 from simclr_ray.data.dataset import Dataset, SliceReader
 from simclr_ray.data.decode import BadPicture, decode
 from simclr_ray.data.order import Order
+
+T = TypeVar("T")
 
 
 class SliceLoader:
@@ -54,16 +59,14 @@ class SliceLoader:
 
     def _pictures(self, first: int) -> list[np.ndarray | None]:
         """The decoded pictures of the slice that begins at row `first`; None for a bad one."""
+        rows = self._order.slice_rows
         if self._cache is not None:
-            read = self._cache.picture
-            sources: list = list(range(first, first + self._order.slice_rows))
-        else:
-            read = decode
-            sources = self._reader.read_slice(first // self._order.slice_rows)["image"].to_pylist()
-        pictures: list[np.ndarray | None] = []
-        for source in sources:
-            try:
-                pictures.append(read(source))
-            except BadPicture:
-                pictures.append(None)
-        return pictures
+            return [_good(self._cache.picture, row) for row in range(first, first + rows)]
+        return [_good(decode, encoded) for encoded in self._reader.read_slice(first // rows)["image"].to_pylist()]
+
+
+def _good(read: Callable[[T], np.ndarray], source: T) -> np.ndarray | None:
+    try:
+        return read(source)
+    except BadPicture:
+        return None

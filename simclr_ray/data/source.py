@@ -119,18 +119,21 @@ def _synthetic(spec: str) -> Source:
 
 def _listing(spec: str) -> tuple[Location, Kind, list[Entry]]:
     """The folder of a source and the files in it to read, all of one kind, sorted by name."""
-    parent, _, last = spec.rstrip("/").rpartition("/")
-    pattern = last if "*" in last else None
-    location = open_location((parent or ".") if pattern else spec)
+    location = open_location(spec)
+    pattern = location.name if "*" in location.name else None
+    if pattern:
+        location = location.parent
     try:
         kind = location.filesystem.get_file_info(location.path).type
         if kind == fs.FileType.File:
-            entry, location = Entry(location.name, location.size()), open_location(parent or ".")
-            return location, *_of_one_kind(spec, [entry], single=True)
+            entry = Entry(location.name, location.size())
+            return location.parent, *_of_one_kind(spec, [entry], single=True)
         found = list(location.files())
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise BadInput(f"cannot list {spec}: {reason}; check the address, the credentials and the network") from None
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{spec} holds a file whose name is not UTF-8, {error.object!r}: rename it") from None
     if kind == fs.FileType.NotFound:
         raise BadInput(f"{spec} does not exist; a source is {TAKES}")
     if pattern:

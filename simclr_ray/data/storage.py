@@ -32,7 +32,14 @@ class Location:
     path: str
 
     def __truediv__(self, name: str) -> Location:
-        return Location(f"{self.uri.rstrip('/')}/{name}", self.filesystem, f"{self.path.rstrip('/')}/{name}")
+        base, mark, query = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")  # ?endpoint_override=...
+        return Location(f"{base.rstrip('/')}/{name}{mark}{query}", self.filesystem, f"{self.path.rstrip('/')}/{name}")
+
+    @property
+    def parent(self) -> Location:
+        base, mark, query = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
+        path = self.path.rstrip("/").rpartition("/")[0]
+        return Location(f"{base.rstrip('/').rpartition('/')[0]}{mark}{query}", self.filesystem, path)
 
     def __reduce__(self) -> tuple:
         return open_location, (self.uri,)

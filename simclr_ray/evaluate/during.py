@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from simclr_ray.config import BadInput, Config
+from simclr_ray.config import Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.evaluate.accuracy import hits
 from simclr_ray.evaluate.features import Features, extract
@@ -15,15 +15,6 @@ from simclr_ray.evaluate.pictures import centered, read_pictures
 from simclr_ray.model.simclr import SimCLR
 from simclr_ray.train import collective
 from simclr_ray.train.loop import Evaluate
-
-
-def require_same_classes(bank: Dataset, test: Dataset) -> None:
-    """Raises BadInput where labels are missing or the two sets do not have the same classes."""
-    for name, dataset in (("evaluate.train", bank), ("evaluate.test", test)):
-        if not dataset.labelled:
-            raise BadInput(f"{name} {dataset.uri} has no labels: give a labelled set, or evaluate.every_epochs 0")
-    if bank.classes != test.classes:
-        raise BadInput(f"evaluate.train and evaluate.test have other classes: {bank.classes} and {test.classes}")
 
 
 def knn_check(config: Config, bank: Dataset, test: Dataset, device: torch.device, threads: int) -> Evaluate:

@@ -21,11 +21,17 @@ class _SumOverWorkers(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return funcol.all_reduce(x.contiguous(), "sum", dist.group.WORLD)
+        return _sum(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return funcol.all_reduce(grad.contiguous(), "sum", dist.group.WORLD)
+        return _sum(grad)
+
+
+def _sum(x: Tensor) -> Tensor:
+    world = dist.group.WORLD
+    assert world is not None
+    return funcol.all_reduce(x.contiguous(), "sum", world)
 
 
 def _several_workers() -> bool:
@@ -39,6 +45,10 @@ class BatchNorm(nn.Module):
     input) whatever autocast does. `update_running = False` leaves the running statistics alone, for a forward that is
     only the first of two (`pass_size`).
     """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
 
     def __init__(self, num_features: int, *, bias: bool = True, momentum: float = 0.1, eps: float = 1e-5) -> None:
         super().__init__()

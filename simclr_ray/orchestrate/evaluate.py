@@ -19,6 +19,7 @@ from simclr_ray.data.storage import Location, open_location
 from simclr_ray.evaluate.accuracy import Accuracy
 from simclr_ray.evaluate.features import Features, Pixels, extract
 from simclr_ray.evaluate.knn import knn_accuracy
+from simclr_ray.evaluate.labels import require_same_classes
 from simclr_ray.evaluate.linear import ProbeConfig, probe_accuracy, probe_config, train_probe
 from simclr_ray.evaluate.pictures import View, centered, cropped, read_pictures
 from simclr_ray.export import Pretrained, encoder_file, load_pretrained
@@ -78,8 +79,9 @@ def evaluate_run(
     """
     _require_settings(neighbours, temperature, crops, seed)
     pretrained, folder = load_pretrained(run), _parent(encoder_file(run))
-    sets = _labelled(train, _parent(folder)), _labelled(test, _parent(folder))
-    _require_same_classes(*sets)
+    storage = _parent(folder).uri
+    sets = prepare_into(storage, train), prepare_into(storage, test)
+    require_same_classes(*sets)
     if method == "knn":
         plan = _knn(pretrained.size, neighbours, temperature)
     else:
@@ -180,23 +182,6 @@ def _require_settings(neighbours: int, temperature: float, crops: int, seed: int
     EvaluateConfig(neighbours=neighbours, temperature=temperature)  # which checks them
     if crops < 0 or not 0 <= seed < 2**63:
         raise BadInput(f"crops must not be negative, and seed must lie in 0..2^63 - 1; they are {crops} and {seed}")
-
-
-def _labelled(source: str, storage: Location) -> Dataset:
-    dataset = prepare_into(storage.uri, source)
-    if not dataset.labelled:
-        raise BadInput(f"{source} has pictures without labels: evaluation needs a labelled dataset")
-    return dataset
-
-
-def _require_same_classes(train: Dataset, test: Dataset) -> None:
-    """Raises BadInput where a label would not mean the same in both; not every kind of source names its classes."""
-    if train.classes is None or test.classes is None or train.classes == test.classes:
-        return
-    raise BadInput(
-        f"the {len(train.classes)} classes of {train.uri} are not the {len(test.classes)} of {test.uri}: "
-        "evaluation needs two parts of one dataset"
-    )
 
 
 def _append(location: Location, row: dict[str, Any]) -> None:

@@ -68,7 +68,7 @@ def prepare_into(
         print(f"data: {dataset.rows:,} pictures in {dataset.uri}", flush=True)
         return dataset
     key = repr((open_location(source).uri if named else source, source_digest(source), seed, max_side, slice_rows))
-    slug = re.sub(r"[^A-Za-z0-9]+", "-", source.rstrip("/").rpartition("/")[2]).strip("-").lower()
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", source.partition("?")[0].rstrip("/").rpartition("/")[2]).strip("-").lower()
     dest = open_location(storage) / "data" / f"{slug[:40]}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
     if is_dataset(dest.uri):
         print(f"data: {source} as prepared before in {dest}", flush=True)

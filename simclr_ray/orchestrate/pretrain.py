@@ -9,11 +9,12 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
+from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig  # ray.train's own names are typed as V1
 
-from simclr_ray.config import BadInput, Config, science_changes
+from simclr_ray.config import BadInput, Config, EvaluateConfig, science_changes
 from simclr_ray.data.dataset import Dataset, is_dataset, open_dataset
 from simclr_ray.data.storage import Location, open_location
-from simclr_ray.evaluate.during import require_same_classes
+from simclr_ray.evaluate.labels import require_same_classes
 from simclr_ray.export import FILE_NAME
 from simclr_ray.orchestrate.cluster import Share, join_or_start, share_of
 from simclr_ray.orchestrate.failure import StopOnFailure, cause_of
@@ -50,11 +51,11 @@ def pretrain(config: Config, name: str, storage: str) -> RunResult:
         config = _same_science(run, earlier, config)
         if (run / FILE_NAME).exists():
             return result_of(run)
+    dataset = _prepared(config.data.train, storage, earlier.data.train if earlier else None)
+    order = order_of(config, dataset)
     join_or_start()
     resources = ray.cluster_resources()
     share = share_of(config.machine, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
-    dataset = _prepared(config.data.train, storage, earlier and earlier.data.train)
-    order = order_of(config, dataset)
     order.rows_per_pass(share.max_workers)
     config, bank, test = _resolved(config, dataset, storage, share, earlier)
     with lease(run) as driver:
@@ -116,10 +117,10 @@ def _resolved(
     if config.train.precision == "auto":
         resolved["train.precision"] = "bf16" if share.gpus else "float32"
     bank = test = None
-    settings, before = config.evaluate, earlier.evaluate if earlier else None
+    settings, before = config.evaluate, earlier.evaluate if earlier else EvaluateConfig()
     if settings.every_epochs and settings.test:
-        bank = _prepared(settings.train, storage, before and before.train) if settings.train else dataset
-        test = _prepared(settings.test, storage, before and before.test)
+        bank = _prepared(settings.train, storage, before.train) if settings.train else dataset
+        test = _prepared(settings.test, storage, before.test)
         require_same_classes(bank, test)
         resolved |= {"evaluate.train": bank.uri, "evaluate.test": test.uri}
     return config.with_overrides(resolved), bank, test
@@ -133,16 +134,16 @@ def _fit(task: Task, share: Share) -> None:
         train_fn,
         train_loop_config={"task": task},
         torch_config=ray.train.torch.TorchConfig(backend="cpu:gloo,cuda:nccl" if share.gpus else "gloo"),
-        scaling_config=ray.train.ScalingConfig(
+        scaling_config=ScalingConfig(
             num_workers=(share.min_workers, share.max_workers) if elastic else share.max_workers,
             use_gpu=share.gpus > 0,
             resources_per_worker=resources,
             elastic_resize_monitor_interval_s=NEVER_S,
         ),
-        run_config=ray.train.RunConfig(
+        run_config=RunConfig(  # type: ignore[arg-type]
             name="ray",
             storage_path=task.run.uri,
-            failure_config=ray.train.FailureConfig(max_failures=-1),
+            failure_config=FailureConfig(max_failures=-1),
             callbacks=[StopOnFailure(task.run)],
         ),
     )

@@ -74,7 +74,7 @@ def read(run: Location, step: int) -> Snapshot:
 
 def newest_valid(run: Location) -> tuple[Snapshot | None, list[str]]:
     """The newest checkpoint that holds what was written, and why newer ones were passed over."""
-    skipped = []
+    skipped: list[str] = []
     for step in reversed(steps_in(run)):
         try:
             return read(run, step), skipped
@@ -85,12 +85,13 @@ def newest_valid(run: Location) -> tuple[Snapshot | None, list[str]]:
 
 def prune(run: Location, keep_last: int, steps_between_kept: int | None) -> None:
     """Deletes checkpoints but the newest `keep_last` and the first of every `steps_between_kept` steps."""
-    steps, milestones = steps_in(run), {}
+    steps = steps_in(run)
+    firsts: dict[int, int] = {}
     for step in steps:
         if steps_between_kept:
-            milestones.setdefault(step // steps_between_kept, step)
+            firsts.setdefault(step // steps_between_kept, step)
     for step in steps[:-keep_last]:
-        if step not in milestones.values():
+        if step not in firsts.values():
             (run / folder_name(step)).delete()
 
 

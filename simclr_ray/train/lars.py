@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -44,11 +44,12 @@ class LARS(torch.optim.Optimizer):
         return loss
 
     def _step_group(self, group: dict[str, Any], weights: list[Tensor]) -> None:
-        gradients = [weight.grad for weight in weights]
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
         if group["weight_decay"]:
-            gradients = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
+            gradients = list(torch._foreach_add(gradients, weights, alpha=group["weight_decay"]))
         if group["adapt"]:
-            gradients = torch._foreach_mul(gradients, _trust(weights, gradients, group["trust_coefficient"]))
+            trust = _trust(weights, gradients, group["trust_coefficient"])
+            gradients = list(torch._foreach_mul(gradients, trust))
         velocities = [self._velocity(weight) for weight in weights]
         torch._foreach_mul_(velocities, group["momentum"])
         torch._foreach_add_(velocities, gradients, alpha=group["lr"])
@@ -61,7 +62,7 @@ class LARS(torch.optim.Optimizer):
         return state["momentum_buffer"]
 
 
-def _trust(weights: Sequence[Tensor], gradients: Sequence[Tensor], coefficient: float) -> list[Tensor]:
+def _trust(weights: list[Tensor], gradients: list[Tensor], coefficient: float) -> list[Tensor]:
     weight_norms = torch.stack(torch._foreach_norm(weights))
     gradient_norms = torch.stack(torch._foreach_norm(gradients))
     ratio = coefficient * weight_norms / gradient_norms

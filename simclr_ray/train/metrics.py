@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from pathlib import Path
 from time import monotonic, time
@@ -71,8 +72,9 @@ class RunLog:
         self._metrics = JsonLines(run / "metrics.jsonl", kept)
         self._events = JsonLines(run / "events.jsonl", read_rows(run / "events.jsonl"))
         self._run = run
-        self._scratch = None if run.local else tempfile.TemporaryDirectory()
-        self._board_folder = run.local / "tensorboard" if run.local else Path(self._scratch.name)
+        # TensorBoard writes to a disk alone: for an object store to a scratch folder, copied at each flush.
+        self._scratch = None if run.local else tempfile.TemporaryDirectory(prefix="simclr_ray-board-")
+        self._board_folder = Path(self._scratch.name) if self._scratch else Path(run.path) / "tensorboard"
         self._board = SummaryWriter(str(self._board_folder), purge_step=step + 1 if step else None)
         self.last_step = kept[-1]["step"] if kept else 0
 
@@ -133,9 +135,9 @@ def collapse_signals(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"])
     """
     a, b = F.normalize(view_a.double(), dim=1), F.normalize(view_b.double(), dim=1)
     n, d = a.shape
-    pairs = sum((-2 * torch.cdist(a[i : i + 1024], a).square()).exp().sum() for i in range(0, n, 1024))
+    pairs = sum(float((-2 * torch.cdist(a[i : i + 1024], a).square()).exp().sum()) for i in range(0, n, 1024))
     return {
         "feature_std": float(a.std(dim=0, correction=0).mean() * d**0.5),
         "alignment": float((a - b).square().sum(dim=1).mean()),
-        "uniformity": float(((pairs - n) / (n * (n - 1))).log()),
+        "uniformity": math.log((pairs - n) / (n * (n - 1))),
     }

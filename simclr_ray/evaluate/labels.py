@@ -1,0 +1,18 @@
+"""Whether two datasets can be held against each other: labels in both, and the same ones."""
+
+from __future__ import annotations
+
+from simclr_ray.config import BadInput
+from simclr_ray.data.dataset import Dataset
+
+
+def require_same_classes(train: Dataset, test: Dataset) -> None:
+    """Raises BadInput where labels are missing or mean other things; not every kind of source names its classes."""
+    for dataset in (train, test):
+        if not dataset.labelled:
+            raise BadInput(f"{dataset.uri} has pictures without labels: evaluation needs a labelled dataset")
+    if train.classes and test.classes and train.classes != test.classes:
+        raise BadInput(
+            f"the {len(train.classes)} classes of {train.uri} are not the {len(test.classes)} of {test.uri}: "
+            "evaluation needs two parts of one dataset"
+        )
