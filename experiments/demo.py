@@ -15,9 +15,10 @@ def main(argv: list[str]) -> None:
     config = quickstart()
     assert config.evaluate.test is not None
     result = pretrain(config, "demo", "runs")
-    found = evaluate_run(result.path, "knn", config.data.train, config.evaluate.test, baselines=True)["results"]
+    row = evaluate_run(result.path, "knn", config.data.train, config.evaluate.test, baselines=True)
+    found = row["results"]
     print(f"""
-kNN accuracy on {config.evaluate.test_rows} drawn pictures of 10 classes (chance is 10 %):
+kNN accuracy on {row["test_rows"]} drawn pictures of 10 classes (chance is 10 %):
   raw pixels         {found["pixels"]["top1"]:5.1f} %
   untrained encoder  {found["untrained"]["top1"]:5.1f} %
   after {result.step} steps    {found["pretrained"]["top1"]:5.1f} %

@@ -32,9 +32,9 @@ def quickstart() -> Config:
         augment=AugmentConfig(size=32, strength=0.5, blur_p=0.0),
         model=ModelConfig(arch="resnet18", width=0.25, stem="cifar", head_dim=64, head_batchnorm=True),
         optim=OptimConfig(temperature=0.5, lr_per_256=1.0, warmup_epochs=1),
-        train=TrainConfig(epochs=10, global_batch=256),
-        evaluate=EvaluateConfig(every_epochs=5, test="synthetic:1024:test"),
-        machine=MachineConfig(log_every_steps=4, save_every_s=30),
+        train=TrainConfig(epochs=12, global_batch=256),
+        evaluate=EvaluateConfig(every_epochs=4, test="synthetic:1024:test"),
+        machine=MachineConfig(threads=2, log_every_steps=4, save_every_s=30),
     )
 
 

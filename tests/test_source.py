@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import tarfile
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from PIL import Image
 from simclr_ray.config import BadInput
 from simclr_ray.data import webdataset
 from simclr_ray.data.source import Source, open_source, source_digest
+from simclr_ray.data.storage import open_location
 
 
 def picture(value: int, kind: str = "PNG") -> bytes:
@@ -179,6 +181,13 @@ def test_unknown_schemes_and_unreachable_stores_are_refused_in_one_line(tmp_path
         with pytest.raises(BadInput, match="cannot") as raised:
             open_source(spec)
         assert "\n" not in str(raised.value)
+
+
+def test_the_options_of_a_uri_stay_at_its_end() -> None:
+    shards = open_location("s3://bucket/data?region=us-east-1") / "a.tar"
+    assert (shards.uri, shards.path) == ("s3://bucket/data/a.tar?region=us-east-1", "bucket/data/a.tar")
+    assert pickle.loads(pickle.dumps(shards)).path == shards.path
+    assert shards.parent.uri == "s3://bucket/data?region=us-east-1"
 
 
 def test_damage_within_a_tar_is_named(tmp_path: Path) -> None:

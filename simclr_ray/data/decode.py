@@ -51,7 +51,7 @@ def _decode_plain_jpeg(encoded: bytes) -> np.ndarray | None:
 
 def _decode_with_pillow(encoded: bytes) -> np.ndarray:
     # Imported here: 10 MB and 50 ms that a worker on JPEGs never needs.
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(io.BytesIO(encoded), formats=_FORMATS) as picture:
@@ -61,6 +61,8 @@ def _decode_with_pillow(encoded: bytes) -> np.ndarray:
                 grey = (np.asarray(picture) >> 8).astype(np.uint8)
                 return np.repeat(grey[:, :, None], 3, axis=2)
             return np.array(picture.convert("RGB"))
+    except UnidentifiedImageError:  # its own words hold an address in memory, another each time
+        raise BadPicture("not a picture, or of an unknown format") from None
     # What 600,000 damaged files raised. OSError: truncated, corrupt, unknown. SyntaxError, ValueError: broken chunks of
     # PNG, headers of PPM.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

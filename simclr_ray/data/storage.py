@@ -32,7 +32,9 @@ class Location:
     path: str
 
     def __truediv__(self, name: str) -> Location:
-        base, mark, query = self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")  # ?endpoint_override=...
+        base, mark, query = (
+            self.uri.partition("?") if "://" in self.uri else (self.uri, "", "")
+        )  # ?endpoint_override=...
         return Location(f"{base.rstrip('/')}/{name}{mark}{query}", self.filesystem, f"{self.path.rstrip('/')}/{name}")
 
     @property

@@ -110,6 +110,6 @@ def on_ray(source: Source, work: pa.Table, max_side: int | None) -> Iterator[pa.
 
 def _require_apart(source: str, dest: str) -> None:
     """A dataset inside its own source would be part of the next listing."""
-    folder, inside = open_location(source).uri.rstrip("/"), open_location(dest).uri
-    if inside == folder or inside.startswith(f"{folder}/"):
+    outer, inner = open_location(source), open_location(dest)
+    if outer.filesystem.type_name == inner.filesystem.type_name and f"{inner.path}/".startswith(f"{outer.path}/"):
         raise BadInput(f"{dest} lies inside the source {source}: choose a place outside it")

@@ -14,22 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from simclr_ray.data.rows import Row, read_rows
 from simclr_ray.data.storage import Location
-
-Row = dict[str, Any]
-
-
-def read_rows(file: Location) -> list[Row]:
-    """The rows of a JSON-lines file; a last line that was cut short is left out, a missing file has none."""
-    if not file.exists():
-        return []
-    rows = []
-    for line in file.read_bytes().decode().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
 
 
 class JsonLines:
