@@ -25,6 +25,13 @@ def _require(ok: bool, message: str) -> None:
         raise BadInput(message)
 
 
+def _require_at_least(bound: float, group: str, settings: Any, *names: str) -> None:
+    """None stands for a value that is still open."""
+    for name in names:
+        value = getattr(settings, name)
+        _require(value is None or value >= bound, f"{group}.{name} must be at least {bound}, not {value}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """The pictures: where they are, and what the run expects of them."""
@@ -68,8 +75,7 @@ class AugmentConfig:
         for name in ("flip_p", "jitter_p", "grayscale_p", "blur_p"):
             _require(0 <= getattr(self, name) <= 1, f"augment.{name} is a probability, not {getattr(self, name)}")
         _require(
-            0 < self.blur_sigma_min <= self.blur_sigma_max,
-            "augment.blur_sigma_min must be positive and at most augment.blur_sigma_max",
+            0 < self.blur_sigma_min <= self.blur_sigma_max, "augment.blur_sigma_min must lie in (0, blur_sigma_max]"
         )
 
 
@@ -95,8 +101,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         planes = 64 * self.width
         _require(planes >= 1 and planes == int(planes), f"model.width must make 64 x width whole, not {self.width}")
-        _require(self.head_dim >= 1, "model.head_dim must be at least 1")
-        _require(self.head_hidden is None or self.head_hidden >= 1, "model.head_hidden must be at least 1")
+        _require_at_least(1, "model", self, "head_dim", "head_hidden")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +125,8 @@ class OptimConfig:
         _require(self.temperature > 0, f"optim.temperature must be positive, not {self.temperature}")
         _require(self.lr_per_256 > 0, f"optim.lr_per_256 must be positive, not {self.lr_per_256}")
         _require(0 <= self.momentum < 1, f"optim.momentum must lie in [0, 1), not {self.momentum}")
-        _require(self.weight_decay >= 0, "optim.weight_decay must not be negative")
         _require(self.trust_coefficient > 0, "optim.trust_coefficient must be positive")
-        _require(self.warmup_epochs >= 0, "optim.warmup_epochs must not be negative")
+        _require_at_least(0, "optim", self, "weight_decay", "warmup_epochs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,12 +143,12 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.epochs >= 1, f"train.epochs must be at least 1, not {self.epochs}")
-        _require(self.global_batch >= 2, f"train.global_batch must be at least 2, not {self.global_batch}")
+        _require_at_least(1, "train", self, "epochs", "pass_size")
+        _require_at_least(2, "train", self, "global_batch")
         _require(0 <= self.seed < 2**63, f"train.seed must lie in 0..2^63 - 1, not {self.seed}")
         if self.pass_size is not None:
             _require(
-                self.pass_size >= 1 and self.global_batch % self.pass_size == 0,
+                self.global_batch % self.pass_size == 0,
                 f"train.pass_size {self.pass_size} does not divide train.global_batch {self.global_batch}",
             )
 
@@ -170,13 +174,9 @@ class EvaluateConfig:
     temperature: float = 0.1
 
     def __post_init__(self) -> None:
-        _require(self.every_epochs >= 0, "evaluate.every_epochs must not be negative")
-        _require(
-            self.every_epochs == 0 or self.test is not None,
-            "evaluate.every_epochs needs evaluate.test, a labelled set to classify",
-        )
-        _require(self.bank_rows >= 1 and self.test_rows >= 1, "evaluate.bank_rows and .test_rows must be at least 1")
-        _require(self.neighbours >= 1, "evaluate.neighbours must be at least 1")
+        _require_at_least(0, "evaluate", self, "every_epochs")
+        _require_at_least(1, "evaluate", self, "bank_rows", "test_rows", "neighbours")
+        _require(not self.every_epochs or bool(self.test), "evaluate.every_epochs needs evaluate.test, a labelled set")
         _require(self.temperature > 0, "evaluate.temperature must be positive")
 
 
@@ -201,8 +201,6 @@ class MachineConfig:
     """Datasets of up to so many GiB of pixels are decoded once into a memory-mapped file on each node; 0: never."""
     cache_dir: str | None = None
     """Where that file lies; None: the system's temporary folder."""
-    block_slices: int | None = None
-    """Slices in a Ray Data block; None: about 8 MiB of views."""
     save_every_s: float = 300.0
     save_every_steps: int | None = None
     """Also save at multiples of so many steps."""
@@ -210,32 +208,27 @@ class MachineConfig:
     """Newest checkpoints to keep."""
     keep_every_epochs: int | None = None
     """Also keep the first checkpoint of every so many epochs."""
+    save_patience_s: float = 3600.0
+    """A store that fails delays saves; the run ends when none has succeeded for so long."""
     log_every_steps: int = 10
+    ledger: bool = False
+    """Write the sample ids of every step to ledger.jsonl, for debugging."""
+    resize_every_s: float = 300.0
+    """A group of workers trains for at least so long before it stops to grow."""
+    settle_s: float = 22.0
+    """Time between room for more workers and growing: Ray's own count follows the cluster every 20 s."""
+    stop_margin_s: float = 3.0
+    """Before a preemption's deadline the group saves and stops so early, or twice the time of a save."""
 
     def __post_init__(self) -> None:
-        _require(self.min_workers >= 1, "machine.min_workers must be at least 1")
-        _require(
-            self.max_workers is None or self.max_workers >= self.min_workers,
-            "machine.max_workers must be at least machine.min_workers",
-        )
-        _require(self.cpus_per_worker > 0, "machine.cpus_per_worker must be positive")
-        _require(
-            self.gpus_per_worker is None or self.gpus_per_worker >= 0, "machine.gpus_per_worker must not be negative"
-        )
-        _require(self.data_cpus is None or self.data_cpus > 0, "machine.data_cpus must be positive")
-        _require(self.threads is None or self.threads >= 1, "machine.threads must be at least 1")
-        _require(self.cache_gib >= 0, "machine.cache_gib must not be negative")
-        _require(self.block_slices is None or self.block_slices >= 1, "machine.block_slices must be at least 1")
-        _require(self.save_every_s > 0, "machine.save_every_s must be positive")
-        _require(
-            self.save_every_steps is None or self.save_every_steps >= 1, "machine.save_every_steps must be at least 1"
-        )
-        _require(self.keep_last >= 1, "machine.keep_last must be at least 1")
-        _require(
-            self.keep_every_epochs is None or self.keep_every_epochs >= 1,
-            "machine.keep_every_epochs must be at least 1",
-        )
-        _require(self.log_every_steps >= 1, "machine.log_every_steps must be at least 1")
+        _require_at_least(1, "machine", self, "min_workers", "threads", "save_every_steps")
+        _require_at_least(1, "machine", self, "keep_last", "keep_every_epochs", "log_every_steps")
+        _require_at_least(0, "machine", self, "gpus_per_worker", "cache_gib", "save_patience_s", "resize_every_s")
+        _require_at_least(0, "machine", self, "settle_s", "stop_margin_s")
+        _require_at_least(self.min_workers, "machine", self, "max_workers")
+        for name in ("cpus_per_worker", "data_cpus", "save_every_s"):
+            value = getattr(self, name)
+            _require(value is None or value > 0, f"machine.{name} must be positive, not {value}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -137,7 +137,7 @@ def test_a_failing_store_delays_saves_until_patience_ends(run: Location, monkeyp
     patient = saver(run)
     assert "No space left" in str(patient.save(saved(1), wait=True)[0].error)
     impatient = saver(run, patience_s=-1.0)
-    with pytest.raises(OSError, match="no checkpoint could be written"):
+    with pytest.raises(checkpoint.SavesFailed, match="no checkpoint could be written"):
         impatient.save(saved(1), wait=True)
 
 

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 import simclr_ray
+from simclr_ray.data.rows import read_rows
 from simclr_ray.data.storage import open_location
 from simclr_ray.train.checkpoint import newest_valid
-from simclr_ray.train.metrics import read_rows
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT_S = 150
@@ -57,7 +57,7 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
 
 
 def rows(folder: Path, name: str) -> list[dict]:
-    machine_facts = ("images_per_s", "data_wait_fraction")
+    machine_facts = ("images_per_s", "data_wait_fraction", "time")
     found = read_rows(open_location(str(folder / name)) / "metrics.jsonl")
     return [{key: value for key, value in row.items() if key not in machine_facts} for row in found]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import ray
@@ -41,31 +42,36 @@ def share_of(machine: MachineConfig, total_cpus: float, total_gpus: float) -> Sh
         gpus = 1.0 if total_gpus else 0.0
     most = machine.max_workers or max(machine.min_workers, int(total_gpus // gpus) if gpus else 1)
     share = Share(min_workers=machine.min_workers, max_workers=most, cpus=machine.cpus_per_worker, gpus=gpus)
-    workers = workers_that_fit(share, total_cpus, total_gpus)
+    workers = workers_that_fit(share, [{"CPU": total_cpus, "GPU": total_gpus}])
     if workers < share.min_workers:
         raise BadInput(
             f"machine.min_workers {share.min_workers} need {share.min_workers * share.cpus:g} CPUs and "
             f"{share.min_workers * gpus:g} GPUs, the cluster has {total_cpus:g} and {total_gpus:g}: "
             "lower machine.min_workers, machine.cpus_per_worker or machine.gpus_per_worker"
         )
-    data_cpus(machine, workers, total_cpus)
+    left, wanted = (total_cpus - workers * share.cpus) / workers, machine.data_cpus or MIN_DATA_CPUS
+    if left < wanted:
+        raise BadInput(
+            f"{workers} workers of {share.cpus:g} CPUs leave {left:g} of {total_cpus:g} CPUs for each one's data, "
+            f"{wanted:g} are needed: lower machine.max_workers or machine.cpus_per_worker"
+            + (", or machine.data_cpus" if machine.data_cpus else "")
+        )
     return share
 
 
-def workers_that_fit(share: Share, total_cpus: float, total_gpus: float) -> int:
-    by_gpu = total_gpus // share.gpus if share.gpus else math.inf
-    return int(min(share.max_workers, total_cpus // share.cpus, by_gpu))
+def workers_that_fit(share: Share, nodes: Iterable[dict[str, float]]) -> int:
+    """Workers that nodes with these resources hold, counted as Ray's elastic policy does: node by node."""
+    total = 0.0
+    for node in nodes:
+        by_gpu = node.get("GPU", 0.0) // share.gpus if share.gpus else math.inf
+        total += min(node.get("CPU", 0.0) // share.cpus, by_gpu)
+    return int(min(total, share.max_workers))
 
 
 def data_cpus(machine: MachineConfig, workers: int, total_cpus: float) -> float:
-    """CPUs that decode and augment for each of `workers`. Raises BadInput where too few are left."""
-    left = (total_cpus - workers * machine.cpus_per_worker) / workers
-    wanted = machine.data_cpus or MIN_DATA_CPUS
-    if left < wanted:
-        raise BadInput(
-            f"{workers} workers of {machine.cpus_per_worker:g} CPUs leave {max(left, 0):g} of {total_cpus:g} CPUs for "
-            f"each one's data, {wanted:g} are needed: lower machine.max_workers or machine.cpus_per_worker"
-            + (", or machine.data_cpus" if machine.data_cpus else "")
-        )
-    share = machine.data_cpus or left
-    return math.floor(share) if share >= 1 else math.floor(share * 100) / 100
+    """CPUs that decode and augment for each of `workers`; 0 where training has taken all.
+
+    `share_of` refuses to start so; a group that Ray has made larger since shares its CPUs rather than hang.
+    """
+    share = min((total_cpus - workers * machine.cpus_per_worker) / workers, machine.data_cpus or math.inf)
+    return math.floor(share) if share >= 1 else max(0.0, math.floor(share * 100) / 100)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from ray.exceptions import RayActorError
+from ray.experimental import internal_kv
 from ray.train import ControllerError, UserCallback, WorkerGroupError
 
 from simclr_ray.config import BadInput
 from simclr_ray.data.storage import Location
-from simclr_ray.train.checkpoint import steps_in
+from simclr_ray.train.checkpoint import SavesFailed, steps_in
+from simclr_ray.train.control import Interrupted
 from simclr_ray.train.loop import Diverged
 
 ATTEMPTS = 3
@@ -18,47 +20,66 @@ ATTEMPTS = 3
 class StopOnFailure(UserCallback):
     """Raises in Ray Train's controller, which ends the run: with `max_failures=-1` nothing else does.
 
-    At once for bad input and a diverged loss; for another exception when ATTEMPTS in a row brought no new checkpoint.
-    Lost nodes are not the run's fault and count for nothing.
+    At once for bad input, a diverged loss and a store that failed for too long; for another exception when ATTEMPTS in
+    a row brought no new checkpoint. Lost nodes and ends on purpose are not the run's fault and count for nothing.
     """
 
-    def __init__(self, run: Location) -> None:
-        self._run, self._newest, self._fruitless = run, self._newest_step(run), 0
+    def __init__(self, run: Location, driver: str) -> None:
+        self._run, self._driver = run, driver
+        self._newest, self._fruitless = newest_step(run), 0
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        causes = [_unwrapped(error) for error in worker_exceptions.values()]
+        causes = [unwrapped(error) for error in worker_exceptions.values()]
+        internal_kv._internal_kv_put(_key(self._driver), _described(causes[0]), overwrite=True)
         for cause in causes:
-            if isinstance(cause, (BadInput, Diverged)):
+            if isinstance(cause, (BadInput, Diverged, SavesFailed)):
                 raise cause
-        own = [cause for cause in causes if not isinstance(cause, RayActorError)]
-        newest = self._newest_step(self._run)
-        self._fruitless = 0 if newest > self._newest else self._fruitless
-        self._newest = newest
-        if own:
+        newest = newest_step(self._run)
+        if newest > self._newest:
+            self._newest, self._fruitless = newest, 0
+        own = [cause for cause in causes if not isinstance(cause, (RayActorError, Interrupted))]
+        # Losing one worker breaks the others' collectives: their errors are the lost node's.
+        if own and len(own) == len(causes):
             self._fruitless += 1
             if self._fruitless >= ATTEMPTS:
                 raise own[0]
 
-    @staticmethod
-    def _newest_step(run: Location) -> int:
-        return max(steps_in(run), default=0)
+
+def newest_step(run: Location) -> int:
+    return max(steps_in(run), default=0)
+
+
+def last_failure(driver: str) -> str | None:
+    """What ended the last attempt under this driver, for the next one's records."""
+    text = internal_kv._internal_kv_get(_key(driver))
+    return text.decode() if text else None
 
 
 def cause_of(error: Exception) -> BaseException:
     """What went wrong, out of the wrappers that Ray Train puts around it."""
     if isinstance(error, ControllerError):
-        return _unwrapped(error.controller_failure)
+        return unwrapped(error.controller_failure)
     if isinstance(error, WorkerGroupError) and error.worker_failures:
-        return _unwrapped(next(iter(error.worker_failures.values())))
+        return unwrapped(next(iter(error.worker_failures.values())))
     return error
 
 
-def _unwrapped(error: BaseException) -> BaseException:
-    """Ray Train wraps a worker's exception (`_base_exc`), and a controller's own again in a ControllerError."""
+def unwrapped(error: BaseException) -> BaseException:
+    """The innermost error: Ray Train wraps those of workers and of its controller, Ray Data those of data workers."""
     while True:
-        inner = getattr(error, "_base_exc", None) or getattr(error, "controller_failure", None)
-        # Ray Data hides what its data workers raised behind `cause`.
-        inner = inner or getattr(error, "cause", None)
-        if not isinstance(inner, BaseException):
+        for name in ("_base_exc", "controller_failure", "cause"):
+            inner = getattr(error, name, None)
+            if isinstance(inner, BaseException):
+                error = inner
+                break
+        else:
             return error
-        error = inner
+
+
+def _described(cause: BaseException) -> str:
+    first = str(cause).strip().splitlines()
+    return f"{type(cause).__name__}: {first[0] if first else ''}"
+
+
+def _key(driver: str) -> str:
+    return f"simclr_ray/failure/{driver}"

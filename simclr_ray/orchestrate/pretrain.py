@@ -13,6 +13,7 @@ from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig  # r
 
 from simclr_ray.config import BadInput, Config, EvaluateConfig, science_changes
 from simclr_ray.data.dataset import Dataset, is_dataset, open_dataset
+from simclr_ray.data.rows import read_rows
 from simclr_ray.data.storage import Location, open_location
 from simclr_ray.evaluate.labels import require_same_classes
 from simclr_ray.export import FILE_NAME
@@ -23,7 +24,6 @@ from simclr_ray.orchestrate.prepare import prepare_into
 from simclr_ray.orchestrate.train_fn import Task, train_fn
 from simclr_ray.orchestrate.watch import progress_line
 from simclr_ray.train.attempt import order_of
-from simclr_ray.train.metrics import read_rows
 
 NEVER_S = 1e9
 """Ray's own resize monitor would lose the steps since the last save: it is off."""
@@ -60,9 +60,9 @@ def pretrain(config: Config, name: str, storage: str) -> RunResult:
     config, bank, test = _resolved(config, dataset, storage, share, earlier)
     with lease(run) as driver:
         (run / "config.json").write_bytes(config.to_json().encode())
-        task = Task(config=config, dataset=dataset, bank=bank, test=test, run=run, driver=driver)
+        task = Task(config=config, dataset=dataset, bank=bank, test=test, run=run, driver=driver, share=share)
         with progress_line(task.progress_key, config.train.epochs * order.steps_per_epoch, order.global_batch):
-            _fit(task, share)
+            _fit(task)
     return result_of(run)
 
 
@@ -126,8 +126,9 @@ def _resolved(
     return config.with_overrides(resolved), bank, test
 
 
-def _fit(task: Task, share: Share) -> None:
+def _fit(task: Task) -> None:
     """Runs Ray Train to the end of the run. Ray keeps no checkpoint of its own, so nothing of it can be torn."""
+    share = task.share
     elastic = share.min_workers < share.max_workers
     resources = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
     trainer = ray.train.torch.TorchTrainer(
@@ -144,7 +145,7 @@ def _fit(task: Task, share: Share) -> None:
             name="ray",
             storage_path=task.run.uri,
             failure_config=FailureConfig(max_failures=-1),
-            callbacks=[StopOnFailure(task.run)],
+            callbacks=[StopOnFailure(task.run, task.driver)],
         ),
     )
     try:

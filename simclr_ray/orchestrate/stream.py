@@ -61,7 +61,7 @@ def plan_stream(config: Config, dataset: Dataset, order: Order, workers: int, cp
         augment=config.augment,
         cache_gib=config.machine.cache_gib,
         cache_dir=config.machine.cache_dir,
-        block_slices=config.machine.block_slices or min(by_size, math.ceil(order.slices_per_pass / workers)),
+        block_slices=min(by_size, math.ceil(order.slices_per_pass / workers)),
         cpus=cpus,
     )
 

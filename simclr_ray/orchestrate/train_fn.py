@@ -15,7 +15,8 @@ from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.storage import Location
 from simclr_ray.evaluate.during import knn_check
 from simclr_ray.export import export_encoder
-from simclr_ray.orchestrate.cluster import data_cpus
+from simclr_ray.orchestrate.cluster import Share, data_cpus
+from simclr_ray.orchestrate.failure import last_failure
 from simclr_ray.orchestrate.lease import holds
 from simclr_ray.orchestrate.stream import blocks, plan_stream
 from simclr_ray.orchestrate.worker import RayWorker
@@ -33,6 +34,7 @@ class Task:
     """Of the kNN check; None without one."""
     run: Location
     driver: str
+    share: Share
 
     @property
     def progress_key(self) -> str:
@@ -42,7 +44,7 @@ class Task:
 def train_fn(settings: dict[str, Task]) -> None:
     """Ray Train calls this on every worker, at every attempt."""
     task = settings["task"]
-    config, worker = task.config, RayWorker(task.progress_key)
+    config, worker = task.config, RayWorker(task.progress_key, task.share)
     if not holds(task.run, task.driver):
         raise BadInput(f"{task.run} cannot be seen from every node: give --storage a shared folder or an object store")
     _require_precision(config.train.precision, worker.device)
@@ -57,15 +59,17 @@ def train_fn(settings: dict[str, Task]) -> None:
     if task.bank and task.test:
         evaluate = knn_check(config, task.bank, task.test, worker.device, threads)
     try:
-        state = run_attempt(
-            config,
-            task.dataset,
-            task.run,
-            worker,
-            lambda positions: blocks(plan, positions),
-            still_ours=lambda: holds(task.run, task.driver),
-            evaluate=evaluate,
-        )
+        with worker.listening():
+            state = run_attempt(
+                config,
+                task.dataset,
+                task.run,
+                worker,
+                lambda positions: blocks(plan, positions),
+                still_ours=lambda: holds(task.run, task.driver),
+                evaluate=evaluate,
+                last_failure=last_failure(task.driver),
+            )
         if worker.rank == 0:
             export_encoder(state.model.encoder, config, task.run)
     finally:

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import time
 from typing import Any
 
-import ray.train
+import ray
 import ray.train.torch
 import torch
 from ray.experimental import internal_kv
 
+from simclr_ray.orchestrate.cluster import Share, workers_that_fit
+from simclr_ray.orchestrate.notice import draining, save_requested_at
 from simclr_ray.train import collective
+from simclr_ray.train.control import Signals
+
+POLL_S = 1.0
 
 
-@dataclass(frozen=True)
 class RayWorker:
     """`progress_key`: where in Ray's key-value store the driver looks for the newest metrics row; no extra process."""
 
-    progress_key: str
+    def __init__(self, progress_key: str, share: Share) -> None:
+        self._progress_key, self._share = progress_key, share
+        self._signals = Signals()
+        node = ray.get_runtime_context().get_node_id()
+        self._nodes = frozenset(collective.gather_objects(node))
+        self._deadlines: dict[str, float] = {}
 
     @property
     def rank(self) -> int:
@@ -33,4 +45,41 @@ class RayWorker:
         return ray.train.torch.get_device()
 
     def report(self, row: dict[str, Any]) -> None:
-        internal_kv._internal_kv_put(self.progress_key, json.dumps(row), overwrite=True)
+        internal_kv._internal_kv_put(self._progress_key, json.dumps(row), overwrite=True)
+
+    def signals(self) -> Signals:
+        return self._signals
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Keeps `signals` up to date from a thread, on rank 0, where they are asked for."""
+        if self.rank != 0:
+            yield
+            return
+        stop = threading.Event()
+
+        def listen() -> None:
+            while not stop.wait(POLL_S):
+                self._signals = self._heard()
+
+        thread = threading.Thread(target=listen, name="signals", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def _heard(self) -> Signals:
+        leaving = draining()
+        for node, deadline in leaving.items():
+            # A drain without a deadline may end at any moment.
+            self._deadlines.setdefault(node, deadline or time())
+        ours = {node: self._deadlines[node] for node in leaving if node in self._nodes}
+        staying = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
+        return Signals(
+            room=workers_that_fit(self._share, staying),
+            deadline=min(ours.values(), default=None),
+            nodes=tuple(ours),
+            save_asked_at=save_requested_at(),
+        )

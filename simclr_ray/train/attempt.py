@@ -7,6 +7,7 @@ step 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from time import time
 
 import numpy as np
 import torch
@@ -14,12 +15,15 @@ import torch
 from simclr_ray.config import BadInput, Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.order import Order
+from simclr_ray.data.rows import Row, read_rows
 from simclr_ray.data.storage import Location
 from simclr_ray.train import checkpoint, collective
 from simclr_ray.train.batch import Block, batches, on_device
 from simclr_ray.train.checkpoint import Saver
-from simclr_ray.train.loop import Evaluate, Recorder, train
-from simclr_ray.train.metrics import Row, RunLog
+from simclr_ray.train.control import Control
+from simclr_ray.train.loop import Evaluate, train
+from simclr_ray.train.metrics import RunLog
+from simclr_ray.train.recorder import Recorder
 from simclr_ray.train.state import TrainState, initial_state, restore
 from simclr_ray.train.step import projector
 from simclr_ray.train.worker import Worker
@@ -47,16 +51,28 @@ def run_attempt(
     *,
     still_ours: Callable[[], bool] = lambda: True,
     evaluate: Evaluate | None = None,
+    last_failure: str | None = None,
 ) -> TrainState:
     """Trains to the end, leaves checkpoints and records in `run`, and gives the final state.
 
-    `still_ours` is asked before each save whether another driver has taken the run over.
+    `still_ours` is asked before each save whether another driver has taken the run over. `last_failure` is what ended
+    the attempt before this one, for the records. Raises Interrupted when rank 0 has saved for another group.
     """
     order = order_of(config, dataset)
     rows_per_step = order.rows_per_pass(worker.size)[worker.rank] * (order.global_batch // order.pass_size)
+    began = time()
     state = initial_state(config, worker.device)
     owed, skipped = _resume(state, config, dataset, run)
-    recorder = _recorder(config, dataset, order, run, state, worker, skipped, still_ours) if worker.rank == 0 else None
+    recorder = None
+    if worker.rank == 0:
+        died = _sign_of_death(run)
+        recorder = _recorder(config, dataset, order, run, state.step, still_ours)
+        recorder.event("attempt", state.step, time=round(began, 3), workers=worker.size)
+        if died:
+            recorder.event("failure", died["step"], time=died["time"], cause=last_failure)
+        for reason in skipped:
+            recorder.event("skipped_checkpoint", state.step, reason=reason)
+        recorder.event("restore" if state.step else "start", state.step, workers=worker.size, torch=torch.__version__)
     machine = config.machine
     on_gpu = worker.device.type == "cuda"
     compiled = on_gpu if machine.compile is None else machine.compile
@@ -70,10 +86,10 @@ def run_attempt(
     try:
         train(config, order, state, worker, stream, project, recorder, evaluate=evaluate, owed=owed)
         if recorder:
-            recorder.log.event("done", state.step)
+            recorder.event("done", state.step)
     finally:
         if recorder:
-            recorder.log.close()
+            recorder.close()
     return state
 
 
@@ -88,7 +104,10 @@ def _resume(state: TrainState, config: Config, dataset: Dataset, run: Location) 
         if saved.state[key] != now:
             raise BadInput(f"{run} was trained on another {key} ({saved.state[key]}, now {now}): use another --name")
     restore(state, saved)
-    return saved.state["owed"], skipped
+    written = saved.state["owed"]
+    if written is not None and any(row["step"] == step for row in read_rows(run / "metrics.jsonl")):
+        written = None
+    return collective.from_rank_0(written), skipped
 
 
 def _identity(config: Config, dataset: Dataset) -> dict[str, object]:
@@ -96,24 +115,26 @@ def _identity(config: Config, dataset: Dataset) -> dict[str, object]:
 
 
 def _recorder(
-    config: Config,
-    dataset: Dataset,
-    order: Order,
-    run: Location,
-    state: TrainState,
-    worker: Worker,
-    skipped: list[str],
-    still_ours: Callable[[], bool],
+    config: Config, dataset: Dataset, order: Order, run: Location, step: int, still_ours: Callable[[], bool]
 ) -> Recorder:
-    every = config.machine.keep_every_epochs
-    log = RunLog(run, state.step)
+    machine = config.machine
     saver = Saver(
         run,
-        keep_last=config.machine.keep_last,
-        steps_between_kept=every and every * order.steps_per_epoch,
+        keep_last=machine.keep_last,
+        steps_between_kept=machine.keep_every_epochs and machine.keep_every_epochs * order.steps_per_epoch,
         still_ours=still_ours,
+        patience_s=machine.save_patience_s,
     )
-    for reason in skipped:
-        log.event("skipped_checkpoint", state.step, reason=reason)
-    log.event("restore" if state.step else "start", state.step, workers=worker.size, torch=torch.__version__)
-    return Recorder(log, saver, _identity(config, dataset))
+    control = Control(
+        settle_s=machine.settle_s, resize_every_s=machine.resize_every_s, stop_margin_s=machine.stop_margin_s
+    )
+    return Recorder(RunLog(run, step), saver, control, machine, _identity(config, dataset))
+
+
+def _sign_of_death(run: Location) -> Row | None:
+    """Step and time of the last sign of life of an attempt that could not say how it ended; None if there is none."""
+    events, rows = read_rows(run / "events.jsonl"), read_rows(run / "metrics.jsonl")
+    if not events or events[-1]["event"] in ("done", "resize", "stop"):
+        return None
+    signs = [events[-1], *rows[-1:]]
+    return {key: max(sign[key] for sign in signs) for key in ("step", "time")}

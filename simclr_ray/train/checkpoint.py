@@ -28,6 +28,10 @@ class Damaged(Exception):
     """A checkpoint that must not be used; the message says why."""
 
 
+class SavesFailed(RuntimeError):
+    """The store has failed for longer than the run is willing to train without saving."""
+
+
 def folder_name(step: int) -> str:
     return f"step-{step:08d}"
 
@@ -144,7 +148,7 @@ class Saver:
         if result.error is None:
             self._last_success = monotonic()
         elif monotonic() - self._last_success > self._patience_s:
-            raise OSError(f"no checkpoint could be written to {self._run} for {self._patience_s:.0f} s: {result.error}")
+            raise SavesFailed(f"no checkpoint could be written to {self._run}: {result.error}")
         return [result]
 
     def _write(self, saved: Snapshot) -> Saved:

@@ -19,33 +19,45 @@ from simclr_ray.data.storage import Location
 
 
 class JsonLines:
-    """A file of JSON rows: appended to on a disk, written whole by `flush` on an object store."""
+    """A file of JSON rows: appended to on a disk, written whole by `flush` on an object store.
+
+    A full disk loses no row: those not yet written are kept, and tried again with the next.
+    """
 
     def __init__(self, file: Location, keep: list[Row]) -> None:
         self._file = file
-        self._lines = [json.dumps(row) for row in keep]
-        self._changed = True
-        self.flush()
-        self._stream = open(file.local, "a") if file.local else None  # noqa: SIM115 (closed by close)
+        self._lines = [json.dumps(row) + "\n" for row in keep]
+        file.write_bytes("".join(self._lines).encode())
+        self._unwritten = 0
 
     def append(self, row: Row) -> None:
-        line = json.dumps(row)
-        if self._stream:
-            self._stream.write(line + "\n")
-            self._stream.flush()
-        else:
-            self._lines.append(line)
-            self._changed = True
+        self._lines.append(json.dumps(row) + "\n")
+        self._unwritten += 1
+        if self._file.local:
+            self.flush()
 
     def flush(self) -> None:
-        if self._changed:
-            self._file.write_bytes("".join(line + "\n" for line in self._lines).encode())
-            self._changed = False
+        if not self._unwritten:
+            return
+        try:
+            if self._file.local:
+                self._append(self._file.local)
+            else:
+                self._file.write_bytes("".join(self._lines).encode())
+        except OSError:
+            return  # tried again by the next call
+        self._unwritten = 0
 
-    def close(self) -> None:
-        self.flush()
-        if self._stream:
-            self._stream.close()
+    def _append(self, path: Path) -> None:
+        with open(path, "a") as stream:
+            end = stream.tell()
+            try:
+                stream.write("".join(self._lines[-self._unwritten :]))
+                stream.flush()
+            except OSError:
+                stream.truncate(end)  # half a line would hide those after it
+                raise
+        self._lines.clear()  # a disk keeps them; an object store wants them all again
 
 
 class RunLog:
@@ -54,39 +66,48 @@ class RunLog:
     def __init__(self, run: Location, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # a second to import: rank 0 alone pays it
 
-        kept = [row for row in read_rows(run / "metrics.jsonl") if row["step"] <= step]
-        self._metrics = JsonLines(run / "metrics.jsonl", kept)
-        self._events = JsonLines(run / "events.jsonl", read_rows(run / "events.jsonl"))
-        self._run = run
+        self._run, self._step = run, step
+        self._files: dict[str, JsonLines] = {}
         # TensorBoard writes to a disk alone: for an object store to a scratch folder, copied at each flush.
         self._scratch = None if run.local else tempfile.TemporaryDirectory(prefix="simclr_ray-board-")
         self._board_folder = Path(self._scratch.name) if self._scratch else Path(run.path) / "tensorboard"
         self._board = SummaryWriter(str(self._board_folder), purge_step=step + 1 if step else None)
-        self.last_step = kept[-1]["step"] if kept else 0
+        self._file("metrics.jsonl", rewind=True)
+        self._file("events.jsonl", rewind=False)
 
     def metrics(self, row: Row) -> None:
-        self._metrics.append(row)
+        self._file("metrics.jsonl", rewind=True).append(row)
         for key, value in row.items():
             if isinstance(value, (int, float)) and key not in ("step", "time"):
                 self._board.add_scalar(key, value, row["step"])
 
+    def ledger(self, row: Row) -> None:
+        """The sample ids of a step, a debug option."""
+        self._file("ledger.jsonl", rewind=True).append(row)
+
     def event(self, kind: str, step: int, **fields: Any) -> None:
-        self._events.append({"event": kind, "time": round(time(), 3), "step": step, **fields})
+        self._file("events.jsonl", rewind=False).append(
+            {"event": kind, "time": round(time(), 3), "step": step} | fields
+        )
 
     def flush(self) -> None:
         """Brings an object store up to date; on a disk everything already is."""
-        self._metrics.flush()
-        self._events.flush()
-        self._board.flush()
+        for file in self._files.values():
+            file.flush()
         if self._scratch:
-            for file in self._board_folder.iterdir():
-                (self._run / "tensorboard" / file.name).write_bytes(file.read_bytes())
+            self._board.flush()
+            for board in self._board_folder.iterdir():
+                (self._run / "tensorboard" / board.name).write_bytes(board.read_bytes())
 
     def close(self) -> None:
-        self._metrics.close()
-        self._events.close()
         self._board.close()
         self.flush()
+
+    def _file(self, name: str, *, rewind: bool) -> JsonLines:
+        if name not in self._files:
+            kept = [row for row in read_rows(self._run / name) if not rewind or row["step"] <= self._step]
+            self._files[name] = JsonLines(self._run / name, kept)
+        return self._files[name]
 
 
 class Meter:

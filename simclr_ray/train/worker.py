@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from simclr_ray.train import collective
+from simclr_ray.train.control import Signals
 
 
 @runtime_checkable
@@ -26,6 +27,9 @@ class Worker(Protocol):
     def report(self, row: dict[str, Any]) -> None:
         """Tells whoever watches how far the run is. Rank 0 calls it at every metrics row."""
 
+    def signals(self) -> Signals:
+        """What the cluster has to say. Rank 0 asks after every step: it must not block."""
+
 
 @dataclass(frozen=True)
 class LocalWorker:
@@ -43,3 +47,6 @@ class LocalWorker:
 
     def report(self, row: dict[str, Any]) -> None:
         pass
+
+    def signals(self) -> Signals:
+        return Signals()

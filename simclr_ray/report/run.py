@@ -1,0 +1,72 @@
+"""A run folder as a report reads it: its records, whether somebody trains it now, and how far it is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from simclr_ray.config import BadInput
+from simclr_ray.data.rows import Row, read_rows
+from simclr_ray.data.storage import open_location
+from simclr_ray.report.attempts import attempts_of
+
+LEASE_S = 60.0
+"""A driver renews driver.json every 10 s; by then another one would take its run over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecords:
+    """Rows of events.jsonl (one at least) and metrics.jsonl."""
+
+    address: str
+    events: list[Row]
+    rows: list[Row]
+    running: bool
+
+    @property
+    def state(self) -> str:
+        """Finished, running or interrupted."""
+        if self.events[-1]["event"] == "done":
+            return "finished"
+        return "running" if self.running else "interrupted"
+
+
+def read_run(run: str, now: float) -> RunRecords:
+    """The records of a run folder, local or by URI, at the unix time `now`. Raises BadInput if there are none."""
+    folder = open_location(run)
+    if not folder.is_folder():
+        raise BadInput(f"there is no run {run}: give the folder STORAGE/NAME that pretrain.py wrote")
+    # The metrics first: of a row that comes in between, the event that began its attempt is there too.
+    rows = read_rows(folder / "metrics.jsonl")
+    events = read_rows(folder / "events.jsonl")
+    if not events:
+        raise BadInput(f"{run} has no events: it is no run folder, or its first workers are not up yet")
+    lease = folder / "driver.json"
+    renewed = json.loads(lease.read_bytes())["time"] if lease.exists() else 0.0
+    return RunRecords(address=folder.uri, events=events, rows=rows, running=now - renewed < LEASE_S)
+
+
+def summary(run: RunRecords) -> str:
+    """How far the run is, for a terminal."""
+    last = attempts_of(run.events, run.rows)[-1]
+    lines = [
+        f"{run.address}: {run.state}",
+        f"step       {last.last_step:,}",
+        f"workers    {last.workers}",
+    ]
+    if run.rows:
+        row = run.rows[-1]
+        lines += [
+            f"epoch      {row['epoch']:.2f}",
+            f"loss       {row['loss']:.4f} at step {row['step']:,}",
+            f"images/s   {row['images_per_s']:,.1f}",
+        ]
+    checked = [row for row in run.rows if "knn_top1" in row]
+    if checked:
+        lines.append(f"kNN        {checked[-1]['knn_top1']:.2f} % top-1 at step {checked[-1]['step']:,}")
+    saves = [event for event in run.events if event["event"] == "save"]
+    if saves:
+        when = datetime.fromtimestamp(saves[-1]["time"], UTC)
+        lines.append(f"last save  step {saves[-1]['step']:,} at {when:%Y-%m-%d %H:%M:%S} UTC")
+    return "\n".join(lines)

@@ -1,0 +1,77 @@
+"""What rank 0 decides between two steps, and how all workers come to act on it at the same one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from time import monotonic, time
+
+
+class Interrupted(Exception):
+    """This group of workers ends here on purpose: its state is saved, and another group goes on from it."""
+
+
+class Action(IntEnum):
+    """The higher wins where several are due."""
+
+    CONTINUE = 0
+    SAVE = 1
+    """Rank 0 saves and waits for it; the others meet it again in the next step."""
+    RESIZE = 2
+    """Save, and start again with the workers that now fit."""
+    STOP = 3
+    """Save, and leave the nodes that are about to be taken away."""
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What a worker hears from its cluster. All optional: a process of its own hears nothing."""
+
+    room: int = 0
+    """Workers that would fit now; more than there are is a reason to grow."""
+    deadline: float | None = None
+    """Unix time at which the first of this group's nodes is taken away; None: no notice."""
+    nodes: tuple[str, ...] = ()
+    """Those nodes."""
+    save_asked_at: float | None = None
+    """Unix time of the newest request for a save, such as a rebalance recommendation."""
+
+
+class Control:
+    """Rank 0's decisions over one attempt.
+
+    A notice is answered with a save at once. Then training goes on until `stop_margin_s` (or twice the time of that
+    save) before the deadline, where the group saves and stops: nothing is lost. Growth waits until `settle_s` after
+    room was first seen, because Ray's own count must have seen it too, and until `resize_every_s` after the start.
+    """
+
+    def __init__(self, *, settle_s: float, resize_every_s: float, stop_margin_s: float) -> None:
+        self._settle_s, self._resize_every_s, self._stop_margin_s = settle_s, resize_every_s, stop_margin_s
+        self._started = monotonic()
+        self._room_since: float | None = None
+        self._noticed: float | None = None
+        self._asked_at = time()
+
+    def decide(self, signals: Signals, workers: int, save_seconds: float) -> Action:
+        """`save_seconds`: how long the last save took."""
+        if signals.deadline is not None:
+            margin = max(self._stop_margin_s, 2 * save_seconds)
+            first, self._noticed = self._noticed is None, signals.deadline
+            if first:
+                return Action.SAVE
+            return Action.STOP if time() >= signals.deadline - margin else Action.CONTINUE
+        if self._growth_is_due(signals.room > workers):
+            return Action.RESIZE
+        if signals.save_asked_at is not None and signals.save_asked_at > self._asked_at:
+            self._asked_at = signals.save_asked_at
+            return Action.SAVE
+        return Action.CONTINUE
+
+    def _growth_is_due(self, room: bool) -> bool:
+        now = monotonic()
+        if not room:
+            self._room_since = None
+            return False
+        if self._room_since is None:
+            self._room_since = now
+        return now - self._room_since >= self._settle_s and now - self._started >= self._resize_every_s

@@ -1,0 +1,87 @@
+"""Rank 0's hands: the records and checkpoints of the run folder, and the decision when to save or to stop."""
+
+from __future__ import annotations
+
+from time import monotonic, sleep, time
+from typing import Any
+
+from simclr_ray.config import MachineConfig
+from simclr_ray.data.rows import Row
+from simclr_ray.train.checkpoint import Saved, Saver
+from simclr_ray.train.control import Action, Control
+from simclr_ray.train.metrics import RunLog
+from simclr_ray.train.state import TrainState, snapshot
+from simclr_ray.train.worker import Worker
+
+RETRY_S = 5.0
+
+
+class Recorder:
+    """What rank 0 keeps of one attempt. `identity` joins every checkpoint: seed and fingerprint."""
+
+    def __init__(
+        self, log: RunLog, saver: Saver, control: Control, machine: MachineConfig, identity: dict[str, Any]
+    ) -> None:
+        self._log, self._saver, self._control = log, saver, control
+        self._machine, self._identity = machine, identity
+        self._last_save, self._saved_step, self._save_seconds = monotonic(), -1, 0.0
+        self._stall_s: dict[int, float] = {}
+        self._first_step_done = False
+        self.metrics, self.ledger, self.event = log.metrics, log.ledger, log.event
+
+    def first_step_done(self, step: int) -> None:
+        """Notes when the first batch had come and any compiling was over."""
+        if not self._first_step_done:
+            self._first_step_done = True
+            self.event("first_step", step)
+
+    def decide(self, worker: Worker) -> Action:
+        self._note(self._saver.collect(wait=False))
+        signals = worker.signals()
+        action = self._control.decide(signals, worker.size, self._save_seconds)
+        if action == Action.SAVE and signals.deadline is not None:
+            left = round(signals.deadline - time(), 3)
+            self.event("notice", self._saved_step, deadline_s=left, nodes=list(signals.nodes))
+        return action
+
+    def save_is_due(self, step: int) -> bool:
+        every = self._machine.save_every_steps
+        by_step = every is not None and step % every == 0
+        by_clock = monotonic() - self._last_save >= self._machine.save_every_s
+        # A store slower than the interval delays the next save; it never stops training.
+        return (by_step or by_clock) and not self._saver.busy
+
+    def save(self, state: TrainState, *, wait: bool, owed: Row | None = None) -> None:
+        """Copies the state and writes it beside training; with `wait` it is written, or patience over, on return."""
+        start = monotonic()
+        self._stall_s[state.step] = 0.0
+        copy = snapshot(state, **self._identity, owed=owed)
+        ended = self._saver.save(copy, wait=wait)
+        self._note(ended)
+        while wait and ended and ended[-1].error is not None:
+            sleep(RETRY_S)
+            ended = self._saver.save(copy, wait=True)
+            self._note(ended)
+        self._log.flush()
+        self._last_save, self._saved_step = monotonic(), state.step
+        self._stall_s[state.step] = round(self._last_save - start, 4)
+
+    def ends_on_purpose(self, action: Action, step: int, worker: Worker) -> None:
+        if action == Action.RESIZE:
+            self.event("resize", step, workers={"from": worker.size, "to": worker.signals().room})
+        else:
+            self.event("stop", step, reason="preemption")
+
+    def close(self) -> None:
+        """Whatever ended the attempt: what was being written is finished."""
+        self._note(self._saver.collect(wait=True))
+        self._log.close()
+
+    def _note(self, ended: list[Saved]) -> None:
+        for save in ended:
+            stall = self._stall_s.pop(save.step, 0.0)
+            if save.error is None:
+                self._save_seconds = save.seconds
+                self.event("save", save.step, seconds=round(save.seconds, 3), stall_s=stall)
+            else:
+                self.event("save_failed", save.step, error=save.error, seconds=round(save.seconds, 3), stall_s=stall)
