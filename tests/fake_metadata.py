@@ -1,4 +1,4 @@
-"""A metadata server on 127.0.0.1 that speaks for the three clouds: says what it is scripted to, and asks for headers."""
+"""A metadata server on 127.0.0.1 that speaks for three clouds: says what it is scripted to, and asks for headers."""
 
 from __future__ import annotations
 

@@ -66,11 +66,13 @@ def corrupted(dataset: Dataset, folder: Path, bad: set[int]) -> Dataset:
         return writer.finish(dataset.classes, dataset.source)
 
 
-def local_blocks(config: Config, dataset: Dataset, positions: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+def local_blocks(
+    config: Config, dataset: Dataset, positions: np.ndarray, slices: int = 3
+) -> Iterator[dict[str, np.ndarray]]:
     """What a Ray Data stream gives, made here; blocks of 3 slices straddle passes and steps."""
     loader = SliceLoader(dataset, order_of(config, dataset), config.augment, None)
-    for start in range(0, len(positions), 3):
-        yield loader(positions[start : start + 3])
+    for start in range(0, len(positions), slices):
+        yield loader(positions[start : start + slices])
 
 
 class Killed(RuntimeError):

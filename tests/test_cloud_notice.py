@@ -121,6 +121,14 @@ def test_azure_events_that_make_no_sense_are_no_answer(fake: FakeMetadata, broke
         poll_azure(fake.base)
 
 
+@pytest.mark.parametrize("cloud", ["gcp", "azure"])
+def test_only_ec2_says_nothing_by_404(fake: FakeMetadata, cloud: str) -> None:
+    fake.reply = 404, b""
+    with pytest.raises(NoAnswer, match="404"):
+        CLOUDS[cloud](fake.base)()
+    assert Aws(fake.base).poll() is None
+
+
 def test_a_server_that_hangs_is_no_answer(fake: FakeMetadata, poll: Poll, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cloud_notice, "TIMEOUT_S", 0.2)
     fake.hung.set()

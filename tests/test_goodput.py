@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import random
-import subprocess
-import sys
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
-
 import pytest
+from records import begun, event, save, simulated
 
-from simclr_ray.config import BadInput
+from simclr_ray.data.rows import Row
 from simclr_ray.report.goodput import (
     CATEGORIES,
     EVALUATION,
@@ -25,28 +18,6 @@ from simclr_ray.report.goodput import (
     account,
     table,
 )
-from simclr_ray.report.run import read_run, summary
-
-Row = dict[str, Any]
-SCRIPT = Path(__file__).parent.parent / "experiments" / "report.py"
-
-
-def event(kind: str, time: float, step: int, **fields: Any) -> Row:
-    return {"event": kind, "time": time, "step": step, **fields}
-
-
-def begun(time: float, step: int, workers: int = 2) -> list[Row]:
-    """Two seconds of set-up, three for the first batch."""
-    return [
-        event("attempt", time, step, workers=workers),
-        event("restore" if step else "start", time + 2, step, workers=workers),
-        event("first_step", time + 5, step + 1),
-    ]
-
-
-def save(time: float, step: int, stall_s: float = 0.5) -> Row:
-    """Its step was done, and the copy made, a second before it is noted."""
-    return event("save", time, step, seconds=1.0, stall_s=stall_s)
 
 
 def row(time: float, step: int) -> Row:
@@ -200,85 +171,6 @@ def test_a_clock_slightly_behind_shortens_its_own_attempt() -> None:
     assert min(found.seconds.values()) >= 0
 
 
-@dataclass
-class Simulator:
-    """A run over attempts of random length and end; `truth` is where its time went."""
-
-    random: random.Random
-    skew_s: float = 0.0
-    events: list[Row] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
-    truth: dict[str, float] = field(default_factory=dict)
-    time: float = 1000.0
-    saved: int = 0
-    steps_lost: int = 0
-
-    def passes(self, category: str, seconds: float) -> None:
-        self.truth[category] = self.truth.get(category, 0.0) + seconds
-        self.time += seconds
-
-    def attempt(self, died: Row | None) -> Row | None:
-        """Steps of a second, saved every 10, a metrics row every 2; gives the failure that the next one tells."""
-        clock = self.random.uniform(-self.skew_s, self.skew_s)
-        workers, step = self.random.choice([1, 2, 3]), self.saved
-        self.rows = [row for row in self.rows if row["step"] <= step]
-
-        def note(kind: str, **fields: Any) -> None:
-            self.events.append(event(kind, self.time + clock, step, **fields))
-
-        note("attempt", workers=workers)
-        if died:
-            self.events.append(died)
-        self.passes(SETUP, self.random.uniform(0, 5))
-        note("restore" if step else "start", workers=workers)
-        end = step + self.random.randrange(40)
-        seen = dict(self.truth)
-        while step < end:
-            first = step == self.saved and self.events[-1]["event"] in ("start", "restore")
-            self.passes(FIRST_BATCH if first else TRAINING, 1.0)
-            step += 1
-            if first:
-                note("first_step")
-            if step % 2 == 0:
-                self.rows.append({"step": step, "time": self.time + clock})
-            if step % 10 == 0:
-                self.passes(STALLS, 0.25)
-                note("save", seconds=0.0, stall_s=0.25)
-                self.saved = step
-            if step % 15 == 0:
-                self.passes(EVALUATION, 4.0)
-                note("evaluate", seconds=4.0)
-            if step == self.saved:
-                seen = dict(self.truth)
-        return self.ends(note, step, clock, seen)
-
-    def ends(self, note: Any, step: int, clock: float, seen: dict[str, float]) -> Row | None:
-        if self.random.random() < 0.4:
-            self.saved = step
-            note("stop", reason="preemption")
-            self.passes("waiting after preemption", self.random.uniform(0.1, 20))
-            return None
-        # All since the last save is lost, but set-up and first batch, which are counted as such.
-        for name in (TRAINING, STALLS, EVALUATION):
-            wasted = self.truth.get(name, 0.0) - seen.get(name, 0.0)
-            self.truth[name] = seen.get(name, 0.0)
-            self.truth[LOST] = self.truth.get(LOST, 0.0) + wasted
-        self.steps_lost += step - self.saved
-        died = event("failure", self.time + clock, step, cause="killed")
-        self.passes("waiting after failure", self.random.uniform(0.1, 20))
-        return died
-
-
-def simulated(seed: int, skew_s: float = 0.0) -> Simulator:
-    run, died = Simulator(random.Random(seed), skew_s), None
-    for _ in range(run.random.randint(2, 8)):
-        died = run.attempt(died)
-    run.events.append(event("attempt", run.time, run.saved, workers=1))
-    run.events += [died] if died else []
-    run.events.append(event("restore", run.time, run.saved, workers=1))
-    return run
-
-
 @pytest.mark.parametrize("seed", range(100))
 def test_the_account_of_a_simulated_run_is_its_truth(seed: int) -> None:
     run = simulated(seed)
@@ -302,44 +194,6 @@ def test_categories_are_never_negative_and_sum_to_the_total(seed: int) -> None:
     assert sum(found.seconds_by_workers.values()) == pytest.approx(sum(found.seconds[name] for name in CATEGORIES))
 
 
-def written(folder: Path, events: list[Row], rows: list[Row]) -> Path:
-    folder.mkdir()
-    (folder / "events.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in events))
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in rows))
-    return folder
-
-
-def full_row(time: float, step: int, **fields: float) -> Row:
-    return {"step": step, "time": time, "epoch": step / 10, "loss": 5.25, "images_per_s": 123.4, "workers": 2, **fields}
-
-
-def test_a_run_says_how_far_it_is(tmp_path: Path) -> None:
-    rows = [full_row(115, 11, knn_top1=42.0), full_row(125, 21)]
-    run = written(tmp_path / "r", [*begun(100, 0), save(116, 11)], rows)
-    found = read_run(str(run), now=1000.0)
-    assert found.state == "interrupted"
-    for words in ("interrupted", "step       21", "loss       5.2500", "42.00 % top-1 at step 11", "save  step 11"):
-        assert words in summary(found)
-    (run / "driver.json").write_text(json.dumps({"driver": "d", "time": 990.0}))
-    assert read_run(str(run), now=1000.0).state == "running"
-    assert read_run(str(run), now=2000.0).state == "interrupted"
-
-
-def test_a_line_that_was_cut_short_is_left_out(tmp_path: Path) -> None:
-    run = written(tmp_path / "r", [*begun(100, 0), event("done", 125, 21)], [])
-    whole = (run / "events.jsonl").read_text()
-    (run / "events.jsonl").write_text(whole[:-5])
-    found = read_run(str(run), now=1000.0)
-    assert account(found.events, found.rows).total_s == 5
-
-
-def test_what_is_no_run_is_bad_input(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="there is no run"):
-        read_run(str(tmp_path / "none"), now=0.0)
-    with pytest.raises(BadInput, match="has no events"):
-        read_run(str(tmp_path), now=0.0)
-
-
 def test_the_table_shows_every_category_in_seconds_and_percent() -> None:
     events = [*begun(100, 0), save(116, 11), event("stop", 120, 16, reason="preemption"), *begun(180, 16)]
     found = account(events, [])
@@ -348,15 +202,3 @@ def test_the_table_shows_every_category_in_seconds_and_percent() -> None:
         expected = f"{name:<30}{seconds:>12,.1f}{100 * seconds / found.total_s:>9.2f}"
         assert expected in lines
     assert any(line.startswith("restarts  1 (1 after preemption)") for line in lines)
-
-
-def test_the_command(tmp_path: Path) -> None:
-    run = written(tmp_path / "r", [*begun(100, 0), event("done", 125, 21)], [full_row(125, 21)])
-    code = "import sys; sys.argv[0] = 'report.py'; sys.path.insert(0, {folder!r}); import report; "
-    code += "assert not {{'torch', 'ray'}} & set(sys.modules); report.run_command(report.main)"
-    line = [sys.executable, "-c", code.format(folder=str(SCRIPT.parent))]
-    done = subprocess.run([*line, str(run), "--goodput"], capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout.splitlines()[0]) == (0, "goodput 80.00%: 0:00:20 of training in 0:00:25")
-    missing = subprocess.run([*line, str(tmp_path / "none")], capture_output=True, text=True, timeout=60)
-    assert missing.returncode == 2
-    assert len(missing.stderr.strip().splitlines()) == 1

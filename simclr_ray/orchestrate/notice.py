@@ -67,27 +67,13 @@ def drain_here(address: str | None, node_id: str | None, reason: str, deadline: 
 
 
 def _nodes_here(gcs: GcsClient, node_id: str | None) -> list[str]:
-    # Ray accepts to drain a node that it has never heard of, so the id is looked up.
+    # Ray accepts to drain a node that it has never heard of, and other clusters may run here: both are looked up.
     known = gcs.get_all_node_info(timeout=TIMEOUT_S).values()
-    living = {info.node_id.hex(): info.node_manager_address for info in known if info.state == GcsNodeInfo.ALIVE}
-    if node_id is not None:
-        here = [node for node in living if node == node_id]
-    else:
-        here = [node for node, address in living.items() if _is_here(address)]
-    if not here:
-        raise NoAnswer(f"none of the cluster's {len(living)} nodes is " + (node_id or "on this machine"))
-    return here
-
-
-def _is_here(address: str) -> bool:
-    """Whether the route to `address` starts at it. Connecting a datagram socket sends nothing."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as route:
-        try:
-            route.connect((address, 9))
-        except OSError:
-            return False
-        return route.getsockname()[0] == address
+    living = {info.node_id.hex() for info in known if info.state == GcsNodeInfo.ALIVE}
+    asked = {node_id} if node_id else services.find_node_ids()
+    if not living & asked:
+        raise NoAnswer(f"none of the cluster's {len(living)} nodes is {node_id or 'a raylet process on this machine'}")
+    return sorted(living & asked)
 
 
 @contextmanager

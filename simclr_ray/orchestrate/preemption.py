@@ -47,7 +47,7 @@ class Arguments:
     address: str | None = None
     """host:port of the cluster; None: RAY_ADDRESS, else the cluster of the Ray on this machine."""
     node_id: str | None = None
-    """The one Ray node to drain (hex); None: all on this machine, for they go with it."""
+    """The one Ray node to drain (hex); None: all whose raylet runs here, for they go with the machine."""
 
 
 def main(arguments: Arguments) -> int:
@@ -169,7 +169,8 @@ def _received(signals: Signals[int], seconds: float) -> int | None:
 
 
 def _log(line: str) -> None:
-    print(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} preemption: {line}", file=sys.stderr, flush=True)
+    one_line = " ".join(line.split())  # Ray's errors have several
+    print(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} preemption: {one_line}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,7 +75,7 @@ class RayWorker:
         leaving = draining()
         for node, deadline in leaving.items():
             # A drain without a deadline may end at any moment.
-            self._deadlines.setdefault(node, deadline or time())
+            self._deadlines.setdefault(node, time() if math.isinf(deadline) else deadline)
         ours = {node: self._deadlines[node] for node in leaving if node in self._nodes}
         staying = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
         return Signals(

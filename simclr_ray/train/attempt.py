@@ -7,10 +7,8 @@ step 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from time import time
 
 import numpy as np
-import torch
 
 from simclr_ray.config import BadInput, Config
 from simclr_ray.data.dataset import Dataset
@@ -60,19 +58,12 @@ def run_attempt(
     """
     order = order_of(config, dataset)
     rows_per_step = order.rows_per_pass(worker.size)[worker.rank] * (order.global_batch // order.pass_size)
-    began = time()
+    log = _log_start(run, worker, last_failure) if worker.rank == 0 else None
     state = initial_state(config, worker.device)
     owed, skipped = _resume(state, config, dataset, run)
-    recorder = None
-    if worker.rank == 0:
-        died = _sign_of_death(run)
-        recorder = _recorder(config, dataset, order, run, state.step, still_ours)
-        recorder.event("attempt", state.step, time=round(began, 3), workers=worker.size)
-        if died:
-            recorder.event("failure", died["step"], time=died["time"], cause=last_failure)
-        for reason in skipped:
-            recorder.event("skipped_checkpoint", state.step, reason=reason)
-        recorder.event("restore" if state.step else "start", state.step, workers=worker.size, torch=torch.__version__)
+    recorder = _recorder(log, config, dataset, order, run, still_ours) if log else None
+    if recorder:
+        recorder.restored(state.step, worker.size, skipped)
     machine = config.machine
     on_gpu = worker.device.type == "cuda"
     compiled = on_gpu if machine.compile is None else machine.compile
@@ -114,8 +105,23 @@ def _identity(config: Config, dataset: Dataset) -> dict[str, object]:
     return {"seed": config.train.seed, "fingerprint": dataset.fingerprint}
 
 
+def _log_start(run: Location, worker: Worker, last_failure: str | None) -> RunLog:
+    """Opens the records with this attempt's beginning, and the end of one before it that could not say how it ended."""
+    died = _sign_of_death(run)
+    log = RunLog(run)
+    log.event("attempt", died["step"] if died else 0, workers=worker.size)
+    if died:
+        log.event("failure", died["step"], time=died["time"], cause=last_failure)
+    return log
+
+
 def _recorder(
-    config: Config, dataset: Dataset, order: Order, run: Location, step: int, still_ours: Callable[[], bool]
+    log: RunLog,
+    config: Config,
+    dataset: Dataset,
+    order: Order,
+    run: Location,
+    still_ours: Callable[[], bool],
 ) -> Recorder:
     machine = config.machine
     saver = Saver(
@@ -128,7 +134,7 @@ def _recorder(
     control = Control(
         settle_s=machine.settle_s, resize_every_s=machine.resize_every_s, stop_margin_s=machine.stop_margin_s
     )
-    return Recorder(RunLog(run, step), saver, control, machine, _identity(config, dataset))
+    return Recorder(log, saver, control, machine, _identity(config, dataset))
 
 
 def _sign_of_death(run: Location) -> Row | None:

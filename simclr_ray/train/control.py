@@ -34,7 +34,7 @@ class Signals:
     nodes: tuple[str, ...] = ()
     """Those nodes."""
     save_asked_at: float | None = None
-    """Unix time of the newest request for a save, such as a rebalance recommendation."""
+    """When a save was last asked for, by the asker's clock; a rebalance recommendation asks for one."""
 
 
 class Control:
@@ -50,7 +50,7 @@ class Control:
         self._started = monotonic()
         self._room_since: float | None = None
         self._noticed: float | None = None
-        self._asked_at = time()
+        self._asked_at: float | None = None
 
     def decide(self, signals: Signals, workers: int, save_seconds: float) -> Action:
         """`save_seconds`: how long the last save took."""
@@ -62,7 +62,7 @@ class Control:
             return Action.STOP if time() >= signals.deadline - margin else Action.CONTINUE
         if self._growth_is_due(signals.room > workers):
             return Action.RESIZE
-        if signals.save_asked_at is not None and signals.save_asked_at > self._asked_at:
+        if signals.save_asked_at not in (None, self._asked_at):
             self._asked_at = signals.save_asked_at
             return Action.SAVE
         return Action.CONTINUE

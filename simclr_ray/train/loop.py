@@ -111,11 +111,12 @@ class _AfterStep:
             self._recorder.first_step_done(state.step)
         if self._config.machine.ledger:
             self._note_ids(state.step, batch)
-        self._follow_control_word(state, batch, row if evaluating else None, last)
-        if row is not None and evaluating:
-            self.evaluate(state, row)
-        elif row is not None:
-            self._write(row)
+        owed = row if evaluating else None
+        if row is not None and owed is None:
+            self._write(row)  # before the save: what a checkpoint has passed is never trained, nor written, again
+        self._follow_control_word(state, batch, owed, last)
+        if owed is not None:
+            self.evaluate(state, owed)
 
     def evaluate(self, state: TrainState, row: Row) -> None:
         assert self._evaluate is not None
@@ -129,7 +130,9 @@ class _AfterStep:
     def _follow_control_word(self, state: TrainState, batch: Batch, owed: Row | None, last: bool) -> None:
         """One all-reduce of two numbers: are there new bad pictures anywhere, and what has rank 0 decided."""
         new = new_bad(batch, state.bad)
-        decision = self._recorder.decide(self._worker) if self._recorder and not last else Action.CONTINUE
+        decision = Action.CONTINUE
+        if self._recorder and not last:
+            decision = self._recorder.decide(self._worker, state.step)
         any_bad, action = collective.maximum_over_workers([len(new), int(decision)])
         if any_bad:
             count_bad(batch, new, state.bad, self._order, self._config.data.max_bad_fraction)

@@ -7,7 +7,7 @@ import math
 import tempfile
 from pathlib import Path
 from time import monotonic, time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,9 @@ from torch import Tensor
 
 from simclr_ray.data.rows import Row, read_rows
 from simclr_ray.data.storage import Location
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class JsonLines:
@@ -63,51 +66,54 @@ class JsonLines:
 class RunLog:
     """The records of a run folder, written by rank 0 alone. Metrics are rewound to the restored step, events never."""
 
-    def __init__(self, run: Location, step: int) -> None:
+    def __init__(self, run: Location) -> None:
+        self._run = run
+        self._files = {"events.jsonl": JsonLines(run / "events.jsonl", read_rows(run / "events.jsonl"))}
+        self._board: SummaryWriter | None = None
+
+    def rewind(self, step: int) -> None:
+        """Forgets what was recorded of later steps. Before it events alone can be written."""
         from torch.utils.tensorboard import SummaryWriter  # a second to import: rank 0 alone pays it
 
-        self._run, self._step = run, step
-        self._files: dict[str, JsonLines] = {}
+        for name in ("metrics.jsonl", "ledger.jsonl"):
+            rows = read_rows(self._run / name)
+            if rows or name == "metrics.jsonl":
+                self._files[name] = JsonLines(self._run / name, [row for row in rows if row["step"] <= step])
+        run = self._run
         # TensorBoard writes to a disk alone: for an object store to a scratch folder, copied at each flush.
         self._scratch = None if run.local else tempfile.TemporaryDirectory(prefix="simclr_ray-board-")
         self._board_folder = Path(self._scratch.name) if self._scratch else Path(run.path) / "tensorboard"
         self._board = SummaryWriter(str(self._board_folder), purge_step=step + 1 if step else None)
-        self._file("metrics.jsonl", rewind=True)
-        self._file("events.jsonl", rewind=False)
 
     def metrics(self, row: Row) -> None:
-        self._file("metrics.jsonl", rewind=True).append(row)
+        self._files["metrics.jsonl"].append(row)
+        assert self._board is not None
         for key, value in row.items():
             if isinstance(value, (int, float)) and key not in ("step", "time"):
                 self._board.add_scalar(key, value, row["step"])
 
     def ledger(self, row: Row) -> None:
         """The sample ids of a step, a debug option."""
-        self._file("ledger.jsonl", rewind=True).append(row)
+        if "ledger.jsonl" not in self._files:
+            self._files["ledger.jsonl"] = JsonLines(self._run / "ledger.jsonl", [])
+        self._files["ledger.jsonl"].append(row)
 
     def event(self, kind: str, step: int, **fields: Any) -> None:
-        self._file("events.jsonl", rewind=False).append(
-            {"event": kind, "time": round(time(), 3), "step": step} | fields
-        )
+        self._files["events.jsonl"].append({"event": kind, "time": round(time(), 3), "step": step} | fields)
 
     def flush(self) -> None:
         """Brings an object store up to date; on a disk everything already is."""
         for file in self._files.values():
             file.flush()
-        if self._scratch:
+        if self._board and self._scratch:
             self._board.flush()
             for board in self._board_folder.iterdir():
                 (self._run / "tensorboard" / board.name).write_bytes(board.read_bytes())
 
     def close(self) -> None:
-        self._board.close()
+        if self._board:
+            self._board.close()
         self.flush()
-
-    def _file(self, name: str, *, rewind: bool) -> JsonLines:
-        if name not in self._files:
-            kept = [row for row in read_rows(self._run / name) if not rewind or row["step"] <= self._step]
-            self._files[name] = JsonLines(self._run / name, kept)
-        return self._files[name]
 
 
 class Meter:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from time import monotonic, sleep, time
 from typing import Any
 
+import torch
+
 from simclr_ray.config import MachineConfig
 from simclr_ray.data.rows import Row
 from simclr_ray.train.checkpoint import Saved, Saver
@@ -24,10 +26,17 @@ class Recorder:
     ) -> None:
         self._log, self._saver, self._control = log, saver, control
         self._machine, self._identity = machine, identity
-        self._last_save, self._saved_step, self._save_seconds = monotonic(), -1, 0.0
+        self._last_save, self._save_seconds = monotonic(), 0.0
         self._stall_s: dict[int, float] = {}
         self._first_step_done = False
         self.metrics, self.ledger, self.event = log.metrics, log.ledger, log.event
+
+    def restored(self, step: int, workers: int, skipped: list[str]) -> None:
+        """Says where this attempt begins, and rewinds the metrics to there."""
+        self._log.rewind(step)
+        for reason in skipped:
+            self.event("skipped_checkpoint", step, reason=reason)
+        self.event("restore" if step else "start", step, workers=workers, torch=torch.__version__)
 
     def first_step_done(self, step: int) -> None:
         """Notes when the first batch had come and any compiling was over."""
@@ -35,13 +44,13 @@ class Recorder:
             self._first_step_done = True
             self.event("first_step", step)
 
-    def decide(self, worker: Worker) -> Action:
+    def decide(self, worker: Worker, step: int) -> Action:
         self._note(self._saver.collect(wait=False))
         signals = worker.signals()
         action = self._control.decide(signals, worker.size, self._save_seconds)
         if action == Action.SAVE and signals.deadline is not None:
             left = round(signals.deadline - time(), 3)
-            self.event("notice", self._saved_step, deadline_s=left, nodes=list(signals.nodes))
+            self.event("notice", step, deadline_s=left, nodes=list(signals.nodes))
         return action
 
     def save_is_due(self, step: int) -> bool:
@@ -54,17 +63,15 @@ class Recorder:
     def save(self, state: TrainState, *, wait: bool, owed: Row | None = None) -> None:
         """Copies the state and writes it beside training; with `wait` it is written, or patience over, on return."""
         start = monotonic()
-        self._stall_s[state.step] = 0.0
+        self._log.flush()  # first: rows of steps that a checkpoint has passed must not be lost
         copy = snapshot(state, **self._identity, owed=owed)
         ended = self._saver.save(copy, wait=wait)
-        self._note(ended)
-        while wait and ended and ended[-1].error is not None:
+        while wait and ended[-1].error is not None:
             sleep(RETRY_S)
-            ended = self._saver.save(copy, wait=True)
-            self._note(ended)
-        self._log.flush()
-        self._last_save, self._saved_step = monotonic(), state.step
+            ended += self._saver.save(copy, wait=True)
+        self._last_save = monotonic()
         self._stall_s[state.step] = round(self._last_save - start, 4)
+        self._note(ended)
 
     def ends_on_purpose(self, action: Action, step: int, worker: Worker) -> None:
         if action == Action.RESIZE:
@@ -79,7 +86,7 @@ class Recorder:
 
     def _note(self, ended: list[Saved]) -> None:
         for save in ended:
-            stall = self._stall_s.pop(save.step, 0.0)
+            stall = self._stall_s.pop(save.step, 0.0)  # a second try of the same step costs no second copy
             if save.error is None:
                 self._save_seconds = save.seconds
                 self.event("save", save.step, seconds=round(save.seconds, 3), stall_s=stall)
