@@ -22,6 +22,7 @@ class FakeMetadata:
         self.events: list[Any] = []
         self.reply: tuple[int, bytes] | None = None
         """Answers everything but EC2's token, if set."""
+        self.token_reply: tuple[int, bytes] | None = None
         self.hung = threading.Event()
         """Never answers, if set."""
         self.closing = threading.Event()
@@ -58,6 +59,8 @@ class FakeMetadata:
         return 200, json.dumps({"DocumentIncarnation": 1, "Events": self.events}).encode()
 
     def _give_token(self) -> tuple[int, bytes]:
+        if self.token_reply:
+            return self.token_reply
         self.tokens_given += 1
         self.token = f"token-{self.tokens_given}"
         return 200, self.token.encode()

@@ -65,6 +65,16 @@ def test_an_expired_token_is_replaced_and_a_valid_one_kept(fake: FakeMetadata) -
     assert fake.tokens_given == 2
 
 
+@pytest.mark.parametrize("reply", [(500, b""), (403, b""), (200, b"a\nb"), (200, "ü".encode())], ids=str)
+def test_a_token_that_is_none_is_no_answer_and_is_not_kept(fake: FakeMetadata, reply: tuple[int, bytes]) -> None:
+    aws = Aws(fake.base)
+    fake.token_reply = reply
+    with pytest.raises(NoAnswer):
+        aws.poll()
+    fake.token_reply = None
+    assert aws.poll() is None
+
+
 def test_google_leaves_thirty_seconds(fake: FakeMetadata) -> None:
     fake.preempted = "TRUE"
     said = poll_gcp(fake.base)
@@ -74,6 +84,7 @@ def test_google_leaves_thirty_seconds(fake: FakeMetadata) -> None:
 
 @pytest.mark.parametrize("kind", ["Preempt", "Terminate"])
 def test_azure_ends_this_machine_not_before_the_time_it_gives(fake: FakeMetadata, kind: str) -> None:
+    fake.vm_name = "Vmss_3"
     fake.events = [event("Reboot", "vmss_3", not_before=""), event(kind, "vmss_2", "VMSS_3")]
     assert poll_azure(fake.base) == Notice(f"Azure: {kind} of vmss_3", NOON)
 

@@ -2,72 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
-from time import monotonic, sleep
+from typing import Any
 
 import pytest
 import torch
+from commands import STEPS, events, finish, metrics, start, wait_until
 from safetensors.torch import load_file
 
 import simclr_ray
-from simclr_ray.data.rows import read_rows
 from simclr_ray.data.storage import open_location
 from simclr_ray.train.checkpoint import newest_valid
 
-ROOT = Path(__file__).parent.parent
-TIMEOUT_S = 150
-SETTINGS = {
-    "data.train": "synthetic:1024",
-    "augment.size": 16,
-    "model.width": 0.0625,
-    "model.head-dim": 16,
-    "train.epochs": 3,
-    "train.global-batch": 128,
-    "evaluate.every-epochs": 2,
-    "evaluate.test": "synthetic:256:test",
-    "machine.log-every-steps": 1,
-    "machine.save-every-steps": 3,
-    "machine.cpus-per-worker": 0.5,
-    "machine.data-cpus": 0.5,
-}
-STEPS = 24
 
-
-def start(folder: Path, name: str, workers: int, **changes: object) -> subprocess.Popen[str]:
-    """The command of the README on a cluster of its own, with its settings as flags."""
-    settings = SETTINGS | {"machine.min-workers": workers, "machine.max-workers": workers} | changes
-    flags = [word for key, value in settings.items() for word in (f"--{key}", str(value))]
-    line = [sys.executable, str(ROOT / "experiments/pretrain.py"), "quickstart", *flags, "--name", name]
-    environment = os.environ | {"RAY_ADDRESS": "local", "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
-    return subprocess.Popen(
-        [*line, "--storage", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    try:
-        out, err = process.communicate(timeout=TIMEOUT_S)
-    finally:
-        process.kill()
-    return process.returncode, out, err
-
-
-def rows(folder: Path, name: str) -> list[dict]:
-    machine_facts = ("images_per_s", "data_wait_fraction", "time")
-    found = read_rows(open_location(str(folder / name)) / "metrics.jsonl")
-    return [{key: value for key, value in row.items() if key not in machine_facts} for row in found]
-
-
-def kill_after(process: subprocess.Popen[str], folder: Path, name: str, step: int) -> None:
-    deadline = monotonic() + TIMEOUT_S
-    while not any(row["step"] >= step for row in rows(folder, name)):
-        assert monotonic() < deadline, "the run did not come to its step"
-        assert process.poll() is None, process.communicate()
-        sleep(0.05)
+def kill_after(process: Any, run: Path, step: int) -> None:
+    wait_until(lambda: any(row["step"] >= step for row in metrics(run)), process, f"step {step} is done")
     process.send_signal(signal.SIGKILL)
     process.wait()
 
@@ -85,14 +35,12 @@ def test_a_killed_driver_resumes_to_the_same_bits(storage: Path, workers: int) -
     assert "simclr_ray.load(" in out
     assert f"step {STEPS}/{STEPS}" in err
     process = start(storage, cut, workers)
-    kill_after(process, storage, cut, 13)
+    kill_after(process, storage / cut, 13)
     assert not (storage / cut / "encoder.safetensors").exists()
     code, out, err = finish(start(storage, cut, workers))
     assert code == 0, err
-    events = read_rows(open_location(str(storage / cut)) / "events.jsonl")
-    restored = next(event for event in events if event["event"] == "restore")
-    assert 9 <= restored["step"] < STEPS
-    assert rows(storage, cut) == rows(storage, whole)
+    assert 9 <= events(storage / cut, "restore")[0]["step"] < STEPS
+    assert metrics(storage / cut) == metrics(storage / whole)
     one, other = (newest_valid(open_location(str(storage / name)))[0] for name in (whole, cut))
     assert one is not None
     assert other is not None
@@ -146,3 +94,39 @@ def test_unwritable_storage_is_one_line_and_exit_2(tmp_path: Path) -> None:
     assert code == 2
     assert "cannot write to --storage" in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_a_second_driver_on_a_live_run_is_refused(storage: Path) -> None:
+    first = start(storage, "live", 1, **{"train.epochs": 60})
+    wait_until(lambda: bool(metrics(storage / "live")), first, "the first step is done")
+    code, _, err = finish(start(storage, "live", 1, **{"train.epochs": 60}))
+    still_going = first.poll() is None
+    first.kill()
+    assert code == 2
+    assert "is being trained by another driver" in err
+    assert still_going
+
+
+def test_damaged_data_end_the_run_with_one_line(storage: Path) -> None:
+    """What a data worker finds comes through Ray Data and Ray Train to the user."""
+    source = "synthetic:512"
+    code, _, err = finish(start(storage, "first", 1, **{"data.train": source, "train.epochs": 1}))
+    assert code == 0, err
+    prepared = next(path for path in (storage / "data").iterdir() if path.name.startswith("synthetic-512-"))
+    shard = next(prepared.glob("*.parquet"))
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    code, _, err = finish(start(storage, "second", 1, **{"data.train": source, "machine.cache-gib": 0}))
+    said = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert code == 2, err
+    assert "missing or damaged" in said[0]
+    assert "Traceback" not in err
+
+
+def test_a_crash_loop_ends_with_its_cause(storage: Path) -> None:
+    """A file where a folder must go: each attempt fails alike, without progress."""
+    (storage / "loop").mkdir()
+    (storage / "loop" / "tensorboard").write_text("")
+    code, _, err = finish(start(storage, "loop", 1))
+    assert code == 1
+    assert "tensorboard" in err.strip().splitlines()[-1]
+    assert len(events(storage / "loop", "attempt")) == 3

@@ -22,7 +22,7 @@ TIMEOUT_S = 2.0
 """The servers are a hop away and answer in milliseconds. Azure's first answer takes minutes, whoever waits for it."""
 GCP_WARNING_S = 30.0
 """Google gives no time: the machine goes so long after the flag is raised."""
-AWS_TOKEN_S = 21600
+AWS_TOKEN_S = "21600"
 AZURE_GOING = ("Preempt", "Terminate")
 
 
@@ -57,28 +57,31 @@ class Aws:
         self._base, self._token = base, ""
 
     def poll(self) -> Notice | Risk | None:
-        action = self._get("spot/instance-action")
+        action = self._ask("spot/instance-action")
         if action is not None:
             said = _json(action)
             deadline = _unix(_field(said, "time", str), datetime.fromisoformat)
             return Notice(f"EC2 will {_field(said, 'action', str)} this spot instance", deadline)
-        advice = self._get("events/recommendations/rebalance")
+        advice = self._ask("events/recommendations/rebalance")
         if advice is not None:
             since = _field(_json(advice), "noticeTime", str)
             return Risk(f"EC2 sees an elevated risk for this spot instance since {since}")
         return None
 
-    def _get(self, path: str) -> str | None:
+    def _ask(self, path: str) -> str | None:
         """None where there is nothing to say (404)."""
         url = f"{self._base}/latest/meta-data/{path}"
         status, body = _fetch(url, {"X-aws-ec2-metadata-token": self._token}) if self._token else (401, "")
         if status == 401:  # no token yet, or it has expired
-            asked = {"X-aws-ec2-metadata-token-ttl-seconds": str(AWS_TOKEN_S)}
-            self._token = _require(
-                f"{self._base}/latest/api/token", *_fetch(f"{self._base}/latest/api/token", asked, "PUT")
-            )
+            self._token = self._new_token()
             status, body = _fetch(url, {"X-aws-ec2-metadata-token": self._token})
         return None if status == 404 else _require(url, status, body)
+
+    def _new_token(self) -> str:
+        token = _get(f"{self._base}/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": AWS_TOKEN_S}, "PUT")
+        if not (token.isascii() and token.isprintable()):
+            raise NoAnswer(f"no token: {token:.80}")  # it could not be sent back, nor be refused for it
+        return token
 
 
 def poll_gcp(base: str) -> Notice | None:
@@ -119,7 +122,7 @@ def _fetch(url: str, headers: dict[str, str], method: str = "GET") -> tuple[int,
     except HTTPError as error:
         error.close()
         return error.code, ""
-    except (OSError, HTTPException, UnicodeDecodeError) as error:
+    except (OSError, HTTPException, ValueError) as error:
         raise NoAnswer(f"{url}: {error}") from None
 
 

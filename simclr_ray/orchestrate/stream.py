@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 
-from simclr_ray.config import AugmentConfig, Config
+from simclr_ray.config import AugmentConfig, BadInput, Config
 from simclr_ray.data.cache import open_cache
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.load import SliceLoader
@@ -48,7 +48,10 @@ class _Load:
         self._loader = SliceLoader(plan.dataset, plan.order, plan.augment, cache)
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return self._loader(block["position"])
+        try:
+            return self._loader(block["position"])
+        except BadInput as error:
+            return {"error": np.array([str(error)])}  # as data: Ray Data would leave nothing of it but a traceback
 
 
 def plan_stream(config: Config, dataset: Dataset, order: Order, workers: int, cpus: float) -> StreamPlan:
@@ -67,7 +70,7 @@ def plan_stream(config: Config, dataset: Dataset, order: Order, workers: int, cp
 
 
 def blocks(plan: StreamPlan, positions: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-    """The blocks of `positions`, in their order (see SliceLoader)."""
+    """The blocks of `positions`, in their order (see SliceLoader). Raises BadInput where data cannot be read."""
     actors = max(1, int(plan.cpus))
     cpus_each = min(1.0, plan.cpus)
     context = ray.data.DataContext.get_current()
@@ -91,4 +94,7 @@ def blocks(plan: StreamPlan, positions: np.ndarray) -> Iterator[dict[str, np.nda
         num_cpus=cpus_each,
         compute=ray.data.ActorPoolStrategy(size=actors),
     )
-    yield from dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2)
+    for block in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2):
+        if "error" in block:
+            raise BadInput(str(block["error"][0]))
+        yield block

@@ -1,0 +1,115 @@
+"""Under Ray, on nodes that come and go: growth, a notice, a lost node; one run, held against one worker's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from time import sleep, time
+from typing import Any
+
+import pytest
+import torch
+from commands import events, finish, metrics, start, wait_until
+from ray.cluster_utils import Cluster
+
+from simclr_ray.config import Config
+from simclr_ray.data.dataset import open_dataset
+from simclr_ray.data.rows import read_rows
+from simclr_ray.data.storage import open_location
+from simclr_ray.orchestrate.notice import drain_here
+from simclr_ray.train.checkpoint import newest_valid
+
+NODE_CPUS = 1.5
+NOTICE_S = 10.0
+SETTINGS = {
+    "train.precision": "float64",
+    "train.epochs": 150,
+    "train.global-batch": 128,
+    "evaluate.every-epochs": 0,
+    "augment.size": 32,
+    "machine.min-workers": 1,
+    "machine.max-workers": 2,
+    "machine.cpus-per-worker": 1,
+    "machine.data-cpus": 0.5,
+    "machine.resize-every-s": 5,
+    "machine.save-every-steps": 1000,
+    "machine.save-every-s": 8,
+    "machine.ledger": True,
+}
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": NODE_CPUS, "include_dashboard": False})
+    yield cluster
+    cluster.shutdown()
+
+
+def starts(run: Path) -> list[dict[str, Any]]:
+    return events(run, "start", "restore")
+
+
+def steps_after_start(run: Path, count: int) -> int:
+    """Steps that the newest attempt has done."""
+    rows = metrics(run)
+    return rows[-1]["step"] - starts(run)[-1]["step"] if rows and len(starts(run)) == count else 0
+
+
+@pytest.mark.slow
+def test_nodes_come_and_go_and_the_run_does_not_notice(cluster: Cluster, tmp_path: Path) -> None:
+    run = tmp_path / "elastic"
+    process = start(tmp_path, "elastic", 1, ray_address=cluster.address, **SETTINGS)
+
+    def trained(attempt: int) -> None:
+        wait_until(lambda: steps_after_start(run, attempt) >= 10, process, f"attempt {attempt} has done ten steps")
+
+    trained(1)
+    second = cluster.add_node(num_cpus=NODE_CPUS)
+    trained(2)
+    assert [s["workers"] for s in starts(run)] == [1, 2]
+    grown = events(run, "resize")[0]
+    assert starts(run)[1]["step"] == grown["step"], "growing loses nothing"
+
+    # The node that does not hold the head is taken away, ten seconds after its notice.
+    deadline = time() + NOTICE_S
+    drain_here(cluster.address, second.node_id, "spot", deadline)
+    sleep(NOTICE_S)
+    cluster.remove_node(second, allow_graceful=False)
+    trained(3)
+    notice, stop = events(run, "notice")[0], events(run, "stop")[0]
+    assert notice["deadline_s"] > NOTICE_S / 2
+    assert starts(run)[2]["step"] == stop["step"], "stopping on purpose loses nothing"
+
+    third = cluster.add_node(num_cpus=NODE_CPUS)
+    trained(4)
+    cluster.remove_node(third, allow_graceful=False)  # without a notice
+    trained(5)
+    code, _, err = finish(process, 300)
+    assert code == 0, err
+    assert [s["workers"] for s in starts(run)] == [1, 2, 1, 2, 1]
+    _report(run)
+    _assert_same_as_one_worker(run, tmp_path)
+
+
+def _report(run: Path) -> None:
+    from simclr_ray.report.goodput import account, table
+
+    print(table(account(events(run), read_rows(open_location(str(run)) / "metrics.jsonl"))))
+
+
+def _assert_same_as_one_worker(run: Path, tmp_path: Path) -> None:
+    from runs import attempt
+
+    config = Config.from_json((run / "config.json").read_text())
+    attempt(config, open_dataset(config.data.train), tmp_path / "alone")
+    ledgers = [read_rows(open_location(str(tmp_path / name)) / "ledger.jsonl") for name in ("elastic", "alone")]
+    assert ledgers[0] == ledgers[1]
+    elastic, alone = metrics(run), metrics(tmp_path / "alone")
+    assert [row["step"] for row in elastic] == [row["step"] for row in alone]
+    for row, other in zip(elastic, alone, strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-8), row["step"]
+    saved, expected = newest_valid(open_location(str(run)))[0], newest_valid(open_location(str(tmp_path / "alone")))[0]
+    assert saved is not None
+    assert expected is not None
+    for name, value in expected.model.items():
+        torch.testing.assert_close(saved.model[name], value, rtol=1e-6, atol=1e-6, msg=name)
