@@ -248,8 +248,9 @@ class Config:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The config written by `to_json`. Unknown keys and values of the wrong type are `BadInput`."""
-        return cls().with_overrides(_flatten(json.loads(text)))
+        """The config written by `to_json`, by another version too: `machine` keys that are no more change nothing."""
+        values, known = _flatten(json.loads(text)), config_types()
+        return cls().with_overrides({k: v for k, v in values.items() if k in known or not k.startswith("machine.")})
 
     def with_overrides(self, overrides: dict[str, Any]) -> Self:
         """A copy with values replaced by dotted key, such as {"optim.temperature": 0.2}; checked like any config."""

@@ -13,5 +13,5 @@ os.environ["RAY_ADDRESS"] = "local"  # never join a cluster that happens to run 
 import torch  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
-install_import_hook(["simclr_ray.model", "simclr_ray.train", "simclr_ray.evaluate"], "beartype.beartype")
+install_import_hook(["simclr_ray.model", "simclr_ray.train", "simclr_ray.evaluate"], "checked.checked")
 torch.set_num_threads(1)

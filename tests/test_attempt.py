@@ -13,9 +13,11 @@ from runs import TINY, Killed, attempt, corrupted, drawn_dataset, weights
 from simclr_ray.config import BadInput, Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.rows import read_rows
-from simclr_ray.data.storage import open_location
+from simclr_ray.data.storage import Location, open_location
+from simclr_ray.train import checkpoint
 from simclr_ray.train.checkpoint import steps_in
 from simclr_ray.train.loop import Diverged
+from simclr_ray.train.state import Snapshot
 
 STEPS = 24
 MACHINE_FACTS = ("images_per_s", "data_wait_fraction", "time")
@@ -127,6 +129,35 @@ def test_too_many_bad_pictures_end_the_run_on_every_worker_with_the_list(
 def test_a_loss_that_is_no_number_is_said(dataset: Dataset, tmp_path: Path) -> None:
     config = TINY.with_overrides({"optim.optimizer": "sgd", "optim.lr_per_256": 1e30, "optim.warmup_epochs": 0.0})
     with pytest.raises(Diverged, match="lower optim.lr_per_256"):
+        attempt(config, dataset, tmp_path)
+
+
+def test_a_full_disk_delays_saves_and_changes_nothing(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TINY.with_overrides({"machine.save_every_steps": 2})
+    whole = undisturbed(config, dataset, tmp_path / "whole")
+    write = checkpoint.write
+
+    def full_for_a_while(run: Location, saved: Snapshot) -> None:
+        if 5 < saved.step < 15:
+            raise OSError(28, "No space left on device")
+        write(run, saved)
+
+    monkeypatch.setattr(checkpoint, "write", full_for_a_while)
+    state = attempt(config, dataset, tmp_path / "full")
+    assert all(torch.equal(value, whole[name]) for name, value in weights(state).items())
+    events = read_rows(open_location(str(tmp_path / "full")) / "events.jsonl")
+    assert any("No space left" in event["error"] for event in events if event["event"] == "save_failed")
+    assert steps_in(open_location(str(tmp_path / "full")))[-1] == STEPS
+
+
+def test_a_store_that_fails_for_too_long_ends_the_run(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = TINY.with_overrides({"machine.save_every_steps": 1, "machine.save_patience_s": 0.0})
+    monkeypatch.setattr(checkpoint, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(checkpoint.SavesFailed, match="No space left"):
         attempt(config, dataset, tmp_path)
 
 

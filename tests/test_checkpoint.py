@@ -145,3 +145,42 @@ def test_a_driver_that_lost_the_run_does_not_save(run: Location) -> None:
     with pytest.raises(BadInput, match="another driver"):
         saver(run, still_ours=lambda: False).save(saved(1), wait=True)
     assert steps_in(run) == []
+
+
+class Cut(Exception):
+    """Stands for the end of the process that was writing."""
+
+
+@pytest.mark.parametrize("point", range(100))
+def test_a_save_cut_anywhere_leaves_the_last_good_one(
+    point: int, run: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """100 points spread over the bytes of a save, the four files and the borders between them included."""
+    write(run, saved(10))
+    sizes = [(run / "step-00000010" / name).size() for name in (*checkpoint.FILES, "manifest.json")]
+    borders = [sum(sizes[:i]) for i in range(1, 5)]
+    at = [0, 1, *(border + shift for border in borders for shift in (-2, -1, 0, 1))][:17]
+    spread = [round(i * (sum(sizes) - 3) / 83) for i in range(83)]
+    _cut_writes_after(monkeypatch, min((at + spread)[point], sum(sizes) - 2))
+    with pytest.raises(Cut):
+        write(run, saved(20))
+    monkeypatch.undo()
+    found, skipped = newest_valid(run)
+    assert found is not None
+    assert found.step == 10
+    assert len(skipped) == (1 if 20 in steps_in(run) else 0)
+    assert all(torch.equal(value, found.model[name]) for name, value in saved(10).model.items())
+
+
+def _cut_writes_after(monkeypatch: pytest.MonkeyPatch, left: int) -> None:
+    whole = Location.write_bytes
+
+    def cut(self: Location, content: bytes) -> None:
+        nonlocal left
+        if len(content) <= left:
+            left -= len(content)
+            return whole(self, content)
+        whole(self, content[:left])  # past the atomic rename, as a dying disk might show it
+        raise Cut
+
+    monkeypatch.setattr(Location, "write_bytes", cut)

@@ -19,17 +19,17 @@ from simclr_ray.data.storage import open_location
 from simclr_ray.orchestrate.notice import drain_here
 from simclr_ray.train.checkpoint import newest_valid
 
-NODE_CPUS = 1.5
+NODE_CPUS = 2  # room for one worker and its data
 NOTICE_S = 10.0
 SETTINGS = {
     "train.precision": "float64",
-    "train.epochs": 150,
+    "train.epochs": 90,
     "train.global-batch": 128,
     "evaluate.every-epochs": 0,
-    "augment.size": 32,
+    "augment.size": 16,
     "machine.min-workers": 1,
     "machine.max-workers": 2,
-    "machine.cpus-per-worker": 1,
+    "machine.cpus-per-worker": 1.5,
     "machine.data-cpus": 0.5,
     "machine.resize-every-s": 5,
     "machine.save-every-steps": 1000,

@@ -46,14 +46,15 @@ def progress_line(key: str, total_steps: int, global_batch: int, out: TextIO | N
 
 
 def render_line(row: dict[str, Any], total_steps: int, global_batch: int) -> str:
-    """`row` is one of metrics.jsonl."""
+    """`row` is one of metrics.jsonl, with `save_error` (see Recorder)."""
     done = row["step"] / total_steps
     bar = "#" * int(done * BAR)
     seconds_left = (total_steps - row["step"]) * global_batch / row["images_per_s"]
     workers = f"{row['workers']} worker" + ("s" if row["workers"] > 1 else "")
     knn = f"  kNN {row['knn_top1']:.1f} %" if "knn_top1" in row else ""
+    warning = f"  saving fails: {row['save_error']}" if row["save_error"] else ""
     return (
         f"[{bar:<{BAR}}] {done:4.0%}  epoch {row['epoch']:.2f}  step {row['step']}/{total_steps}  "
         f"loss {row['loss']:.3f}{knn}  {row['images_per_s']:.0f} images/s  data wait {row['data_wait_fraction']:.0%}  "
-        f"{workers}  {timedelta(seconds=round(seconds_left))} left"
+        f"{workers}  {timedelta(seconds=round(seconds_left))} left{warning}"
     )

@@ -107,11 +107,12 @@ def _identity(config: Config, dataset: Dataset) -> dict[str, object]:
 
 def _log_start(run: Location, worker: Worker, last_failure: str | None) -> RunLog:
     """Opens the records with this attempt's beginning, and the end of one before it that could not say how it ended."""
-    died = _sign_of_death(run)
+    events, rows = read_rows(run / "events.jsonl"), read_rows(run / "metrics.jsonl")
     log = RunLog(run)
-    log.event("attempt", died["step"] if died else 0, workers=worker.size)
-    if died:
-        log.event("failure", died["step"], time=died["time"], cause=last_failure)
+    log.event("attempt", events[-1]["step"] if events else 0, workers=worker.size)
+    if events and events[-1]["event"] not in ("done", "resize", "stop"):
+        signs = [events[-1], *rows[-1:]]
+        log.event("failure", **{key: max(sign[key] for sign in signs) for key in ("step", "time")}, cause=last_failure)
     return log
 
 
@@ -135,12 +136,3 @@ def _recorder(
         settle_s=machine.settle_s, resize_every_s=machine.resize_every_s, stop_margin_s=machine.stop_margin_s
     )
     return Recorder(log, saver, control, machine, _identity(config, dataset))
-
-
-def _sign_of_death(run: Location) -> Row | None:
-    """Step and time of the last sign of life of an attempt that could not say how it ended; None if there is none."""
-    events, rows = read_rows(run / "events.jsonl"), read_rows(run / "metrics.jsonl")
-    if not events or events[-1]["event"] in ("done", "resize", "stop"):
-        return None
-    signs = [events[-1], *rows[-1:]]
-    return {key: max(sign[key] for sign in signs) for key in ("step", "time")}

@@ -174,7 +174,7 @@ class _AfterStep:
     def _write(self, row: Row) -> None:
         if self._recorder:
             self._recorder.metrics(row)
-            self._worker.report(row)
+            self._worker.report(row | {"save_error": self._recorder.save_error})
 
     def _note_ids(self, step: int, batch: Batch) -> None:
         gathered = collective.gather_objects(batch.ids.tolist())

@@ -29,6 +29,8 @@ class Recorder:
         self._last_save, self._save_seconds = monotonic(), 0.0
         self._stall_s: dict[int, float] = {}
         self._first_step_done = False
+        self.save_error: str | None = None
+        """Why the newest save failed; None once one has succeeded."""
         self.metrics, self.ledger, self.event = log.metrics, log.ledger, log.event
 
     def restored(self, step: int, workers: int, skipped: list[str]) -> None:
@@ -86,6 +88,7 @@ class Recorder:
 
     def _note(self, ended: list[Saved]) -> None:
         for save in ended:
+            self.save_error = save.error
             stall = self._stall_s.pop(save.step, 0.0)  # a second try of the same step costs no second copy
             if save.error is None:
                 self._save_seconds = save.seconds
