@@ -85,7 +85,7 @@ class ModelConfig:
 
     arch: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet50"
     width: float = 1.0
-    """Multiplies every channel count of the encoder: 1, 2, 4, or a fraction."""
+    """Multiplies every channel count: 1, 2, 4, or a fraction."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
     """imagenet: 7x7 stride 2 and max pool; cifar: 3x3 stride 1 and no pool, for pictures of 32 px and below."""
     head: Literal["none", "linear", "mlp"] = "mlp"
@@ -152,10 +152,6 @@ class TrainConfig:
                 f"train.pass_size {self.pass_size} does not divide train.global_batch {self.global_batch}",
             )
 
-    @property
-    def rows_per_pass(self) -> int:
-        return self.pass_size or self.global_batch
-
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
@@ -217,8 +213,8 @@ class MachineConfig:
     """A group of workers trains for at least so long before it stops to grow."""
     settle_s: float = 22.0
     """Time between room for more workers and growing: Ray's own count follows the cluster every 20 s."""
-    stop_margin_s: float = 3.0
-    """Before a preemption's deadline the group saves and stops so early, or twice the time of a save."""
+    stop_margin_s: float | None = 3.0
+    """The group saves and stops so long before a preemption's deadline; None: it trains on, saving every second."""
 
     def __post_init__(self) -> None:
         _require_at_least(1, "machine", self, "min_workers", "threads", "save_every_steps")
@@ -265,9 +261,7 @@ class Config:
 def config_types() -> dict[str, Any]:
     """The declared type of every dotted key."""
     groups = typing.get_type_hints(Config)
-    return {
-        f"{group}.{name}": hint for group, cls in groups.items() for name, hint in typing.get_type_hints(cls).items()
-    }
+    return {f"{g}.{name}": hint for g, cls in groups.items() for name, hint in typing.get_type_hints(cls).items()}
 
 
 def science_changes(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:

@@ -161,6 +161,16 @@ def test_a_store_that_fails_for_too_long_ends_the_run(
         attempt(config, dataset, tmp_path)
 
 
+def test_too_little_memory_names_pass_size(dataset: Dataset, tmp_path: Path) -> None:
+    def too_large(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("simclr_ray.train.loop.training_step", too_large)
+        with pytest.raises(BadInput, match="set train.pass_size to a smaller divisor of 48"):
+            attempt(TINY, dataset, tmp_path)
+
+
 def test_an_evaluation_that_was_interrupted_is_made_up_for(dataset: Dataset, tmp_path: Path) -> None:
     """The save before an evaluation carries the row that it owes."""
     from runs import LocalWorker, local_blocks, run_attempt

@@ -6,6 +6,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from commands import STEPS, events, finish, metrics, start, wait_until
@@ -41,15 +42,33 @@ def test_a_killed_driver_resumes_to_the_same_bits(storage: Path, workers: int) -
     assert code == 0, err
     assert 9 <= events(storage / cut, "restore")[0]["step"] < STEPS
     assert metrics(storage / cut) == metrics(storage / whole)
-    one, other = (newest_valid(open_location(str(storage / name)))[0] for name in (whole, cut))
-    assert one is not None
-    assert other is not None
-    for part in ("model", "optimizer"):
-        for name, value in getattr(one, part).items():
-            assert torch.equal(value, getattr(other, part)[name]), name
-    encoders = [load_file(storage / name / "encoder.safetensors") for name in (whole, cut)]
-    assert all(torch.equal(encoders[0][name], encoders[1][name]) for name in encoders[0])
+    assert_same_bits(storage, cut, whole)
     assert simclr_ray.load(str(storage / cut))(torch.zeros(1, 3, 16, 16)).shape == (1, 32)
+
+
+def assert_same_bits(storage: Path, name: str, other: str) -> None:
+    one, two = (newest_valid(open_location(str(storage / run)))[0] for run in (name, other))
+    assert one is not None
+    assert two is not None
+    for part in ("model", "optimizer"):
+        for key, value in getattr(one, part).items():
+            assert torch.equal(value, getattr(two, part)[key]), key
+    encoders = [load_file(storage / run / "encoder.safetensors") for run in (name, other)]
+    assert all(torch.equal(encoders[0][key], encoders[1][key]) for key in encoders[0])
+
+
+def test_a_lost_worker_is_replaced_and_the_bits_stay(storage: Path) -> None:
+    process = start(storage, "lost", 2)
+    wait_until(lambda: len(metrics(storage / "lost")) >= 10, process, "step 10 is done")
+    family = psutil.Process(process.pid).children(recursive=True)
+    workers = [child for child in family if "RayTrainWorker" in " ".join(child.cmdline())]
+    assert len(workers) == 2
+    workers[0].kill()
+    code, _, err = finish(process)
+    assert code == 0, err
+    assert len(events(storage / "lost", "failure")) == 1
+    assert metrics(storage / "lost") == metrics(storage / "whole-2")
+    assert_same_bits(storage, "lost", "whole-2")
 
 
 def test_a_finished_run_is_left_as_it_is(storage: Path) -> None:

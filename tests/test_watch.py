@@ -112,6 +112,16 @@ def test_rank_0_saves_at_a_notice_trains_on_and_stops_in_time(monkeypatch: pytes
     assert control.decide(leaving, 1, 0.1) == Action.STOP
 
 
+def test_without_a_margin_rank_0_saves_every_second_until_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr("simclr_ray.train.control.time", lambda: now)
+    control = Control(settle_s=0, resize_every_s=0, stop_margin_s=None)
+    decided = []
+    for now in (1000.0, 1000.5, 1001.0, 1001.5, 1002.5, 1020.0):  # noqa: B007 (read by the clock)
+        decided.append(control.decide(Signals(deadline=1010.0), 1, 0.1))
+    assert [action.name for action in decided] == ["SAVE", "CONTINUE", "SAVE", "CONTINUE", "SAVE", "SAVE"]
+
+
 def test_rank_0_grows_once_room_has_lasted_and_saves_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("simclr_ray.train.control.monotonic", lambda: now)

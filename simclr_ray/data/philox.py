@@ -18,7 +18,6 @@ VIEW_A = 0
 VIEW_B = 1
 ORDER = 2
 PREPARE = 3
-PROBE = 4
 SYNTHETIC = 5
 
 Words = tuple[np.uint64, np.uint64, np.uint64, np.uint64]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from time import monotonic, sleep, time
 
 from simclr_ray.config import BadInput
 from simclr_ray.data.storage import Location
+from simclr_ray.orchestrate.background import repeating
 
 FILE = "driver.json"
 RENEW_S = 10.0
@@ -27,25 +27,20 @@ def lease(run: Location) -> Iterator[str]:
     PATIENCE_S. What a driver that lost its lease still writes is stopped by `holds`, asked before each save.
     """
     _wait_for_other(run)
-    mine, stop = uuid.uuid4().hex, threading.Event()
+    mine = uuid.uuid4().hex
 
     def renew() -> None:
-        while not stop.wait(RENEW_S):
-            try:
-                if not holds(run, mine):
-                    return
+        try:
+            if holds(run, mine):
                 _write(run, mine)
-            except OSError:
-                continue  # a failing store: the next renewal is tried as usual
+        except OSError:
+            pass  # a failing store: the next renewal is tried as usual
 
     _write(run, mine)
-    thread = threading.Thread(target=renew, name="lease", daemon=True)
-    thread.start()
     try:
-        yield mine
+        with repeating(renew, RENEW_S):
+            yield mine
     finally:
-        stop.set()
-        thread.join()
         if holds(run, mine):
             (run / FILE).delete()
 

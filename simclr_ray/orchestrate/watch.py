@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -12,6 +11,8 @@ from time import monotonic
 from typing import Any, TextIO
 
 from ray.experimental import internal_kv
+
+from simclr_ray.orchestrate.background import repeating
 
 BAR = 20
 LINE_EVERY_S = 10.0
@@ -21,26 +22,22 @@ LINE_EVERY_S = 10.0
 @contextmanager
 def progress_line(key: str, total_steps: int, global_batch: int, out: TextIO | None = None) -> Iterator[None]:
     """Shows the newest metrics row that rank 0 put under `key` (see RayWorker) until the block ends."""
-    out, stop = out or sys.stderr, threading.Event()
-    live = out.isatty()
+    out = out or sys.stderr
+    live, shown, due = out.isatty(), "", 0.0
 
-    def show() -> None:
-        shown, due, ended = "", 0.0, False
-        while not ended:
-            ended = stop.wait(0.5)
-            value = internal_kv._internal_kv_get(key)
-            line = render_line(json.loads(value), total_steps, global_batch) if value else "starting workers"
-            if line != shown and (live or ended or monotonic() >= due):
-                print(f"\r\x1b[K{line}" if live else line, end="" if live else "\n", file=out, flush=True)
-                shown, due = line, monotonic() + LINE_EVERY_S
+    def show(now: bool = False) -> None:
+        nonlocal shown, due
+        value = internal_kv._internal_kv_get(key)
+        line = render_line(json.loads(value), total_steps, global_batch) if value else "starting workers"
+        if line != shown and (live or now or monotonic() >= due):
+            print(f"\r\x1b[K{line}" if live else line, end="" if live else "\n", file=out, flush=True)
+            shown, due = line, monotonic() + LINE_EVERY_S
 
-    thread = threading.Thread(target=show, name="progress", daemon=True)
-    thread.start()
     try:
-        yield
+        with repeating(show, 0.5):
+            yield
     finally:
-        stop.set()
-        thread.join()
+        show(now=True)
         if live:
             print(file=out)
 

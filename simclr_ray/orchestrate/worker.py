@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import time
@@ -15,6 +14,7 @@ import ray.train.torch
 import torch
 from ray.experimental import internal_kv
 
+from simclr_ray.orchestrate.background import repeating
 from simclr_ray.orchestrate.cluster import Share, workers_that_fit
 from simclr_ray.orchestrate.notice import draining, save_requested_at
 from simclr_ray.train import collective
@@ -57,19 +57,12 @@ class RayWorker:
         if self.rank != 0:
             yield
             return
-        stop = threading.Event()
 
         def listen() -> None:
-            while not stop.wait(POLL_S):
-                self._signals = self._heard()
+            self._signals = self._heard()
 
-        thread = threading.Thread(target=listen, name="signals", daemon=True)
-        thread.start()
-        try:
+        with repeating(listen, POLL_S):
             yield
-        finally:
-            stop.set()
-            thread.join()
 
     def _heard(self) -> Signals:
         leaving = draining()

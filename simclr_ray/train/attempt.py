@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import numpy as np
+import torch
 
 from simclr_ray.config import BadInput, Config
 from simclr_ray.data.dataset import Dataset
@@ -36,7 +37,7 @@ def order_of(config: Config, dataset: Dataset) -> Order:
         rows=dataset.rows,
         slice_rows=dataset.slice_rows,
         global_batch=config.train.global_batch,
-        pass_size=config.train.rows_per_pass,
+        pass_size=config.train.pass_size or config.train.global_batch,
     )
 
 
@@ -76,6 +77,13 @@ def run_attempt(
     stream = on_device(batches(blocks(positions), rows_per_step, state.step, pin=on_gpu), worker.device)
     try:
         train(config, order, state, worker, stream, project, recorder, evaluate=evaluate, owed=owed)
+    except torch.OutOfMemoryError as error:
+        raise BadInput(
+            f"a pass of {order.pass_size} pictures over {worker.size} workers does not fit into the memory of "
+            f"{worker.device} ({str(error).splitlines()[0]}): set train.pass_size to a smaller divisor of "
+            f"{order.global_batch} under another --name, or train with more workers"
+        ) from None
+    else:
         if recorder:
             recorder.event("done", state.step)
     finally:

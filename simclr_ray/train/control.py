@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from time import monotonic, time
 
+LAST_SAVES_S = 1.0
+
 
 class Interrupted(Exception):
     """This group of workers ends here on purpose: its state is saved, and another group goes on from it."""
@@ -41,31 +43,40 @@ class Control:
     """Rank 0's decisions over one attempt.
 
     A notice is answered with a save at once. Then training goes on until `stop_margin_s` (or twice the time of that
-    save) before the deadline, where the group saves and stops: nothing is lost. Growth waits until `settle_s` after
+    save) before the deadline, where the group saves and stops: nothing is lost. Without a margin it saves every
+    LAST_SAVES_S until the node is gone. Growth waits until `settle_s` after
     room was first seen, because Ray's own count must have seen it too, and until `resize_every_s` after the start.
     """
 
-    def __init__(self, *, settle_s: float, resize_every_s: float, stop_margin_s: float) -> None:
+    def __init__(self, *, settle_s: float, resize_every_s: float, stop_margin_s: float | None) -> None:
         self._settle_s, self._resize_every_s, self._stop_margin_s = settle_s, resize_every_s, stop_margin_s
         self._started = monotonic()
         self._room_since: float | None = None
-        self._noticed: float | None = None
+        self._noticed_save: float | None = None
         self._asked_at: float | None = None
 
     def decide(self, signals: Signals, workers: int, save_seconds: float) -> Action:
         """`save_seconds`: how long the last save took."""
         if signals.deadline is not None:
-            margin = max(self._stop_margin_s, 2 * save_seconds)
-            first, self._noticed = self._noticed is None, signals.deadline
-            if first:
-                return Action.SAVE
-            return Action.STOP if time() >= signals.deadline - margin else Action.CONTINUE
+            return self._before_the_end(signals.deadline, save_seconds)
         if self._growth_is_due(signals.room > workers):
             return Action.RESIZE
         if signals.save_asked_at not in (None, self._asked_at):
             self._asked_at = signals.save_asked_at
             return Action.SAVE
         return Action.CONTINUE
+
+    def _before_the_end(self, deadline: float, save_seconds: float) -> Action:
+        now = time()
+        if self._noticed_save is None:
+            self._noticed_save = now
+            return Action.SAVE
+        if self._stop_margin_s is not None:
+            return Action.STOP if now >= deadline - max(self._stop_margin_s, 2 * save_seconds) else Action.CONTINUE
+        if now - self._noticed_save < LAST_SAVES_S:
+            return Action.CONTINUE
+        self._noticed_save = now
+        return Action.SAVE
 
     def _growth_is_due(self, room: bool) -> bool:
         now = monotonic()

@@ -28,7 +28,7 @@ class Recorder:
         self._machine, self._identity = machine, identity
         self._last_save, self._save_seconds = monotonic(), 0.0
         self._stall_s: dict[int, float] = {}
-        self._first_step_done = False
+        self._first_step_done = self._noticed = False
         self.save_error: str | None = None
         """Why the newest save failed; None once one has succeeded."""
         self.metrics, self.ledger, self.event = log.metrics, log.ledger, log.event
@@ -50,7 +50,8 @@ class Recorder:
         self._note(self._saver.collect(wait=False))
         signals = worker.signals()
         action = self._control.decide(signals, worker.size, self._save_seconds)
-        if action == Action.SAVE and signals.deadline is not None:
+        if action == Action.SAVE and signals.deadline is not None and not self._noticed:
+            self._noticed = True
             left = round(signals.deadline - time(), 3)
             self.event("notice", step, deadline_s=left, nodes=list(signals.nodes))
         return action
