@@ -138,9 +138,9 @@ class _AfterStep:
             count_bad(batch, new, state.bad, self._order, self._config.data.max_bad_fraction)
         ends_here = action >= Action.RESIZE
         if self._recorder:
-            must = last or action != Action.CONTINUE
-            if must or owed is not None or self._recorder.save_is_due(state.step):
-                self._recorder.save(state, wait=must, owed=owed)
+            wait = last or action != Action.CONTINUE
+            if wait or owed is not None or self._recorder.save_is_due(state.step):
+                self._recorder.save(state, wait=wait, insist=last or ends_here, owed=owed)
             if ends_here:
                 self._recorder.ends_on_purpose(Action(action), state.step, self._worker)
         if ends_here:

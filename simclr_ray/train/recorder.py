@@ -63,13 +63,16 @@ class Recorder:
         # A store slower than the interval delays the next save; it never stops training.
         return (by_step or by_clock) and not self._saver.busy
 
-    def save(self, state: TrainState, *, wait: bool, owed: Row | None = None) -> None:
-        """Copies the state and writes it beside training; with `wait` it is written, or patience over, on return."""
+    def save(self, state: TrainState, *, wait: bool, insist: bool, owed: Row | None = None) -> None:
+        """Copies the state and writes it beside training; with `wait`, before it returns.
+
+        `insist`: nothing comes after this save, so it is tried until it succeeds or the store's patience is over.
+        """
         start = monotonic()
         self._log.flush()  # first: rows of steps that a checkpoint has passed must not be lost
         copy = snapshot(state, **self._identity, owed=owed)
         ended = self._saver.save(copy, wait=wait)
-        while wait and ended[-1].error is not None:
+        while insist and ended[-1].error is not None:
             sleep(RETRY_S)
             ended += self._saver.save(copy, wait=True)
         self._last_save = monotonic()
