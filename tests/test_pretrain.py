@@ -149,3 +149,27 @@ def test_a_crash_loop_ends_with_its_cause(storage: Path) -> None:
     assert code == 1
     assert "tensorboard" in err.strip().splitlines()[-1]
     assert len(events(storage / "loop", "attempt")) == 3
+
+
+def test_a_stream_longer_than_its_horizon_goes_on_without_a_seam(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import numpy as np
+    import ray
+    from runs import TINY, drawn_dataset
+
+    from simclr_ray.data.load import SliceLoader
+    from simclr_ray.orchestrate import stream
+    from simclr_ray.train.attempt import order_of
+
+    dataset = drawn_dataset(tmp_path / "d", 200)
+    order, positions = order_of(TINY, dataset), np.arange(10)
+    monkeypatch.setattr(stream, "HORIZON", 4)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        blocks = list(stream.blocks(stream.plan_stream(TINY, dataset, order, 1, 1.0), positions))
+    finally:
+        ray.shutdown()
+    expected = SliceLoader(dataset, order, TINY.augment, None)(positions)
+    for key, value in expected.items():
+        np.testing.assert_array_equal(np.concatenate([block[key] for block in blocks]), value)

@@ -32,7 +32,7 @@ FAST = {
 }
 NODE_CPUS = 2
 NOTICE_S = 30.0
-SETTINGS = """quickstart --name troubled --train.epochs 100000 --evaluate.every-epochs 0 --model.width 0.125
+SETTINGS = """quickstart --name troubled --train.epochs 10000 --evaluate.every-epochs 0 --model.width 0.125
 --machine.max-workers 2 --machine.cpus-per-worker 1.5 --machine.data-cpus 0.5 --machine.threads 1
 --machine.resize-every-s 20 --machine.save-every-s 15"""
 COMMAND = [sys.executable, str(Path(__file__).parent.parent / "pretrain.py"), *SETTINGS.split()]
