@@ -106,11 +106,22 @@ def test_what_an_interrupted_attempt_left_is_replaced(run: Location) -> None:
 
 def test_retention_keeps_the_last_and_the_first_of_every_period(run: Location) -> None:
     for step in (5, 10, 12, 20, 24, 31, 35):
-        (run / checkpoint.folder_name(step) / "state.json").write_bytes(b"{}")
-    prune(run, keep_last=2, steps_between_kept=10)
+        (run / checkpoint.folder_name(step) / "manifest.json").write_bytes(b"{}")
+    prune(run, 35, keep_last=2, steps_between_kept=10)
     assert steps_in(run) == [5, 10, 20, 31, 35]
-    prune(run, keep_last=1, steps_between_kept=None)
+    prune(run, 35, keep_last=1, steps_between_kept=None)
     assert steps_in(run) == [35]
+
+
+def test_retention_counts_no_checkpoint_that_is_damaged(run: Location) -> None:
+    """Two attempts died while saving 190 and 200; the run went on from 150 and has just saved 170."""
+    for step in (150, 170):
+        write(run, saved(step))
+    (run / "step-00000190" / "state.json").write_bytes(b"{}")
+    (run / "step-00000200" / "manifest.json").write_bytes(b"{}")
+    prune(run, 170, keep_last=2, steps_between_kept=None)
+    assert steps_in(run) == [150, 170]
+    assert newest_valid(run)[0] is not None
 
 
 def saver(run: Location, **changes: object) -> Saver:

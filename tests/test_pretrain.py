@@ -134,7 +134,8 @@ def test_damaged_data_end_the_run_with_one_line(storage: Path) -> None:
     prepared = next(path for path in (storage / "data").iterdir() if path.name.startswith("synthetic-512-"))
     shard = next(prepared.glob("*.parquet"))
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
-    code, _, err = finish(start(storage, "second", 1, **{"data.train": source, "machine.cache-gib": 0}))
+    cache = {"machine.cache-dir": storage / "cache"}  # the first run's would hide the damage
+    code, _, err = finish(start(storage, "second", 1, **{"data.train": source} | cache))
     said = [line for line in err.splitlines() if line.startswith("error: ")]
     assert code == 2, err
     assert "missing or damaged" in said[0]

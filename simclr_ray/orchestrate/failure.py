@@ -1,4 +1,4 @@
-"""Which failures end a run: those that another attempt would repeat. All others are retried, however often."""
+"""Which failures end a run: those that another attempt would repeat. Lost nodes and the like are always retried."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ray.train import ControllerError, UserCallback, WorkerGroupError
 
 from simclr_ray.config import BadInput
 from simclr_ray.data.storage import Location
-from simclr_ray.train.checkpoint import SavesFailed, steps_in
+from simclr_ray.train.checkpoint import SavesFailed, complete_steps
 from simclr_ray.train.control import Interrupted
 from simclr_ray.train.loop import Diverged
 
@@ -35,7 +35,7 @@ class StopOnFailure(UserCallback):
             if isinstance(cause, (BadInput, Diverged, SavesFailed)):
                 raise cause
         newest = newest_step(self._run)
-        if newest > self._newest:
+        if newest not in (None, self._newest):
             self._newest, self._fruitless = newest, 0
         own = [cause for cause in causes if not isinstance(cause, (RayActorError, Interrupted))]
         # Losing one worker breaks the others' collectives: their errors are the lost node's.
@@ -45,8 +45,12 @@ class StopOnFailure(UserCallback):
                 raise own[0]
 
 
-def newest_step(run: Location) -> int:
-    return max(steps_in(run), default=0)
+def newest_step(run: Location) -> int | None:
+    """The newest whole checkpoint; None where there is none, or the store does not answer."""
+    try:
+        return max(complete_steps(run), default=None)
+    except OSError:
+        return None
 
 
 def last_failure(driver: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -41,8 +42,9 @@ def lease(run: Location) -> Iterator[str]:
         with repeating(renew, RENEW_S):
             yield mine
     finally:
-        if holds(run, mine):
-            (run / FILE).delete()
+        with contextlib.suppress(OSError):  # a lease that stays is given up by the next driver, as after a crash
+            if holds(run, mine):
+                (run / FILE).delete()
 
 
 def holds(run: Location, driver: str) -> bool:

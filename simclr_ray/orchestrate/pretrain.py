@@ -134,7 +134,11 @@ def _fit(task: Task) -> None:
     trainer = ray.train.torch.TorchTrainer(
         train_fn,
         train_loop_config={"task": task},
-        torch_config=ray.train.torch.TorchConfig(backend="cpu:gloo,cuda:nccl" if share.gpus else "gloo"),
+        torch_config=ray.train.torch.TorchConfig(
+            backend="cpu:gloo,cuda:nccl" if share.gpus else "gloo",
+            # The others wait in a collective while rank 0 insists on its last save.
+            timeout_s=int(task.config.machine.save_patience_s) + 1800,
+        ),
         scaling_config=ScalingConfig(
             num_workers=(share.min_workers, share.max_workers) if elastic else share.max_workers,
             use_gpu=share.gpus > 0,

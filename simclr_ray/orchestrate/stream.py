@@ -47,14 +47,27 @@ class _Load:
     """A data worker."""
 
     def __init__(self, plan: StreamPlan) -> None:
-        cache = open_cache(plan.dataset, plan.cache_gib, plan.cache_dir)
-        self._loader = SliceLoader(plan.dataset, plan.order, plan.augment, cache)
+        self._plan = plan
+        self._loader: SliceLoader | None = None
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         try:
+            # Not in the constructor: an actor that cannot start looks like a lost node, and would be retried for ever.
+            self._loader = self._loader or self._open()
             return self._loader(block["position"])
         except BadInput as error:
             return {"error": np.array([str(error)])}  # as data: Ray Data would leave nothing of it but a traceback
+
+    def _open(self) -> SliceLoader:
+        plan = self._plan
+        try:
+            cache = open_cache(plan.dataset, plan.cache_gib, plan.cache_dir)
+        except OSError as error:
+            raise BadInput(
+                f"the decoded cache cannot be written ({error}): set machine.cache_dir to a folder with "
+                f"{plan.dataset.pixel_bytes >> 20} MiB of room, or machine.cache_gib 0"
+            ) from None
+        return SliceLoader(plan.dataset, plan.order, plan.augment, cache)
 
 
 def plan_stream(config: Config, dataset: Dataset, order: Order, workers: int, cpus: float) -> StreamPlan:

@@ -88,5 +88,5 @@ def _keep_freed_memory() -> None:
 
 
 def _require_precision(precision: str, device: torch.device) -> None:
-    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise BadInput(f"{torch.cuda.get_device_name(device)} has no bf16: set train.precision float32")

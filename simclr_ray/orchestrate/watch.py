@@ -10,6 +10,7 @@ from datetime import timedelta
 from time import monotonic
 from typing import Any, TextIO
 
+from ray.exceptions import RayError
 from ray.experimental import internal_kv
 
 from simclr_ray.orchestrate.background import repeating
@@ -27,7 +28,10 @@ def progress_line(key: str, total_steps: int, global_batch: int, out: TextIO | N
 
     def show(now: bool = False) -> None:
         nonlocal shown, due
-        value = internal_kv._internal_kv_get(key)
+        try:
+            value = internal_kv._internal_kv_get(key)
+        except RayError:
+            return  # the head is busy, or gone: the line must not hide why
         line = render_line(json.loads(value), total_steps, global_batch) if value else "starting workers"
         if line != shown and (live or now or monotonic() >= due):
             print(f"\r\x1b[K{line}" if live else line, end="" if live else "\n", file=out, flush=True)

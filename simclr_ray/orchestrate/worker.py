@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import ray
 import ray.train.torch
 import torch
+from ray.exceptions import RayError
 from ray.experimental import internal_kv
 
 from simclr_ray.orchestrate.background import repeating
@@ -59,7 +61,8 @@ class RayWorker:
             return
 
         def listen() -> None:
-            self._signals = self._heard()
+            with contextlib.suppress(RayError):  # the head is busy: what was heard last holds until it answers
+                self._signals = self._heard()
 
         with repeating(listen, POLL_S):
             yield

@@ -26,6 +26,6 @@ def count_bad(batch: Batch, new: set[int], known: set[int], order: Order, max_fr
         listed = ", ".join(map(str, sorted(known)[:20])) + (", ..." if len(known) > 20 else "")
         why = f"no picture of slice {whole[0]} can be decoded" if whole else f"more than {limit} allowed"
         raise BadInput(
-            f"{len(known)} pictures of the dataset cannot be decoded ({why}): rows {listed}; prepare it again, "
-            "or raise data.max_bad_fraction"
+            f"{len(known)} pictures of the dataset cannot be decoded ({why}): rows {listed}; prepare it again and "
+            "train under another --name"
         )

@@ -42,6 +42,11 @@ def steps_in(run: Location) -> list[int]:
     return sorted(int(match.group(1)) for match in matches if match)
 
 
+def complete_steps(run: Location) -> list[int]:
+    """Steps of the checkpoints whose manifest was written, ascending; those that were cut short are left out."""
+    return [step for step in steps_in(run) if (run / folder_name(step) / "manifest.json").exists()]
+
+
 def write(run: Location, saved: Snapshot) -> None:
     """Writes `step-…/`, the manifest last. What an earlier attempt left there goes first."""
     folder = run / folder_name(saved.step)
@@ -87,15 +92,18 @@ def newest_valid(run: Location) -> tuple[Snapshot | None, list[str]]:
     return None, skipped
 
 
-def prune(run: Location, keep_last: int, steps_between_kept: int | None) -> None:
-    """Deletes checkpoints but the newest `keep_last` and the first of every `steps_between_kept` steps."""
-    steps = steps_in(run)
-    firsts: dict[int, int] = {}
-    for step in steps:
-        if steps_between_kept:
-            firsts.setdefault(step // steps_between_kept, step)
-    for step in steps[:-keep_last]:
-        if step not in firsts.values():
+def prune(run: Location, newest: int, keep_last: int, steps_between_kept: int | None) -> None:
+    """Keeps checkpoint `newest`, just written, the `keep_last` up to it and the first of every `steps_between_kept`.
+
+    What was cut short goes, and what is newer: it was passed over as damaged when the run was restored.
+    """
+    steps = [step for step in complete_steps(run) if step <= newest]
+    kept = set(steps[-keep_last:])
+    if steps_between_kept:
+        firsts = {step // steps_between_kept: step for step in reversed(steps)}
+        kept |= set(firsts.values())
+    for step in steps_in(run):
+        if step not in kept:
             (run / folder_name(step)).delete()
 
 
@@ -157,7 +165,7 @@ class Saver:
             if not self._still_ours():
                 raise BadInput(f"another driver has taken over {self._run}: this one stops without saving")
             write(self._run, saved)
-            prune(self._run, self._keep_last, self._steps_between_kept)
+            prune(self._run, saved.step, self._keep_last, self._steps_between_kept)
         except OSError as error:
             return Saved(saved.step, monotonic() - start, f"{type(error).__name__}: {error}")
         return Saved(saved.step, monotonic() - start)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
 import tempfile
@@ -52,11 +54,12 @@ class JsonLines:
         self._unwritten = 0
 
     def _append(self, path: Path) -> None:
-        with open(path, "a") as stream:
+        content = "".join(self._lines[-self._unwritten :]).encode()
+        with open(path, "ab", buffering=0) as stream:
             end = stream.tell()
             try:
-                stream.write("".join(self._lines[-self._unwritten :]))
-                stream.flush()
+                if stream.write(content) != len(content):
+                    raise OSError(errno.ENOSPC, "a line was cut short", str(path))
             except OSError:
                 stream.truncate(end)  # half a line would hide those after it
                 raise
@@ -88,9 +91,10 @@ class RunLog:
     def metrics(self, row: Row) -> None:
         self._files["metrics.jsonl"].append(row)
         assert self._board is not None
-        for key, value in row.items():
-            if isinstance(value, (int, float)) and key not in ("step", "time"):
-                self._board.add_scalar(key, value, row["step"])
+        with contextlib.suppress(OSError):  # TensorBoard only repeats metrics.jsonl: a full disk costs it a point
+            for key, value in row.items():
+                if isinstance(value, (int, float)) and key not in ("step", "time"):
+                    self._board.add_scalar(key, value, row["step"])
 
     def ledger(self, row: Row) -> None:
         """The sample ids of a step, a debug option."""
@@ -106,14 +110,16 @@ class RunLog:
         for file in self._files.values():
             file.flush()
         if self._board and self._scratch:
-            self._board.flush()
-            for board in self._board_folder.iterdir():
-                (self._run / "tensorboard" / board.name).write_bytes(board.read_bytes())
+            with contextlib.suppress(OSError):  # copied whole at the next flush
+                self._board.flush()
+                for board in self._board_folder.iterdir():
+                    (self._run / "tensorboard" / board.name).write_bytes(board.read_bytes())
 
     def close(self) -> None:
-        if self._board:
-            self._board.close()
         self.flush()
+        if self._board:
+            with contextlib.suppress(OSError):
+                self._board.close()
 
 
 class Meter:

@@ -84,11 +84,14 @@ class Recorder:
             self.event("resize", step, workers={"from": worker.size, "to": worker.signals().room})
         else:
             self.event("stop", step, reason="preemption")
+        self._log.flush()  # before the others end and take this process with them
 
     def close(self) -> None:
         """Whatever ended the attempt: what was being written is finished."""
-        self._note(self._saver.collect(wait=True))
-        self._log.close()
+        try:
+            self._note(self._saver.collect(wait=True))
+        finally:
+            self._log.close()
 
     def _note(self, ended: list[Saved]) -> None:
         for save in ended:
