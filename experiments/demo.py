@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from recipes import quickstart
-
 from simclr_ray.command import run_command
 
 

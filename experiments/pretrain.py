@@ -9,7 +9,6 @@ import os
 from dataclasses import dataclass
 
 from recipes import RECIPES
-
 from simclr_ray.command import choose_recipe, parse_with_config, run_command
 
 

@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from runs import local_blocks
 
+from runs import local_blocks
 from simclr_ray.config import Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.rows import read_rows

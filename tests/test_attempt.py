@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from gloo import run_workers
 from runs import TINY, Killed, attempt, corrupted, drawn_dataset, weights
-
 from simclr_ray.config import BadInput, Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.rows import read_rows

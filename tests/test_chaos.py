@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+
 from chaos import Fault, final, random_faults, run_with_faults
 from runs import TINY, drawn_dataset
-
 from simclr_ray.config import Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.rows import read_rows

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from time import monotonic, time
 
 import pytest
-from fake_metadata import FakeMetadata, fake_metadata
 
+from fake_metadata import FakeMetadata, fake_metadata
 from simclr_ray.orchestrate import cloud_notice
 from simclr_ray.orchestrate.cloud_notice import Aws, NoAnswer, Notice, Poll, Risk, poll_azure, poll_gcp
 

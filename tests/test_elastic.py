@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from commands import events, finish, metrics, start, wait_until
-from fake_metadata import fake_metadata
 from ray.cluster_utils import Cluster
 
+from commands import events, finish, metrics, start, wait_until
+from fake_metadata import fake_metadata
 from simclr_ray.config import Config
 from simclr_ray.data.dataset import open_dataset
 from simclr_ray.data.rows import read_rows

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from records import begun, event, save, simulated
 
+from records import begun, event, save, simulated
 from simclr_ray.data.rows import Row
 from simclr_ray.report.goodput import (
     CATEGORIES,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import TINY, corrupted, drawn_dataset
 
+from runs import TINY, corrupted, drawn_dataset
 from simclr_ray.data.augment import draw_views, render
 from simclr_ray.data.cache import open_cache
 from simclr_ray.data.dataset import Dataset, SliceReader

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 import ray
-from fake_metadata import FakeMetadata, fake_metadata
 from ray.cluster_utils import Cluster
 
+from fake_metadata import FakeMetadata, fake_metadata
 from simclr_ray.orchestrate import preemption
 from simclr_ray.orchestrate.cloud_notice import NoAnswer, Notice, Risk
 from simclr_ray.orchestrate.notice import drain_here, draining, nodes_here, save_requested_at

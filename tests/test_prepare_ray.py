@@ -12,7 +12,6 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import ray
-from test_prepare import contents, save_folder, save_parquet, save_tars, values
 
 from simclr_ray.config import BadInput
 from simclr_ray.data import source as source_module
@@ -20,6 +19,7 @@ from simclr_ray.data.dataset import PICTURE, bad_pictures, is_dataset
 from simclr_ray.data.source import Source
 from simclr_ray.orchestrate import prepare as prepare_module
 from simclr_ray.orchestrate.prepare import on_ray, prepare, prepare_into
+from test_prepare import contents, save_folder, save_parquet, save_tars, values
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["1cpu", "2cpus"])

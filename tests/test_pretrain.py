@@ -9,10 +9,10 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from commands import STEPS, events, finish, metrics, start, wait_until
 from safetensors.torch import load_file
 
 import simclr_ray
+from commands import STEPS, events, finish, metrics, start, wait_until
 from simclr_ray.data.storage import open_location
 from simclr_ray.train.checkpoint import newest_valid
 
@@ -157,8 +157,8 @@ def test_a_stream_longer_than_its_horizon_goes_on_without_a_seam(
 ) -> None:
     import numpy as np
     import ray
-    from runs import TINY, drawn_dataset
 
+    from runs import TINY, drawn_dataset
     from simclr_ray.data.load import SliceLoader
     from simclr_ray.orchestrate import stream
     from simclr_ray.train.attempt import order_of

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from records import begun, event, save
 
+from records import begun, event, save
 from simclr_ray.config import BadInput
 from simclr_ray.data.rows import Row
 from simclr_ray.report.goodput import account

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from gloo import run_workers
 
+from gloo import run_workers
 from simclr_ray.config import Config
 from simclr_ray.data.order import Order
 from simclr_ray.model.batchnorm import BatchNorm

@@ -6,7 +6,8 @@ step 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -65,9 +66,8 @@ def run_attempt(
     recorder = _recorder(log, config, dataset, order, run, still_ours) if log else None
     if recorder:
         recorder.restored(state.step, worker.size, skipped)
-    machine = config.machine
     on_gpu = worker.device.type == "cuda"
-    compiled = on_gpu if machine.compile is None else machine.compile
+    compiled = on_gpu if config.machine.compile is None else config.machine.compile
     project = projector(
         state.model, config.data.mean, config.data.std, config.train.precision, worker.device, compiled=compiled
     )
@@ -76,20 +76,27 @@ def run_attempt(
     )
     stream = on_device(batches(blocks(positions), rows_per_step, state.step, pin=on_gpu), worker.device)
     try:
-        train(config, order, state, worker, stream, project, recorder, evaluate=evaluate, owed=owed)
-    except torch.OutOfMemoryError as error:
-        raise BadInput(
-            f"a pass of {order.pass_size} pictures over {worker.size} workers does not fit into the memory of "
-            f"{worker.device} ({str(error).splitlines()[0]}): set train.pass_size to a smaller divisor of "
-            f"{order.global_batch} under another --name, or train with more workers"
-        ) from None
-    else:
+        with _too_little_memory_named(order, worker):
+            train(config, order, state, worker, stream, project, recorder, evaluate=evaluate, owed=owed)
         if recorder:
             recorder.event("done", state.step)
     finally:
         if recorder:
             recorder.close()
     return state
+
+
+@contextmanager
+def _too_little_memory_named(order: Order, worker: Worker) -> Iterator[None]:
+    """Turns the accelerator's error into one that says which setting helps."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise BadInput(
+            f"a pass of {order.pass_size} pictures over {worker.size} workers does not fit into the memory of "
+            f"{worker.device} ({str(error).splitlines()[0]}): set train.pass_size to a smaller divisor of "
+            f"{order.global_batch} under another --name, or train with more workers"
+        ) from None
 
 
 def _resume(state: TrainState, config: Config, dataset: Dataset, run: Location) -> tuple[Row | None, list[str]]:
