@@ -18,7 +18,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from runs import local_blocks
 from simclr_ray.config import Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.rows import read_rows
@@ -27,11 +26,12 @@ from simclr_ray.train.attempt import order_of, run_attempt
 from simclr_ray.train.checkpoint import newest_valid, steps_in
 from simclr_ray.train.control import Interrupted, Signals
 from simclr_ray.train.worker import LocalWorker
+from small_runs import local_blocks
 
 ATTEMPT_TIMEOUT_S = 120.0
 INTERRUPTED = 3
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "torch.distributed", "simclr_ray.train.attempt", "runs"])
+_context.set_forkserver_preload(["torch", "torch.distributed", "simclr_ray.train.attempt"])
 
 
 @dataclass(frozen=True)

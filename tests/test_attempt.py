@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from gloo import run_workers
-from runs import TINY, Killed, attempt, corrupted, drawn_dataset, weights
 from simclr_ray.config import BadInput, Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.rows import read_rows
@@ -18,6 +17,7 @@ from simclr_ray.train import checkpoint
 from simclr_ray.train.checkpoint import steps_in
 from simclr_ray.train.loop import Diverged
 from simclr_ray.train.state import Snapshot
+from small_runs import TINY, Killed, attempt, corrupted, drawn_dataset, weights
 
 STEPS = 24
 MACHINE_FACTS = ("images_per_s", "data_wait_fraction", "time")
@@ -173,7 +173,7 @@ def test_too_little_memory_names_pass_size(dataset: Dataset, tmp_path: Path) -> 
 
 def test_an_evaluation_that_was_interrupted_is_made_up_for(dataset: Dataset, tmp_path: Path) -> None:
     """The save before an evaluation carries the row that it owes."""
-    from runs import LocalWorker, local_blocks, run_attempt
+    from small_runs import LocalWorker, local_blocks, run_attempt
 
     config = TINY.with_overrides({"evaluate.every_epochs": 1, "evaluate.test": "x"})
     run = open_location(str(tmp_path))

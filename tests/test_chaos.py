@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from chaos import Fault, final, random_faults, run_with_faults
-from runs import TINY, drawn_dataset
 from simclr_ray.config import Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.rows import read_rows
 from simclr_ray.data.storage import open_location
+from small_runs import TINY, drawn_dataset
 
 CONFIG = TINY.with_overrides(
     {

@@ -116,7 +116,7 @@ def _report(run: Path) -> None:
 
 
 def _assert_same_as_one_worker(run: Path, tmp_path: Path) -> None:
-    from runs import attempt
+    from small_runs import attempt
 
     config = Config.from_json((run / "config.json").read_text())
     attempt(config, open_dataset(config.data.train), tmp_path / "alone")

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runs import TINY, corrupted, drawn_dataset
 from simclr_ray.data.augment import draw_views, render
 from simclr_ray.data.cache import open_cache
 from simclr_ray.data.dataset import Dataset, SliceReader
 from simclr_ray.data.decode import decode
 from simclr_ray.data.load import SliceLoader
 from simclr_ray.train.attempt import order_of
+from small_runs import TINY, corrupted, drawn_dataset
 
 
 @pytest.fixture(scope="module")

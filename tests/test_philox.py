@@ -39,8 +39,8 @@ def test_draws_of_different_meaning_never_share_a_counter() -> None:
 
 
 def test_words_are_the_blocks_in_order() -> None:
-    blocks = [philox.block(5, 6, 7, philox.PROBE, index) for index in range(3)]
-    assert philox.words(5, 6, 7, philox.PROBE, 12).tolist() == list(itertools.chain(*blocks))
+    blocks = [philox.block(5, 6, 7, philox.ORDER, index) for index in range(3)]
+    assert philox.words(5, 6, 7, philox.ORDER, 12).tolist() == list(itertools.chain(*blocks))
 
 
 def test_words_never_change() -> None:

@@ -158,10 +158,10 @@ def test_a_stream_longer_than_its_horizon_goes_on_without_a_seam(
     import numpy as np
     import ray
 
-    from runs import TINY, drawn_dataset
     from simclr_ray.data.load import SliceLoader
     from simclr_ray.orchestrate import stream
     from simclr_ray.train.attempt import order_of
+    from small_runs import TINY, drawn_dataset
 
     dataset = drawn_dataset(tmp_path / "d", 200)
     order, positions = order_of(TINY, dataset), np.arange(10)
