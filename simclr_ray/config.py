@@ -8,28 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import types
 import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
+from simclr_ray.checks import BadInput as BadInput
+from simclr_ray.checks import checked, require, require_at_least
+
 ADDRESSES = frozenset({"data.train", "evaluate.train", "evaluate.test"})
-
-
-class BadInput(ValueError):
-    """What the user gave cannot work; the message says what is wrong and what to do. Commands exit with 2."""
-
-
-def _require(ok: bool, message: str) -> None:
-    if not ok:
-        raise BadInput(message)
-
-
-def _require_at_least(bound: float, group: str, settings: Any, *names: str) -> None:
-    """None stands for a value that is still open."""
-    for name in names:
-        value = getattr(settings, name)
-        _require(value is None or value >= bound, f"{group}.{name} must be at least {bound}, not {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +32,9 @@ class DataConfig:
     """The run ends when more pictures than max(10, this fraction of the rows) cannot be decoded."""
 
     def __post_init__(self) -> None:
-        _require(bool(self.train), "data.train is empty: give a folder of pictures or a prepared dataset")
-        _require(min(self.std) > 0, f"data.std must be positive, not {self.std}")
-        _require(0 <= self.max_bad_fraction <= 1, "data.max_bad_fraction must lie in [0, 1]")
+        require(bool(self.train), "data.train is empty: give a folder of pictures or a prepared dataset")
+        require(min(self.std) > 0, f"data.std must be positive, not {self.std}")
+        require(0 <= self.max_bad_fraction <= 1, "data.max_bad_fraction must lie in [0, 1]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +55,12 @@ class AugmentConfig:
     blur_sigma_max: float = 2.0
 
     def __post_init__(self) -> None:
-        _require(8 <= self.size <= 1024, f"augment.size must lie in 8..1024 pixels, not {self.size}")
-        _require(0 < self.crop_min <= 1, f"augment.crop_min must lie in (0, 1], not {self.crop_min}")
-        _require(0 <= self.strength <= 2.5, f"augment.strength must lie in [0, 2.5], not {self.strength}")
+        require(8 <= self.size <= 1024, f"augment.size must lie in 8..1024 pixels, not {self.size}")
+        require(0 < self.crop_min <= 1, f"augment.crop_min must lie in (0, 1], not {self.crop_min}")
+        require(0 <= self.strength <= 2.5, f"augment.strength must lie in [0, 2.5], not {self.strength}")
         for name in ("flip_p", "jitter_p", "grayscale_p", "blur_p"):
-            _require(0 <= getattr(self, name) <= 1, f"augment.{name} is a probability, not {getattr(self, name)}")
-        _require(
+            require(0 <= getattr(self, name) <= 1, f"augment.{name} is a probability, not {getattr(self, name)}")
+        require(
             0 < self.blur_sigma_min <= self.blur_sigma_max, "augment.blur_sigma_min must lie in (0, blur_sigma_max]"
         )
 
@@ -100,8 +86,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         planes = 64 * self.width
-        _require(planes >= 1 and planes == int(planes), f"model.width must make 64 x width whole, not {self.width}")
-        _require_at_least(1, "model", self, "head_dim", "head_hidden")
+        require(planes >= 1 and planes == int(planes), f"model.width must make 64 x width whole, not {self.width}")
+        require_at_least(1, "model", self, "head_dim", "head_hidden")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,11 +108,11 @@ class OptimConfig:
     warmup_epochs: float = 10.0
 
     def __post_init__(self) -> None:
-        _require(self.temperature > 0, f"optim.temperature must be positive, not {self.temperature}")
-        _require(self.lr_per_256 > 0, f"optim.lr_per_256 must be positive, not {self.lr_per_256}")
-        _require(0 <= self.momentum < 1, f"optim.momentum must lie in [0, 1), not {self.momentum}")
-        _require(self.trust_coefficient > 0, "optim.trust_coefficient must be positive")
-        _require_at_least(0, "optim", self, "weight_decay", "warmup_epochs")
+        require(self.temperature > 0, f"optim.temperature must be positive, not {self.temperature}")
+        require(self.lr_per_256 > 0, f"optim.lr_per_256 must be positive, not {self.lr_per_256}")
+        require(0 <= self.momentum < 1, f"optim.momentum must lie in [0, 1), not {self.momentum}")
+        require(self.trust_coefficient > 0, "optim.trust_coefficient must be positive")
+        require_at_least(0, "optim", self, "weight_decay", "warmup_epochs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,11 +129,11 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require_at_least(1, "train", self, "epochs", "pass_size")
-        _require_at_least(2, "train", self, "global_batch")
-        _require(0 <= self.seed < 2**63, f"train.seed must lie in 0..2^63 - 1, not {self.seed}")
+        require_at_least(1, "train", self, "epochs", "pass_size")
+        require_at_least(2, "train", self, "global_batch")
+        require(0 <= self.seed < 2**63, f"train.seed must lie in 0..2^63 - 1, not {self.seed}")
         if self.pass_size is not None:
-            _require(
+            require(
                 self.global_batch % self.pass_size == 0,
                 f"train.pass_size {self.pass_size} does not divide train.global_batch {self.global_batch}",
             )
@@ -155,25 +141,27 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """The kNN check during training: off unless every_epochs is set."""
+    """The check during training: off unless every_epochs is set."""
 
     every_epochs: int = 0
     """Epochs between two checks, and one at the end; 0: none."""
+    method: Literal["knn", "linear", "rankme"] = "knn"
+    """What is measured: accuracy of kNN, of a linear classifier as well, or rankme alone, which needs no labels."""
     train: str | None = None
     """Labelled pictures for the bank; None: data.train."""
     test: str | None = None
-    """Labelled pictures to classify: a dataset, or anything that prepare takes."""
+    """Labelled pictures to classify: a dataset, or anything that prepare takes. None: rows held out of the bank's."""
     bank_rows: int = 50_000
     """The first so many rows of the (shuffled) training set are the bank."""
     test_rows: int = 10_000
+    """The first so many of the test set, or the last of the training set (half of it at most) where there is none."""
     neighbours: int = 200
     temperature: float = 0.1
 
     def __post_init__(self) -> None:
-        _require_at_least(0, "evaluate", self, "every_epochs")
-        _require_at_least(1, "evaluate", self, "bank_rows", "test_rows", "neighbours")
-        _require(not self.every_epochs or bool(self.test), "evaluate.every_epochs needs evaluate.test, a labelled set")
-        _require(self.temperature > 0, "evaluate.temperature must be positive")
+        require_at_least(0, "evaluate", self, "every_epochs")
+        require_at_least(1, "evaluate", self, "bank_rows", "test_rows", "neighbours")
+        require(self.temperature > 0, "evaluate.temperature must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,16 +203,18 @@ class MachineConfig:
     """Time between room for more workers and growing: Ray's own count follows the cluster every 20 s."""
     stop_margin_s: float | None = 3.0
     """The group saves and stops so long before a preemption's deadline; None: it trains on, saving every second."""
+    stop_after_epochs: float | None = None
+    """Save, check and leave the run there; the same command without it goes on to the end."""
 
     def __post_init__(self) -> None:
-        _require_at_least(1, "machine", self, "min_workers", "threads", "save_every_steps")
-        _require_at_least(1, "machine", self, "keep_last", "keep_every_epochs", "log_every_steps")
-        _require_at_least(0, "machine", self, "gpus_per_worker", "cache_gib", "save_patience_s", "resize_every_s")
-        _require_at_least(0, "machine", self, "settle_s", "stop_margin_s")
-        _require_at_least(self.min_workers, "machine", self, "max_workers")
-        for name in ("cpus_per_worker", "data_cpus", "save_every_s"):
+        require_at_least(1, "machine", self, "min_workers", "threads", "save_every_steps")
+        require_at_least(1, "machine", self, "keep_last", "keep_every_epochs", "log_every_steps")
+        require_at_least(0, "machine", self, "gpus_per_worker", "cache_gib", "save_patience_s", "resize_every_s")
+        require_at_least(0, "machine", self, "settle_s", "stop_margin_s")
+        require_at_least(self.min_workers, "machine", self, "max_workers")
+        for name in ("cpus_per_worker", "data_cpus", "save_every_s", "stop_after_epochs"):
             value = getattr(self, name)
-            _require(value is None or value > 0, f"machine.{name} must be positive, not {value}")
+            require(value is None or value > 0, f"machine.{name} must be positive, not {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +243,7 @@ class Config:
         groups: dict[str, dict[str, Any]] = {}
         for key, value in overrides.items():
             group, _, name = key.partition(".")
-            groups.setdefault(group, {})[name] = _checked(key, value)
+            groups.setdefault(group, {})[name] = checked(key, config_types().get(key), value)
         replaced = {group: dataclasses.replace(getattr(self, group), **values) for group, values in groups.items()}
         return dataclasses.replace(self, **replaced)
 
@@ -276,24 +266,3 @@ def science_changes(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
 
 def _flatten(groups: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}
-
-
-def _checked(key: str, value: Any) -> Any:
-    """`value` in the type that the key declares (a JSON list becomes a tuple, an int a float), or `BadInput`."""
-    hints = config_types()
-    _require(key in hints, f"no such setting: {key}; the settings are listed by --help")
-    hint = hints[key]
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for option in options:
-        if typing.get_origin(option) is Literal and value in typing.get_args(option):
-            return value
-        if typing.get_origin(option) is tuple and isinstance(value, (list, tuple)) and len(value) == 3:
-            return tuple(float(v) for v in value)
-        if option is types.NoneType and value is None:
-            return None
-        if option is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
-        if isinstance(option, type) and type(value) is option:
-            return value
-    wanted = getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
-    raise BadInput(f"{key} must be {wanted}, not {value!r}")

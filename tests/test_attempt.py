@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,10 +16,13 @@ from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.rows import read_rows
 from simclr_ray.data.storage import Location, open_location
 from simclr_ray.train import checkpoint
+from simclr_ray.train.attempt import run_attempt
 from simclr_ray.train.checkpoint import steps_in
+from simclr_ray.train.control import Ended, Interrupted, Signals
 from simclr_ray.train.loop import Diverged
 from simclr_ray.train.state import Snapshot
-from small_runs import TINY, Killed, attempt, corrupted, drawn_dataset, weights
+from simclr_ray.train.worker import LocalWorker
+from small_runs import TINY, Killed, attempt, corrupted, drawn_dataset, local_blocks, weights
 
 STEPS = 24
 MACHINE_FACTS = ("images_per_s", "data_wait_fraction", "time")
@@ -173,13 +178,11 @@ def test_too_little_memory_names_pass_size(dataset: Dataset, tmp_path: Path) -> 
 
 def test_an_evaluation_that_was_interrupted_is_made_up_for(dataset: Dataset, tmp_path: Path) -> None:
     """The save before an evaluation carries the row that it owes."""
-    from small_runs import LocalWorker, local_blocks, run_attempt
-
     config = TINY.with_overrides({"evaluate.every_epochs": 1, "evaluate.test": "x"})
     run = open_location(str(tmp_path))
     calls = []
 
-    def evaluate(model: torch.nn.Module, step: int) -> dict[str, float]:
+    def evaluate(model: torch.nn.Module, step: int, between: object) -> dict[str, float]:
         calls.append(step)
         if calls == [8, 16]:
             raise Killed
@@ -197,3 +200,53 @@ def test_an_evaluation_that_was_interrupted_is_made_up_for(dataset: Dataset, tmp
     assert {step: value for step, value in found.items() if value} == {8: 8.0, 16: 16.0, 24: 24.0}
     assert sorted(found) == list(range(2, STEPS + 1, 2))
     assert json.loads((tmp_path / "step-00000024" / "state.json").read_text())["step"] == 24
+
+
+def ended_by(signals: Signals, after_batch: int, config: Config, dataset: Dataset, folder: Path) -> list[int]:
+    """Two workers' attempt whose evaluation hears `signals` after a batch; the steps evaluated, whole or not."""
+    heard, evaluated = Signals(), []
+
+    class Hearing(LocalWorker):
+        def signals(self) -> Signals:
+            return heard
+
+    def evaluate(model: torch.nn.Module, step: int, between: Callable[[], None]) -> dict[str, float]:
+        nonlocal heard
+        evaluated.append(step)
+        for batch in range(3):
+            if batch == after_batch and step == 16:
+                heard = signals
+            between()
+        return {"knn_top1": float(step)}
+
+    run, worker = open_location(str(folder)), Hearing(torch.device("cpu"))
+    slices = config.train.global_batch // dataset.slice_rows // worker.size
+    with suppress(Interrupted, Ended):
+        run_attempt(config, dataset, run, worker, lambda p: local_blocks(config, dataset, p, slices), evaluate=evaluate)
+    return evaluated
+
+
+@pytest.mark.parametrize("kind", ["notice", "asked"])
+def test_an_evaluation_heeds_a_notice_and_is_made_up_for(kind: str, dataset: Dataset, tmp_path: Path) -> None:
+    config = TINY.with_overrides({"evaluate.every_epochs": 1})
+    signals = Signals(deadline=0.0, nodes=("n",)) if kind == "notice" else Signals(end_asked=True)
+    assert run_workers(2, ended_by, signals, 1, config, dataset, tmp_path) == [[8, 16]] * 2
+    run = open_location(str(tmp_path))
+    stop = read_rows(run / "events.jsonl")[-1]
+    assert (stop["event"], stop["step"]) == ("stop", 16)
+    assert stop["reason"] == ("preemption" if kind == "notice" else "asked to end")
+    assert run_workers(2, ended_by, Signals(), 9, config, dataset, tmp_path) == [[16, 24]] * 2
+    found = {row["step"]: row.get("knn_top1") for row in read_rows(run / "metrics.jsonl")}
+    assert {step: value for step, value in found.items() if value} == {8: 8.0, 16: 16.0, 24: 24.0}
+
+
+def test_stopped_after_some_epochs_and_continued_equals_undisturbed(dataset: Dataset, tmp_path: Path) -> None:
+    whole = undisturbed(TINY, dataset, tmp_path / "whole")
+    early = attempt(TINY.with_overrides({"machine.stop_after_epochs": 1.4}), dataset, tmp_path / "early")
+    assert early.step == 11
+    event = read_rows(open_location(str(tmp_path / "early")) / "events.jsonl")[-1]
+    assert (event["event"], event["step"], event["reason"]) == ("stop", 11, "machine.stop_after_epochs")
+    again = attempt(TINY.with_overrides({"machine.stop_after_epochs": 1.0}), dataset, tmp_path / "early")
+    assert again.step == 11, "what is trained stays trained"
+    continued = undisturbed(TINY, dataset, tmp_path / "early")
+    assert all(torch.equal(whole[name], continued[name]) for name in whole)

@@ -30,7 +30,7 @@ def test_json_gives_the_same_config_back() -> None:
         ("train.pass_size", 3000),
         ("augment.blur_p", 1.5),
         ("data.std", [0.1, 0.0, 0.1]),
-        ("evaluate.every_epochs", 5),
+        ("evaluate.every_epochs", -1),
         ("machine.max_workers", 0),
     ],
 )

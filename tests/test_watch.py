@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ from simclr_ray.train.control import Action, Control, Signals
 
 ROW = {
     "step": 50, "epoch": 1.25, "loss": 4.2, "images_per_s": 100.0, "data_wait_fraction": 0.03, "workers": 2,
-    "save_error": None,
+    "save_error": None, "checked": None,
 }  # fmt: skip
 
 
@@ -29,7 +28,7 @@ def test_the_line_says_how_far_how_fast_and_how_long() -> None:
         "[#####               ]  25%  epoch 1.25  step 50/200  loss 4.200  100 images/s  data wait 3%  2 workers  "
         "0:00:15 left"
     )
-    assert "kNN 40.5 %" in render_line(ROW | {"knn_top1": 40.5}, 200, 10)
+    assert "kNN 40.5 %" in render_line(ROW | {"checked": {"knn_top1": 40.5}}, 200, 10)
     assert "saving fails: disk full" in render_line(ROW | {"save_error": "disk full"}, 200, 10)
 
 
@@ -46,7 +45,7 @@ def test_a_dead_driver_of_this_machine_is_taken_over_at_once(tmp_path: Path) -> 
     if pid == 0:
         os._exit(0)
     os.waitpid(pid, 0)
-    dead = {"driver": "dead", "host": socket.gethostname(), "pid": pid, "time": 0.0}
+    dead = {"driver": "dead", "host": lease_module._host(), "pid": pid, "time": 0.0}
     (tmp_path / lease_module.FILE).write_text(json.dumps(dead))
     with lease(open_location(str(tmp_path))) as driver:
         assert driver != "dead"
@@ -132,3 +131,23 @@ def test_rank_0_grows_once_room_has_lasted_and_saves_when_asked(monkeypatch: pyt
     assert decided == [Action.CONTINUE] * 6 + [Action.RESIZE]
     assert control.decide(Signals(save_asked_at=5.0), 2, 0.1) == Action.SAVE
     assert control.decide(Signals(save_asked_at=5.0), 2, 0.1) == Action.CONTINUE
+
+
+def test_room_that_a_resize_did_not_get_is_ignored_until_it_changes() -> None:
+    """Two elastic runs each count the other's room."""
+    control = Control(settle_s=0, resize_every_s=0, stop_margin_s=3, refused_room=4)
+    assert control.decide(Signals(room=4), 2, 0.0) == Action.CONTINUE
+    assert control.decide(Signals(room=3), 2, 0.0) == Action.RESIZE
+    assert control.decide(Signals(room=4), 2, 0.0) == Action.RESIZE
+
+
+def test_a_run_asked_to_end_does_so_before_all_else() -> None:
+    control = Control(settle_s=0, resize_every_s=0, stop_margin_s=3)
+    assert control.decide(Signals(room=9, deadline=0.0, end_asked=True), 2, 0.0) == Action.END
+
+
+def test_a_part_of_the_cluster_is_divided_as_if_it_were_all() -> None:
+    machine = MachineConfig(gpus_per_worker=0.25)
+    share = share_of(machine, 16, 1, part=0.25)
+    assert (share.max_workers, share.part) == (1, 0.25)
+    assert data_cpus(machine, 1, share.part * 16) == 3

@@ -1,8 +1,8 @@
-"""The kNN check during training: all workers share the pictures of a fixed subset."""
+"""The check during training: all workers share the pictures of a fixed subset."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -11,36 +11,85 @@ from simclr_ray.data.dataset import Dataset
 from simclr_ray.evaluate.accuracy import hits
 from simclr_ray.evaluate.features import Features, extract
 from simclr_ray.evaluate.knn import knn_predict
-from simclr_ray.evaluate.pictures import centered, read_pictures
+from simclr_ray.evaluate.label_free import rankme
+from simclr_ray.evaluate.linear import predict, probe_config, train_probe
+from simclr_ray.evaluate.pictures import PictureBatch, centered, read_pictures
 from simclr_ray.model.simclr import SimCLR
 from simclr_ray.train import collective
 from simclr_ray.train.loop import Evaluate
 
+BATCH_SLICES = 8
 
-def knn_check(config: Config, bank: Dataset, test: Dataset, device: torch.device, threads: int) -> Evaluate:
-    """A function from model and step to {"knn_top1", "knn_top5"} in percent, the same on every worker."""
+
+def rows_of_check(config: Config, bank: Dataset, test: Dataset | None) -> tuple[range, range]:
+    """Rows of the bank and rows to classify. Without a test set these are the last of the bank's dataset, held out."""
     settings = config.evaluate
+    if test is not None:
+        return range(min(settings.bank_rows, bank.rows)), range(min(settings.test_rows, test.rows))
+    held = min(settings.test_rows, bank.rows // 2)
+    first = (bank.rows - held) // bank.slice_rows * bank.slice_rows
+    return range(min(settings.bank_rows, first)), range(first, bank.rows)
 
-    def share(model: SimCLR, dataset: Dataset, rows: int) -> Features:
-        slices = range(-(-min(rows, dataset.rows) // dataset.slice_rows))[collective.rank() :: collective.size()]
-        pictures = read_pictures(dataset, centered(config.augment.size), slices=slices, rows=rows, threads=threads)
-        return extract(model.encoder, pictures, config.data.mean, config.data.std, device)
 
-    def check(model: SimCLR, step: int) -> dict[str, float]:
-        known, asked = share(model, bank, settings.bank_rows), share(model, test, settings.test_rows)
-        counts: Sequence[int] = collective.gather_counts(len(known.labels))
-        labels = collective.gather_rows(known.labels, counts)
-        predicted = knn_predict(
-            asked.h,
-            collective.gather_rows(known.h, counts),
-            labels,
-            classes=int(labels.max()) + 1 if bank.classes is None else len(bank.classes),
-            neighbours=settings.neighbours,
-            temperature=settings.temperature,
-        )
-        right = collective.sum_over_workers(hits(predicted, asked.labels))
-        total = sum(collective.gather_counts(len(asked.labels)))
-        top1, top5 = (100 * right / total).tolist()
-        return {"knn_top1": round(top1, 3), "knn_top5": round(top5, 3)}
+def check_during(config: Config, bank: Dataset, test: Dataset | None, device: torch.device, threads: int) -> Evaluate:
+    """A function that gives what `evaluate.method` asks for, the same on every worker.
+
+    rankme: {"rankme"}, of the pictures to classify; knn: {"knn_top1", "knn_top5"} in percent as well; linear:
+    {"linear_top1", "linear_top5"} besides.
+    """
+    method = config.evaluate.method
+    known_rows, asked_rows = rows_of_check(config, bank, test)
+
+    def share(model: SimCLR, dataset: Dataset, rows: range, between: Callable[[], None]) -> Features:
+        slices = range(rows.start // dataset.slice_rows, -(-rows.stop // dataset.slice_rows))
+        rounds = -(-len(slices) // (collective.size() * BATCH_SLICES))
+        own = slices[collective.rank() :: collective.size()]
+        view = centered(config.augment.size)
+        pictures = read_pictures(dataset, view, slices=own, rows=rows.stop, batch_slices=BATCH_SLICES, threads=threads)
+        together = _in_rounds(pictures, rounds, between)
+        return extract(model.encoder, together, config.data.mean, config.data.std, device)
+
+    def check(model: SimCLR, step: int, between: Callable[[], None]) -> dict[str, float]:
+        asked = share(model, test or bank, asked_rows, between)
+        found = {"rankme": round(rankme(_of_all(asked.h, asked)), 3)}
+        if method != "rankme":
+            known = share(model, bank, known_rows, between)
+            found |= _accuracies(config, _of_all(known.h, known), _of_all(known.labels, known), asked, bank.classes)
+        return found
 
     return check
+
+
+def _in_rounds(batches: Iterator[PictureBatch], rounds: int, between: Callable[[], None]) -> Iterator[PictureBatch]:
+    """The batches, with `between` called `rounds` times: as often on the worker that has one batch less."""
+    for _ in range(rounds):
+        batch = next(batches, None)
+        if batch is not None:
+            yield batch
+        between()
+
+
+def _of_all(rows: torch.Tensor, share: Features) -> torch.Tensor:
+    return collective.gather_rows(rows, collective.gather_counts(len(share.labels)))
+
+
+def _accuracies(
+    config: Config, bank: torch.Tensor, labels: torch.Tensor, asked: Features, names: tuple[str, ...] | None
+) -> dict[str, float]:
+    settings = config.evaluate
+    classes = int(labels.max()) + 1 if names is None else len(names)
+    ranked = {
+        "knn": knn_predict(
+            asked.h, bank, labels, classes=classes, neighbours=settings.neighbours, temperature=settings.temperature
+        )
+    }
+    if settings.method == "linear":
+        probe = train_probe(bank[None], labels, classes=classes, config=probe_config(len(labels)), seed=0)
+        ranked["linear"] = predict(probe, asked.h)
+    found: dict[str, float] = {}
+    total = sum(collective.gather_counts(len(asked.labels)))
+    for name, predicted in ranked.items():
+        right = collective.sum_over_workers(hits(predicted, asked.labels))
+        top1, top5 = (100 * right / total).tolist()
+        found |= {f"{name}_top1": round(top1, 3), f"{name}_top5": round(top5, 3)}
+    return found

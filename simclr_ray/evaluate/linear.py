@@ -70,8 +70,13 @@ def train_probe(
 
 def probe_accuracy(probe: nn.Linear, features: Float[Tensor, "n d"], labels: Int64[Tensor, " n"]) -> Accuracy:
     """Top-1 and top-5 accuracy of the classifier."""
+    return accuracy(predict(probe, features), labels)
+
+
+def predict(probe: nn.Linear, features: Float[Tensor, "n d"]) -> Int64[Tensor, "n ranks"]:
+    """Up to five classes for each row, best first."""
     with torch.no_grad():
-        return accuracy(ranked(probe(features)), labels)
+        return ranked(probe(features))
 
 
 def _batches(shape: torch.Size, batch: int, epochs: int, seed: int) -> Iterator[tuple[int, Tensor]]:

@@ -33,15 +33,21 @@ class Share:
     max_workers: int
     cpus: float
     gpus: float
+    part: float = 1.0
+    """Of the cluster's CPUs and GPUs, what the run may count as its own."""
 
 
-def share_of(machine: MachineConfig, total_cpus: float, total_gpus: float) -> Share:
-    """Resolves what the config leaves open. Raises BadInput where nothing would be left for the data, never a hang."""
+def share_of(machine: MachineConfig, total_cpus: float, total_gpus: float, part: float = 1.0) -> Share:
+    """Resolves what the config leaves open. Raises BadInput where nothing would be left for the data, never a hang.
+
+    The totals are the cluster's; `part` of them belongs to this run.
+    """
+    total_cpus, total_gpus = part * total_cpus, part * total_gpus
     gpus = machine.gpus_per_worker
     if gpus is None:
         gpus = 1.0 if total_gpus else 0.0
-    most = machine.max_workers or max(machine.min_workers, int(total_gpus // gpus) if gpus else 1)
-    share = Share(min_workers=machine.min_workers, max_workers=most, cpus=machine.cpus_per_worker, gpus=gpus)
+    most = machine.max_workers or max(machine.min_workers, int(total_gpus / gpus + 1e-6) if gpus else 1)
+    share = Share(min_workers=machine.min_workers, max_workers=most, cpus=machine.cpus_per_worker, gpus=gpus, part=part)
     workers = workers_that_fit(share, [{"CPU": total_cpus, "GPU": total_gpus}])
     if workers < share.min_workers:
         raise BadInput(

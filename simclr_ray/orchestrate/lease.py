@@ -53,6 +53,15 @@ def holds(run: Location, driver: str) -> bool:
     return held is not None and held["driver"] == driver
 
 
+def require_held(run: Location, driver: str) -> None:
+    """For every worker at its start: raises BadInput where the run folder, as seen from here, is not the driver's."""
+    held = _read(run)
+    if held is None:
+        raise BadInput(f"{run} cannot be seen from every node: give --storage a shared folder or an object store")
+    if held["driver"] != driver:
+        raise BadInput(f"{run} was taken over by another driver (pid {held['pid']} on {held['host']})")
+
+
 def _wait_for_other(run: Location) -> None:
     seen, deadline = _read(run), monotonic() + PATIENCE_S
     while seen is not None and not _is_dead(seen):
@@ -69,7 +78,7 @@ def _wait_for_other(run: Location) -> None:
 
 
 def _is_dead(held: dict) -> bool:
-    if held["host"] != socket.gethostname():
+    if held["host"] != _host():
         return False
     try:
         os.kill(held["pid"], 0)
@@ -80,8 +89,16 @@ def _is_dead(held: dict) -> bool:
     return held["pid"] == os.getpid()
 
 
+def _host() -> str:
+    """Where a pid means the same: containers may share a host's name, but not its processes."""
+    try:
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # not Linux
+        return socket.gethostname()
+
+
 def _write(run: Location, driver: str) -> None:
-    content = {"driver": driver, "host": socket.gethostname(), "pid": os.getpid(), "time": time()}
+    content = {"driver": driver, "host": _host(), "pid": os.getpid(), "time": time()}
     (run / FILE).write_bytes(json.dumps(content).encode())
 
 

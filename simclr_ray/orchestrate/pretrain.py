@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 import ray.train
 import ray.train.torch
+from ray.experimental import internal_kv
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig  # ray.train's own names are typed as V1
 
 from simclr_ray.config import BadInput, Config, EvaluateConfig, science_changes
 from simclr_ray.data.dataset import Dataset, is_dataset, open_dataset
-from simclr_ray.data.rows import read_rows
+from simclr_ray.data.rows import Row, read_rows
 from simclr_ray.data.storage import Location, open_location
 from simclr_ray.evaluate.labels import require_same_classes
 from simclr_ray.export import FILE_NAME
@@ -22,8 +24,8 @@ from simclr_ray.orchestrate.failure import StopOnFailure, cause_of
 from simclr_ray.orchestrate.lease import lease
 from simclr_ray.orchestrate.prepare import prepare_into
 from simclr_ray.orchestrate.train_fn import Task, train_fn
-from simclr_ray.orchestrate.watch import progress_line
-from simclr_ray.train.attempt import order_of
+from simclr_ray.orchestrate.watch import progress_line, rows_followed
+from simclr_ray.train.attempt import last_step, order_of
 
 NEVER_S = 1e9
 """Ray's own resize monitor would lose the steps since the last save: it is off."""
@@ -39,29 +41,38 @@ class RunResult:
     """The last row of metrics.jsonl."""
 
 
-def pretrain(config: Config, name: str, storage: str) -> RunResult:
+def pretrain(
+    config: Config, name: str, storage: str, *, part: float = 1.0, on_row: Callable[[Row | None], None] | None = None
+) -> RunResult:
     """Starts or resumes the run `STORAGE/NAME`, leaves a finished one as it is, and gives what its folder holds.
 
-    Raises BadInput for whatever the caller can mend: a changed science value, data that are not there, a batch or a
-    number of workers that does not fit. Another failure is raised as it came; what was saved until then stays.
+    `part`: of the cluster, where several runs share it. `on_row` is called with the newest metrics row, on a thread,
+    in place of a progress line on the terminal. Raises BadInput for whatever the caller can mend: a changed science
+    value, data that are not there, a batch or a number of workers that does not fit. Another failure is raised as it
+    came; what was saved until then stays.
     """
     run = _run_folder(name, storage)
-    earlier = _earlier_config(run)
-    if earlier:
-        config = _same_science(run, earlier, config)
-        if (run / FILE_NAME).exists():
-            return result_of(run)
+    config, earlier = _same_science(run, config)
+    if earlier and (run / FILE_NAME).exists():
+        return result_of(run)
     dataset = _prepared(config.data.train, storage, earlier.data.train if earlier else None)
     order = order_of(config, dataset)
     join_or_start()
     resources = ray.cluster_resources()
-    share = share_of(config.machine, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+    share = share_of(config.machine, resources.get("CPU", 0.0), resources.get("GPU", 0.0), part)
     order.rows_per_pass(share.max_workers)
     config, bank, test = _resolved(config, dataset, storage, share, earlier)
     with lease(run) as driver:
+        config, _ = _same_science(run, config)  # another driver may have been first since
         (run / "config.json").write_bytes(config.to_json().encode())
         task = Task(config=config, dataset=dataset, bank=bank, test=test, run=run, driver=driver, share=share)
-        with progress_line(task.progress_key, config.train.epochs * order.steps_per_epoch, order.global_batch):
+        internal_kv._internal_kv_del(task.end_key)
+        watching = (
+            rows_followed(task.progress_key, on_row)
+            if on_row
+            else progress_line(task.progress_key, last_step(config, order), order.global_batch)
+        )
+        with watching:
             _fit(task)
     return result_of(run)
 
@@ -84,20 +95,22 @@ def _run_folder(name: str, storage: str) -> Location:
     return run
 
 
-def _earlier_config(run: Location) -> Config | None:
+def _same_science(run: Location, config: Config) -> tuple[Config, Config | None]:
+    """`config` with what the first start resolved, and that start's config if there was one.
+
+    Raises BadInput naming the science values that are others now.
+    """
     file = run / "config.json"
-    return Config.from_json(file.read_bytes().decode()) if file.exists() else None
-
-
-def _same_science(run: Location, earlier: Config, config: Config) -> Config:
-    """`config` with what the first start resolved. Raises BadInput naming the science values that are others now."""
+    if not file.exists():
+        return config, None
+    earlier = Config.from_json(file.read_bytes().decode())
     if config.train.precision == "auto":
         config = config.with_overrides({"train.precision": earlier.train.precision})
     changes = science_changes(earlier, config)
     if changes:
         listed = ", ".join(f"{key} was {old!r}, is now {new!r}" for key, (old, new) in changes.items())
         raise BadInput(f"{run} was started with other settings ({listed}): use another --name, or the old values")
-    return config
+    return config, earlier
 
 
 def _prepared(source: str, storage: str, earlier: str | None) -> Dataset:
@@ -112,17 +125,20 @@ def _prepared(source: str, storage: str, earlier: str | None) -> Dataset:
 def _resolved(
     config: Config, dataset: Dataset, storage: str, share: Share, earlier: Config | None
 ) -> tuple[Config, Dataset | None, Dataset | None]:
-    """The config as the run folder keeps it, with the datasets of the kNN check."""
+    """The config as the run folder keeps it, with the datasets of the check during training."""
     resolved: dict[str, Any] = {"data.train": dataset.uri}
     if config.train.precision == "auto":
         resolved["train.precision"] = "bf16" if share.gpus else "float32"
     bank = test = None
     settings, before = config.evaluate, earlier.evaluate if earlier else EvaluateConfig()
-    if settings.every_epochs and settings.test:
+    if settings.every_epochs:
         bank = _prepared(settings.train, storage, before.train) if settings.train else dataset
+        resolved["evaluate.train"] = bank.uri
+    if bank and settings.test:
         test = _prepared(settings.test, storage, before.test)
-        require_same_classes(bank, test)
-        resolved |= {"evaluate.train": bank.uri, "evaluate.test": test.uri}
+        resolved["evaluate.test"] = test.uri
+    if bank and settings.method != "rankme":
+        require_same_classes(bank, test or bank)
     return config.with_overrides(resolved), bank, test
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 
 import ray
@@ -13,14 +14,15 @@ import torch.distributed as dist
 from simclr_ray.config import BadInput, Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.storage import Location
-from simclr_ray.evaluate.during import knn_check
+from simclr_ray.evaluate.during import check_during
 from simclr_ray.export import export_encoder
 from simclr_ray.orchestrate.cluster import Share, data_cpus
 from simclr_ray.orchestrate.failure import last_failure
-from simclr_ray.orchestrate.lease import holds
+from simclr_ray.orchestrate.lease import holds, require_held
 from simclr_ray.orchestrate.stream import blocks, plan_stream
 from simclr_ray.orchestrate.worker import RayWorker
 from simclr_ray.train.attempt import order_of, run_attempt
+from simclr_ray.train.control import Ended
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,7 @@ class Task:
     dataset: Dataset
     bank: Dataset | None
     test: Dataset | None
-    """Of the kNN check; None without one."""
+    """Of the check during training: no bank, no check; no test set: rows held out of the bank's."""
     run: Location
     driver: str
     share: Share
@@ -40,26 +42,35 @@ class Task:
     def progress_key(self) -> str:
         return f"simclr_ray/progress/{self.driver}"
 
+    @property
+    def end_key(self) -> str:
+        return end_key(self.run)
+
+
+def end_key(run: Location) -> str:
+    """Where in Ray's key-value store a run is asked to end: it then saves, and the same command goes on."""
+    return f"simclr_ray/end/{run.uri}"
+
 
 def train_fn(settings: dict[str, Task]) -> None:
     """Ray Train calls this on every worker, at every attempt."""
     task = settings["task"]
-    config, worker = task.config, RayWorker(task.progress_key, task.share)
-    if not holds(task.run, task.driver):
-        raise BadInput(f"{task.run} cannot be seen from every node: give --storage a shared folder or an object store")
+    config, worker = task.config, RayWorker(task.progress_key, task.end_key, task.share)
+    require_held(task.run, task.driver)
     _require_precision(config.train.precision, worker.device)
     threads = config.machine.threads or max(1, int(config.machine.cpus_per_worker))
     torch.set_num_threads(threads)
     if worker.device.type == "cpu":
         _keep_freed_memory()
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-    cpus = data_cpus(config.machine, worker.size, ray.cluster_resources()["CPU"])
-    plan = plan_stream(config, task.dataset, order_of(config, task.dataset), worker.size, cpus)
+    cpus = data_cpus(config.machine, worker.size, task.share.part * ray.cluster_resources()["CPU"])
+    order = order_of(config, task.dataset)
+    plan = plan_stream(config, task.dataset, order, worker.size, cpus)
     evaluate = None
-    if task.bank and task.test:
-        evaluate = knn_check(config, task.bank, task.test, worker.device, threads)
+    if task.bank:
+        evaluate = check_during(config, task.bank, task.test, worker.device, threads)
     try:
-        with worker.listening():
+        with suppress(Ended), worker.listening():
             state = run_attempt(
                 config,
                 task.dataset,
@@ -70,8 +81,8 @@ def train_fn(settings: dict[str, Task]) -> None:
                 evaluate=evaluate,
                 last_failure=last_failure(task.driver),
             )
-        if worker.rank == 0:
-            export_encoder(state.model.encoder, config, task.run)
+            if worker.rank == 0 and state.step == config.train.epochs * order.steps_per_epoch:
+                export_encoder(state.model.encoder, config, task.run)
     finally:
         # A group left behind would keep its ports and threads into the next attempt.
         if dist.is_initialized():
@@ -89,4 +100,6 @@ def _keep_freed_memory() -> None:
 
 def _require_precision(precision: str, device: torch.device) -> None:
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
-        raise BadInput(f"{torch.cuda.get_device_name(device)} has no bf16: set train.precision float32")
+        raise BadInput(
+            f"{torch.cuda.get_device_name(device)} has no bf16: set train.precision float32, under another --name"
+        )

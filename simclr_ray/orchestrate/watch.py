@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from time import monotonic
-from typing import Any, TextIO
+from typing import TextIO
 
 from ray.exceptions import RayError
 from ray.experimental import internal_kv
 
+from simclr_ray.data.rows import Row
 from simclr_ray.orchestrate.background import repeating
 
 BAR = 20
@@ -21,38 +22,58 @@ LINE_EVERY_S = 10.0
 
 
 @contextmanager
-def progress_line(key: str, total_steps: int, global_batch: int, out: TextIO | None = None) -> Iterator[None]:
-    """Shows the newest metrics row that rank 0 put under `key` (see RayWorker) until the block ends."""
-    out = out or sys.stderr
-    live, shown, due = out.isatty(), "", 0.0
+def rows_followed(key: str, on_row: Callable[[Row | None], None]) -> Iterator[None]:
+    """Calls `on_row` on a thread with the newest row that rank 0 put under `key` (see RayWorker), and at the end."""
 
-    def show(now: bool = False) -> None:
-        nonlocal shown, due
+    def look() -> None:
         try:
             value = internal_kv._internal_kv_get(key)
         except RayError:
-            return  # the head is busy, or gone: the line must not hide why
-        line = render_line(json.loads(value), total_steps, global_batch) if value else "starting workers"
-        if line != shown and (live or now or monotonic() >= due):
+            return  # the head is busy, or gone: watching must not hide why
+        on_row(json.loads(value) if value else None)
+
+    try:
+        with repeating(look, 0.5):
+            yield
+    finally:
+        look()
+
+
+@contextmanager
+def progress_line(key: str, total_steps: int, global_batch: int, out: TextIO | None = None) -> Iterator[None]:
+    """Shows the newest metrics row until the block ends."""
+    out = out or sys.stderr
+    live, shown, line, due = out.isatty(), "", "", 0.0
+
+    def show(row: Row | None) -> None:
+        nonlocal line
+        line = render_line(row, total_steps, global_batch) if row else "starting workers"
+        if live or monotonic() >= due:
+            write()
+
+    def write() -> None:
+        nonlocal shown, due
+        if line != shown:
             print(f"\r\x1b[K{line}" if live else line, end="" if live else "\n", file=out, flush=True)
             shown, due = line, monotonic() + LINE_EVERY_S
 
     try:
-        with repeating(show, 0.5):
+        with rows_followed(key, show):
             yield
     finally:
-        show(now=True)
+        write()
         if live:
             print(file=out)
 
 
-def render_line(row: dict[str, Any], total_steps: int, global_batch: int) -> str:
-    """`row` is one of metrics.jsonl, with `save_error` (see Recorder)."""
+def render_line(row: Row, total_steps: int, global_batch: int) -> str:
+    """`row` is one of metrics.jsonl, with `save_error` (see Recorder) and `checked` (see RayWorker)."""
     done = row["step"] / total_steps
     bar = "#" * int(done * BAR)
     seconds_left = (total_steps - row["step"]) * global_batch / row["images_per_s"]
     workers = f"{row['workers']} worker" + ("s" if row["workers"] > 1 else "")
-    knn = f"  kNN {row['knn_top1']:.1f} %" if "knn_top1" in row else ""
+    checked = row["checked"] or {}
+    knn = f"  kNN {checked['knn_top1']:.1f} %" if "knn_top1" in checked else ""
     warning = f"  saving fails: {row['save_error']}" if row["save_error"] else ""
     return (
         f"[{bar:<{BAR}}] {done:4.0%}  epoch {row['epoch']:.2f}  step {row['step']}/{total_steps}  "

@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import time
-from typing import Any
 
 import ray
 import ray.train.torch
@@ -16,6 +15,7 @@ import torch
 from ray.exceptions import RayError
 from ray.experimental import internal_kv
 
+from simclr_ray.data.rows import Row
 from simclr_ray.orchestrate.background import repeating
 from simclr_ray.orchestrate.cluster import Share, workers_that_fit
 from simclr_ray.orchestrate.notice import draining, save_requested_at
@@ -26,11 +26,15 @@ POLL_S = 1.0
 
 
 class RayWorker:
-    """`progress_key`: where in Ray's key-value store the driver looks for the newest metrics row; no extra process."""
+    """`progress_key`: where in Ray's key-value store the driver looks for the newest metrics row; no extra process.
 
-    def __init__(self, progress_key: str, share: Share) -> None:
-        self._progress_key, self._share = progress_key, share
+    `end_key`: where somebody may ask the run to end.
+    """
+
+    def __init__(self, progress_key: str, end_key: str, share: Share) -> None:
+        self._progress_key, self._end_key, self._share = progress_key, end_key, share
         self._signals = Signals()
+        self._checked: Row | None = None
         node = ray.get_runtime_context().get_node_id()
         self._nodes = frozenset(collective.gather_objects(node))
         self._deadlines: dict[str, float] = {}
@@ -47,8 +51,11 @@ class RayWorker:
     def device(self) -> torch.device:
         return ray.train.torch.get_device()
 
-    def report(self, row: dict[str, Any]) -> None:
-        internal_kv._internal_kv_put(self._progress_key, json.dumps(row), overwrite=True)
+    def report(self, row: Row) -> None:
+        """The row stands until the next one; the newest with a check's result in it goes along under `checked`."""
+        if "rankme" in row:
+            self._checked = row
+        internal_kv._internal_kv_put(self._progress_key, json.dumps(row | {"checked": self._checked}), overwrite=True)
 
     def signals(self) -> Signals:
         return self._signals
@@ -79,4 +86,5 @@ class RayWorker:
             deadline=min(ours.values(), default=None),
             nodes=tuple(ours),
             save_asked_at=save_requested_at(),
+            end_asked=internal_kv._internal_kv_exists(self._end_key),
         )

@@ -6,11 +6,10 @@ step 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 
 import numpy as np
-import torch
 
 from simclr_ray.config import BadInput, Config
 from simclr_ray.data.dataset import Dataset
@@ -42,6 +41,12 @@ def order_of(config: Config, dataset: Dataset) -> Order:
     )
 
 
+def last_step(config: Config, order: Order) -> int:
+    """Where this start of the run shall end: at the last of its steps, or at machine.stop_after_epochs."""
+    total, early = config.train.epochs * order.steps_per_epoch, config.machine.stop_after_epochs
+    return total if early is None else min(total, max(1, round(early * order.steps_per_epoch)))
+
+
 def run_attempt(
     config: Config,
     dataset: Dataset,
@@ -56,47 +61,50 @@ def run_attempt(
     """Trains to the end, leaves checkpoints and records in `run`, and gives the final state.
 
     `still_ours` is asked before each save whether another driver has taken the run over. `last_failure` is what ended
-    the attempt before this one, for the records. Raises Interrupted when rank 0 has saved for another group.
+    the attempt before this one, for the records. Raises Interrupted when rank 0 has saved for another group, Ended
+    when it has saved because the run was asked to end.
     """
     order = order_of(config, dataset)
-    rows_per_step = order.rows_per_pass(worker.size)[worker.rank] * (order.global_batch // order.pass_size)
     log = _log_start(run, worker, last_failure) if worker.rank == 0 else None
-    state = initial_state(config, worker.device)
-    owed, skipped = _resume(state, config, dataset, run)
-    recorder = _recorder(log, config, dataset, order, run, still_ours) if log else None
-    if recorder:
-        recorder.restored(state.step, worker.size, skipped)
-    on_gpu = worker.device.type == "cuda"
+    try:
+        state = initial_state(config, worker.device)
+        owed, skipped = _resume(state, config, dataset, run)
+        recorder = None
+        if log:
+            refused = _refused_room(read_rows(run / "events.jsonl"), worker.size)
+            recorder = _recorder(log, config, dataset, order, run, still_ours, refused)
+            recorder.restored(state.step, worker.size, skipped)
+        with recorder or nullcontext():
+            _train(config, order, state, worker, blocks, recorder, evaluate, owed)
+    finally:
+        if log:
+            log.close()
+    return state
+
+
+def _train(
+    config: Config,
+    order: Order,
+    state: TrainState,
+    worker: Worker,
+    blocks: Blocks,
+    recorder: Recorder | None,
+    evaluate: Evaluate | None,
+    owed: Row | None,
+) -> None:
+    on_gpu, until = worker.device.type == "cuda", max(state.step, last_step(config, order))
     compiled = on_gpu if config.machine.compile is None else config.machine.compile
     project = projector(
         state.model, config.data.mean, config.data.std, config.train.precision, worker.device, compiled=compiled
     )
-    positions = order.worker_positions(
-        state.step, config.train.epochs * order.steps_per_epoch, worker.rank, worker.size
-    )
+    positions = order.worker_positions(state.step, until, worker.rank, worker.size)
+    rows_per_step = order.rows_per_pass(worker.size)[worker.rank] * (order.global_batch // order.pass_size)
     stream = on_device(batches(blocks(positions), rows_per_step, state.step, pin=on_gpu), worker.device)
-    try:
-        with _too_little_memory_named(order, worker):
-            train(config, order, state, worker, stream, project, recorder, evaluate=evaluate, owed=owed)
-        if recorder:
-            recorder.event("done", state.step)
-    finally:
-        if recorder:
-            recorder.close()
-    return state
-
-
-@contextmanager
-def _too_little_memory_named(order: Order, worker: Worker) -> Iterator[None]:
-    """Turns the accelerator's error into one that says which setting helps."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise BadInput(
-            f"a pass of {order.pass_size} pictures over {worker.size} workers does not fit into the memory of "
-            f"{worker.device} ({str(error).splitlines()[0]}): set train.pass_size to a smaller divisor of "
-            f"{order.global_batch} under another --name, or train with more workers"
-        ) from None
+    train(config, order, state, worker, stream, project, recorder, until=until, evaluate=evaluate, owed=owed)
+    if recorder and state.step == config.train.epochs * order.steps_per_epoch:
+        recorder.event("done", state.step)
+    elif recorder:
+        recorder.event("stop", state.step, reason="machine.stop_after_epochs")
 
 
 def _resume(state: TrainState, config: Config, dataset: Dataset, run: Location) -> tuple[Row | None, list[str]]:
@@ -131,6 +139,14 @@ def _log_start(run: Location, worker: Worker, last_failure: str | None) -> RunLo
     return log
 
 
+def _refused_room(events: list[Row], workers: int) -> int | None:
+    """The room that the last attempt stopped for, if this one did not get it: another run has it."""
+    before = [event for event in events if event["event"] != "attempt"][-1:]
+    if before and before[0]["event"] == "resize" and before[0]["workers"]["to"] > workers:
+        return before[0]["workers"]["to"]
+    return None
+
+
 def _recorder(
     log: RunLog,
     config: Config,
@@ -138,6 +154,7 @@ def _recorder(
     order: Order,
     run: Location,
     still_ours: Callable[[], bool],
+    refused_room: int | None,
 ) -> Recorder:
     machine = config.machine
     saver = Saver(
@@ -148,6 +165,9 @@ def _recorder(
         patience_s=machine.save_patience_s,
     )
     control = Control(
-        settle_s=machine.settle_s, resize_every_s=machine.resize_every_s, stop_margin_s=machine.stop_margin_s
+        settle_s=machine.settle_s,
+        resize_every_s=machine.resize_every_s,
+        stop_margin_s=machine.stop_margin_s,
+        refused_room=refused_room,
     )
     return Recorder(log, saver, control, machine, _identity(config, dataset))

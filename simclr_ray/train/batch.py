@@ -51,27 +51,21 @@ def batches(blocks: Iterable[Block], rows_per_step: int, first_step: int, *, pin
 
 
 def on_device(source: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
-    """The batches on `device`: on a GPU the next one is copied on a side stream while the current one is trained on."""
+    """The batches on `device`. To a GPU they are copied on a side stream.
+
+    The GPU is some steps behind this process, so it copies a batch while it still trains on those before.
+    """
     if device.type != "cuda":
         yield from source
         return
     side = torch.cuda.Stream(device)
-    ahead: Batch | None = None
     for batch in source:
         with torch.cuda.stream(side):
             views = batch.views.to(device, non_blocking=True)
-        if ahead is not None:
-            yield _arrived(ahead, side)
-        ahead = Batch(batch.step, views, batch.ids, batch.bad)
-    if ahead is not None:
-        yield _arrived(ahead, side)
-
-
-def _arrived(batch: Batch, side: torch.cuda.Stream) -> Batch:
-    current = torch.cuda.current_stream(batch.views.device)
-    current.wait_stream(side)
-    batch.views.record_stream(current)
-    return batch
+        current = torch.cuda.current_stream(device)
+        current.wait_stream(side)
+        views.record_stream(current)
+        yield Batch(batch.step, views, batch.ids, batch.bad)
 
 
 def normalise(

@@ -5,6 +5,7 @@ Without a valid manifest a checkpoint does not exist, so one that was cut short 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -165,7 +166,8 @@ class Saver:
             if not self._still_ours():
                 raise BadInput(f"another driver has taken over {self._run}: this one stops without saving")
             write(self._run, saved)
-            prune(self._run, saved.step, self._keep_last, self._steps_between_kept)
         except OSError as error:
             return Saved(saved.step, monotonic() - start, f"{type(error).__name__}: {error}")
+        with contextlib.suppress(OSError):  # the checkpoint is whole; the next save prunes again
+            prune(self._run, saved.step, self._keep_last, self._steps_between_kept)
         return Saved(saved.step, monotonic() - start)

@@ -13,6 +13,10 @@ class Interrupted(Exception):
     """This group of workers ends here on purpose: its state is saved, and another group goes on from it."""
 
 
+class Ended(Exception):
+    """The run was asked to end before its last step: its state is saved, and nobody goes on for now."""
+
+
 class Action(IntEnum):
     """The higher wins where several are due."""
 
@@ -23,6 +27,8 @@ class Action(IntEnum):
     """Save, and start again with the workers that now fit."""
     STOP = 3
     """Save, and leave the nodes that are about to be taken away."""
+    END = 4
+    """Save, and end."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,8 @@ class Signals:
     """Those nodes."""
     save_asked_at: float | None = None
     """When a save was last asked for, by the asker's clock; a rebalance recommendation asks for one."""
+    end_asked: bool = False
+    """Whether the run shall end where it is, as a sweep asks of a trial that it gives up."""
 
 
 class Control:
@@ -46,10 +54,14 @@ class Control:
     save) before the deadline, where the group saves and stops: nothing is lost. Without a margin it saves every
     LAST_SAVES_S until the node is gone. Growth waits until `settle_s` after
     room was first seen, because Ray's own count must have seen it too, and until `resize_every_s` after the start.
+    `refused_room`: a resize towards it brought nothing, since another run has it; it is ignored until it changes.
     """
 
-    def __init__(self, *, settle_s: float, resize_every_s: float, stop_margin_s: float | None) -> None:
+    def __init__(
+        self, *, settle_s: float, resize_every_s: float, stop_margin_s: float | None, refused_room: int | None = None
+    ) -> None:
         self._settle_s, self._resize_every_s, self._stop_margin_s = settle_s, resize_every_s, stop_margin_s
+        self._refused_room = refused_room
         self._started = monotonic()
         self._room_since: float | None = None
         self._noticed_save: float | None = None
@@ -57,9 +69,13 @@ class Control:
 
     def decide(self, signals: Signals, workers: int, save_seconds: float) -> Action:
         """`save_seconds`: how long the last save took."""
+        if signals.end_asked:
+            return Action.END
         if signals.deadline is not None:
             return self._before_the_end(signals.deadline, save_seconds)
-        if self._growth_is_due(signals.room > workers):
+        if signals.room != self._refused_room:
+            self._refused_room = None
+        if self._growth_is_due(signals.room > workers and self._refused_room is None):
             return Action.RESIZE
         if signals.save_asked_at not in (None, self._asked_at):
             self._asked_at = signals.save_asked_at

@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from time import monotonic, time
 
-from simclr_ray.config import Config
+import torch
+
+from simclr_ray.config import BadInput, Config
 from simclr_ray.data.order import Order
 from simclr_ray.data.rows import Row
 from simclr_ray.model.simclr import SimCLR
 from simclr_ray.train import collective
 from simclr_ray.train.bad_pictures import count_bad, new_bad
 from simclr_ray.train.batch import Batch
-from simclr_ray.train.control import Action, Interrupted
+from simclr_ray.train.control import Action, Ended, Interrupted
 from simclr_ray.train.metrics import Meter, collapse_signals
 from simclr_ray.train.recorder import Recorder
 from simclr_ray.train.schedule import rate_at
@@ -26,7 +29,9 @@ from simclr_ray.train.state import TrainState
 from simclr_ray.train.step import Project, StepResult, training_step
 from simclr_ray.train.worker import Worker
 
-Evaluate = Callable[[SimCLR, int], dict[str, float]]
+Evaluate = Callable[[SimCLR, int, Callable[[], None]], dict[str, float]]
+"""From model and step to what joins the metrics row. All workers call the function given, equally often, between two
+batches: there the control word is looked at."""
 
 
 class Diverged(RuntimeError):
@@ -42,17 +47,17 @@ def train(
     project: Project,
     recorder: Recorder | None,
     *,
+    until: int,
     evaluate: Evaluate | None = None,
     owed: Row | None = None,
 ) -> None:
-    """Trains from `state.step` to the end of the run. `stream` starts at that step.
+    """Trains from `state.step` to the step `until`. `stream` holds the batches between them.
 
     `owed` is the metrics row of `state.step` whose evaluation the interrupted attempt did not finish. Raises
-    Interrupted when rank 0 decides that another group of workers shall go on.
+    Interrupted when rank 0 decides that another group of workers shall go on, and Ended when nobody shall.
     """
-    total = config.train.epochs * order.steps_per_epoch
     rows, passes = order.rows_per_pass(worker.size), order.global_batch // order.pass_size
-    after = _AfterStep(config, order, worker, recorder, evaluate, total)
+    after = _AfterStep(config, order, worker, recorder, evaluate, until)
     if owed is not None:
         after.evaluate(state, owed)
     for batch in after.timed(stream):
@@ -60,18 +65,32 @@ def train(
         lr = rate_at(config, state.step, order.steps_per_epoch)
         for group in state.optimizer.param_groups:
             group["lr"] = lr
-        result = training_step(
-            state.model,
-            project,
-            state.optimizer,
-            batch.views,
-            temperature=config.optim.temperature,
-            passes=passes,
-            rows_per_worker=rows,
-        )
+        with _too_little_memory_named(order, worker):
+            result = training_step(
+                state.model,
+                project,
+                state.optimizer,
+                batch.views,
+                temperature=config.optim.temperature,
+                passes=passes,
+                rows_per_worker=rows,
+            )
         state.step += 1
         after.step(state, batch, result, lr, [n * passes for n in rows])
-    assert state.step == total, f"the stream ended at step {state.step} of {total}"
+    assert state.step == until, f"the stream ended at step {state.step} of {until}"
+
+
+@contextmanager
+def _too_little_memory_named(order: Order, worker: Worker) -> Iterator[None]:
+    """Turns the accelerator's error into one that says which setting helps."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise BadInput(
+            f"a pass of {order.pass_size} pictures over {worker.size} workers does not fit into the memory of "
+            f"{worker.device} ({str(error).splitlines()[0]}): set train.pass_size to a smaller divisor of "
+            f"{order.global_batch} under another --name, or train with more workers"
+        ) from None
 
 
 class _AfterStep:
@@ -84,10 +103,10 @@ class _AfterStep:
         worker: Worker,
         recorder: Recorder | None,
         evaluate: Evaluate | None,
-        total: int,
+        until: int,
     ) -> None:
         self._config, self._order, self._worker = config, order, worker
-        self._recorder, self._evaluate, self._total = recorder, evaluate, total
+        self._recorder, self._evaluate, self._until = recorder, evaluate, until
         self._meter = Meter()
 
     def timed(self, stream: Iterable[Batch]) -> Iterator[Batch]:
@@ -103,7 +122,7 @@ class _AfterStep:
 
     def step(self, state: TrainState, batch: Batch, result: StepResult, lr: float, batch_rows: list[int]) -> None:
         self._meter.trained(self._order.global_batch)
-        evaluating, last = self._evaluation_due(state.step), state.step == self._total
+        evaluating, last = self._evaluation_due(state.step), state.step == self._until
         row = None
         if state.step % self._config.machine.log_every_steps == 0 or evaluating or last:
             row = self._row(state, result, lr, batch_rows)
@@ -121,7 +140,7 @@ class _AfterStep:
     def evaluate(self, state: TrainState, row: Row) -> None:
         assert self._evaluate is not None
         start = monotonic()
-        found = self._evaluate(state.model, state.step)
+        found = self._evaluate(state.model, state.step, lambda: self._look_up(state, row))
         self._write(row | found)
         if self._recorder:
             self._recorder.event("evaluate", state.step, seconds=round(monotonic() - start, 3))
@@ -136,21 +155,35 @@ class _AfterStep:
         any_bad, action = collective.maximum_over_workers([len(new), int(decision)])
         if any_bad:
             count_bad(batch, new, state.bad, self._order, self._config.data.max_bad_fraction)
-        ends_here = action >= Action.RESIZE
+        if self._recorder and (last or action or owed is not None or self._recorder.save_is_due(state.step)):
+            self._save(state, Action(action), owed, last)
+        self._end_here(state, Action(action))
+
+    def _look_up(self, state: TrainState, owed: Row) -> None:
+        """The control word between two batches of an evaluation; another group begins that evaluation again."""
+        decision = self._recorder.decide(self._worker, state.step) if self._recorder else Action.CONTINUE
+        (action,) = collective.maximum_over_workers([int(decision)])
+        if self._recorder and action:
+            self._save(state, Action(action), owed, last=False)
+        self._end_here(state, Action(action))
+
+    def _save(self, state: TrainState, action: Action, owed: Row | None, last: bool) -> None:
+        assert self._recorder is not None
+        wait = last or action != Action.CONTINUE
+        self._recorder.save(state, wait=wait, insist=last or action >= Action.RESIZE, owed=owed)
+
+    def _end_here(self, state: TrainState, action: Action) -> None:
+        if action < Action.RESIZE:
+            return
         if self._recorder:
-            wait = last or action != Action.CONTINUE
-            if wait or owed is not None or self._recorder.save_is_due(state.step):
-                self._recorder.save(state, wait=wait, insist=last or ends_here, owed=owed)
-            if ends_here:
-                self._recorder.ends_on_purpose(Action(action), state.step, self._worker)
-        if ends_here:
-            # Raising tears the group down, so nobody does before rank 0 has saved.
-            collective.maximum_over_workers([0])
-            raise Interrupted(Action(action).name)
+            self._recorder.ends_on_purpose(action, state.step, self._worker)
+        # Raising tears the group down, so nobody does before rank 0 has saved.
+        collective.maximum_over_workers([0])
+        raise (Ended if action == Action.END else Interrupted)(action.name)
 
     def _evaluation_due(self, step: int) -> bool:
         every = self._config.evaluate.every_epochs * self._order.steps_per_epoch
-        return self._evaluate is not None and every > 0 and (step % every == 0 or step == self._total)
+        return self._evaluate is not None and every > 0 and (step % every == 0 or step == self._until)
 
     def _row(self, state: TrainState, result: StepResult, lr: float, batch_rows: list[int]) -> Row:
         loss = float(collective.sum_over_workers(result.loss.clone()))

@@ -83,15 +83,15 @@ class Recorder:
         if action == Action.RESIZE:
             self.event("resize", step, workers={"from": worker.size, "to": worker.signals().room})
         else:
-            self.event("stop", step, reason="preemption")
+            self.event("stop", step, reason="preemption" if action == Action.STOP else "asked to end")
         self._log.flush()  # before the others end and take this process with them
 
-    def close(self) -> None:
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Whatever ended the attempt: what was being written is finished."""
-        try:
-            self._note(self._saver.collect(wait=True))
-        finally:
-            self._log.close()
+        self._note(self._saver.collect(wait=True))
 
     def _note(self, ended: list[Saved]) -> None:
         for save in ended:
