@@ -41,8 +41,8 @@ class Fault:
     step: int
     kind: Literal["kill", "cut save", "grow", "notice", "flip"]
     workers: int
-    rank: int = 0
-    """Who is killed."""
+    ranks: tuple[int, ...] = (0,)
+    """Who is killed, all in the same step."""
     bytes: int = 0
     """Cut save: rank 0 dies when a save has written so many. Flip: which byte of the newest checkpoint."""
 
@@ -123,7 +123,7 @@ def _main(
         slices = len(order.worker_positions(0, 1, rank, size))
         step = config.train.epochs * order.steps_per_epoch - len(positions) // slices
         for served, block in enumerate(local_blocks(config, dataset, positions, slices)):
-            if fault and fault.kind in ("kill", "flip") and fault.rank == rank and step + served >= fault.step:
+            if fault and fault.kind in ("kill", "flip") and rank in fault.ranks and step + served >= fault.step:
                 os.kill(os.getpid(), signal.SIGKILL)
             yield block
 
@@ -171,7 +171,11 @@ def random_faults(seed: int, count: int, steps: int, workers: Sequence[int]) -> 
     for step in at:
         kind = rng.choice(["kill", "kill", "cut save", "grow", "notice", "flip"])
         then = rng.choice(list(workers))
-        faults.append(Fault(step, kind, then, rank=rng.randrange(now), bytes=rng.randrange(200_000)))  # type: ignore[arg-type]
+        faults.append(
+            Fault(
+                step, kind, then, ranks=tuple(rng.sample(range(now), rng.randint(1, now))), bytes=rng.randrange(200_000)
+            )
+        )  # type: ignore[arg-type]
         now = then
     return faults
 

@@ -82,7 +82,7 @@ def test_killed_at_a_random_step_ends_in_the_same_bits(
     step: int, dataset: Dataset, tmp_path: Path, undisturbed: Any
 ) -> None:
     workers = 1 + step % 2
-    kill = Fault(step, "kill", workers, rank=step % workers)
+    kill = Fault(step, "kill", workers, ranks=(step % workers,))
     assert run_with_faults(CONFIG, dataset, tmp_path, workers, [kill]) == 2
     assert_bitwise(final(tmp_path), undisturbed(CONFIG, workers))
 
@@ -97,7 +97,7 @@ def test_workers_come_and_go_and_the_mathematics_stays(
     """3 -> 1 -> 2 -> 3 in one run, against one worker undisturbed."""
     config = FLOAT64.with_overrides({"train.pass_size": pass_size, "train.epochs": steps // 4})
     at = [round(steps * part) for part in (0.23, 0.45, 0.7)]
-    script = [Fault(at[0], "kill", 1, rank=2), Fault(at[1], "grow", 2), Fault(at[2], "notice", 3)]
+    script = [Fault(at[0], "kill", 1, ranks=(0, 2)), Fault(at[1], "grow", 2), Fault(at[2], "notice", 3)]
     assert run_with_faults(config, dataset, tmp_path, 3, script) == 4
     assert_same_mathematics(final(tmp_path), undisturbed(config, 1))
     events = read_rows(open_location(str(tmp_path)) / "events.jsonl")
@@ -109,7 +109,7 @@ def test_workers_come_and_go_and_the_mathematics_stays(
 
 
 def test_damaged_and_cut_checkpoints_are_survived(dataset: Dataset, tmp_path: Path, undisturbed: Any) -> None:
-    script = [Fault(10, "cut save", 2, bytes=30_000), Fault(17, "flip", 2, bytes=7), Fault(26, "kill", 2, rank=1)]
+    script = [Fault(10, "cut save", 2, bytes=30_000), Fault(17, "flip", 2, bytes=7), Fault(26, "kill", 2, ranks=(1,))]
     assert run_with_faults(CONFIG, dataset, tmp_path, 2, script) == 4
     assert_bitwise(final(tmp_path), undisturbed(CONFIG, 2))
     events = read_rows(open_location(str(tmp_path)) / "events.jsonl")

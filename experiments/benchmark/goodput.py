@@ -1,9 +1,10 @@
 """Where the time of a troubled run goes: a real local cluster, a run on it, and a fault every few minutes.
 
-python experiments/benchmark/goodput.py [--minutes 15] [--fault-every-s 180]
+python experiments/benchmark/goodput.py [--minutes 15] [--fault-every-s 180] [--faults add drain add kill driver]
 
-The faults in turn: a node added, a node drained with 30 s notice and taken away, a node added, a node killed, the
-driver killed. Waits that are made for clouds are shortened (FAST); the table says where every second went.
+The faults in turn, again and again: a node added, the node drained with notice and taken away, the node killed, the
+driver killed. Waits that are made for clouds are shortened (FAST); the table says where every second went. `--train-on`
+keeps the run training and saving until a drained node is gone, instead of stopping shortly before.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 from time import sleep, time
+from typing import Literal
 
 from ray.cluster_utils import Cluster
 
@@ -31,7 +33,6 @@ FAST = {
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "2",
 }
 NODE_CPUS = 2
-NOTICE_S = 30.0
 SETTINGS = """quickstart --name troubled --train.epochs 10000 --evaluate.every-epochs 0 --model.width 0.125
 --machine.max-workers 2 --machine.cpus-per-worker 1.5 --machine.data-cpus 0.5 --machine.threads 1
 --machine.resize-every-s 20 --machine.save-every-s 15"""
@@ -42,55 +43,64 @@ COMMAND = [sys.executable, str(Path(__file__).parent.parent / "pretrain.py"), *S
 class Arguments:
     minutes: float = 15.0
     fault_every_s: float = 180.0
+    faults: tuple[Literal["add", "drain", "kill", "driver"], ...] = ("add", "drain", "add", "kill", "driver")
+    notice_s: float = 30.0
+    """From a drain to the end of its node."""
+    train_on: bool = False
+    """Train on to the deadline of a notice, instead of stopping before it."""
 
 
 class Trouble:
     """The cluster, the driver of the run on it, and what can be done to both."""
 
-    def __init__(self, storage: str) -> None:
+    def __init__(self, storage: str, notice_s: float, train_on: bool) -> None:
+        self._notice_s, self._margin = notice_s, ["--machine.stop-margin-s", "None"] if train_on else []
         self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": NODE_CPUS})
-        self._storage, self._second = storage, None
+        self._storage = storage
         self._driver = self._submit()
 
     def _submit(self) -> subprocess.Popen[bytes]:
         environment = os.environ | FAST | {"RAY_ADDRESS": self._cluster.address}
-        return subprocess.Popen([*COMMAND, "--storage", self._storage], env=environment, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(
+            [*COMMAND, *self._margin, "--storage", self._storage], env=environment, stderr=subprocess.DEVNULL
+        )
 
-    def add_node(self) -> None:
+    def add(self) -> None:
         self._second = self._cluster.add_node(num_cpus=NODE_CPUS)
 
-    def drain_node(self) -> None:
-        drain_here(self._cluster.address, self._second.node_id, "spot", time() + NOTICE_S)
-        sleep(NOTICE_S)
-        self.kill_node()
+    def drain(self) -> None:
+        drain_here(self._cluster.address, self._second.node_id, "spot", time() + self._notice_s)
+        sleep(self._notice_s)
+        self.kill()
 
-    def kill_node(self) -> None:
+    def kill(self) -> None:
         self._cluster.remove_node(self._second, allow_graceful=False)
 
-    def kill_driver(self) -> None:
+    def driver(self) -> None:
         self._driver.kill()
         self._driver.wait()
         self._driver = self._submit()
+
+    @property
+    def faults(self) -> dict[str, Callable[[], None]]:
+        return {"add": self.add, "drain": self.drain, "kill": self.kill, "driver": self.driver}
 
     def end(self) -> None:
         self._driver.kill()
         self._cluster.shutdown()
 
-    def faults(self) -> Iterator[Callable[[], None]]:
-        return cycle([self.add_node, self.drain_node, self.add_node, self.kill_node, self.kill_driver])
-
 
 def main(argv: list[str]) -> None:
     arguments = parse(Arguments, argv)
     with tempfile.TemporaryDirectory() as storage:
-        trouble, began = Trouble(storage), time()
-        for fault in trouble.faults():
-            left = began + 60 * arguments.minutes - time()
-            sleep(max(0.0, min(arguments.fault_every_s, left)))
-            if left <= arguments.fault_every_s:
+        trouble, began = Trouble(storage, arguments.notice_s, arguments.train_on), time()
+        for count, name in enumerate(cycle(arguments.faults), start=1):
+            at = began + min(count * arguments.fault_every_s, 60 * arguments.minutes)
+            sleep(max(0.0, at - time()))
+            if time() >= began + 60 * arguments.minutes:
                 break
-            print(f"{time() - began:5.0f} s  {fault.__name__}", flush=True)
-            fault()
+            print(f"{time() - began:5.0f} s  {name}", flush=True)
+            trouble.faults[name]()
         records = read_run(f"{storage}/troubled", time())
         trouble.end()
         print(table(account(records.events, records.rows)))
