@@ -1,0 +1,20 @@
+"""How good features are, without labels."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+EPSILON = 1e-7
+
+
+def rankme(features: Float[Tensor, "n d"]) -> float:
+    """The effective rank of the features: exp of the entropy of their normalised singular values, 1 to min(n, d).
+
+    Garrido et al. 2023, equation 1. It falls where features collapse onto few dimensions; it compares encoders of one
+    architecture on the same pictures, and says nothing of what the dimensions are good for. Take n well above d.
+    """
+    singular = torch.linalg.svdvals(features.double())
+    p = singular / singular.sum() + EPSILON
+    return float(torch.exp(-(p * p.log()).sum()))
