@@ -232,6 +232,10 @@ class Config:
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
+    def flat(self) -> dict[str, Any]:
+        """Every value by dotted key."""
+        return _flatten(dataclasses.asdict(self))
+
     @classmethod
     def from_json(cls, text: str) -> Self:
         """The config written by `to_json`, by another version too: `machine` keys that are no more change nothing."""
@@ -256,7 +260,7 @@ def config_types() -> dict[str, Any]:
 
 def science_changes(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """The dotted keys whose science value differs, with both values."""
-    before, after = _flatten(dataclasses.asdict(old)), _flatten(dataclasses.asdict(new))
+    before, after = old.flat(), new.flat()
     return {
         key: (before[key], after[key])
         for key in before

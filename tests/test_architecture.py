@@ -15,6 +15,7 @@ ROOT = Path(simclr_ray.__file__).parent
 ALLOWED = {
     "checks": set(),
     "config": {"checks"},
+    "space": {"checks", "config"},
     "data": {"config"},
     "model": {"config"},
     "train": {"config", "data", "model"},
@@ -22,7 +23,7 @@ ALLOWED = {
     "export": {"config", "data", "model", "train"},
     "report": {"config", "data", "model", "train"},
     "command": {"config"},
-    "orchestrate": {"config", "data", "model", "train", "evaluate", "export", "report"},
+    "orchestrate": {"config", "space", "data", "model", "train", "evaluate", "export", "report"},
 }
 MODULES = [path for path in ROOT.rglob("*.py") if path.parent != ROOT or path.stem != "__init__"]
 
@@ -49,7 +50,7 @@ def test_imports_go_one_way(path: Path) -> None:
         if package == "ray":
             assert layer == "orchestrate", f"{path} imports ray"
         if package in ("torch", "torchvision"):
-            assert layer not in ("checks", "config", "data", "command"), f"{path} imports {package}"
+            assert layer not in ("checks", "config", "space", "data", "command"), f"{path} imports {package}"
 
 
 def test_a_data_worker_loads_neither_torch_nor_ray() -> None:

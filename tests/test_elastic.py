@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from time import sleep, time
@@ -42,7 +43,8 @@ SETTINGS = {
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": NODE_CPUS, "include_dashboard": False})
+    """A head that never trains, as in clusters/."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     yield cluster
     cluster.shutdown()
 
@@ -59,6 +61,7 @@ def steps_after_start(run: Path, count: int) -> int:
 
 @pytest.mark.slow
 def test_nodes_come_and_go_and_the_run_does_not_notice(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.add_node(num_cpus=NODE_CPUS)
     run = tmp_path / "elastic"
     process = start(tmp_path, "elastic", 1, ray_address=cluster.address, **SETTINGS)
 
@@ -85,6 +88,49 @@ def test_nodes_come_and_go_and_the_run_does_not_notice(cluster: Cluster, tmp_pat
     code, _, err = finish(process, 300)
     assert code == 0, err
     assert [s["workers"] for s in starts(run)] == [1, 2, 1, 2, 1]
+    _report(run)
+    _assert_same_as_one_worker(run, tmp_path)
+
+
+@pytest.mark.slow
+def test_two_notices_then_two_nodes_at_once_then_that_of_rank_0(cluster: Cluster, tmp_path: Path) -> None:
+    run = tmp_path / "elastic"
+    nodes = [cluster.add_node(num_cpus=NODE_CPUS) for _ in range(3)]
+    more = {"machine.max-workers": 3, "train.epochs": 110}
+    process = start(tmp_path, "elastic", 1, ray_address=cluster.address, **SETTINGS | more)
+
+    def trained(workers: int) -> None:
+        def happened() -> bool:
+            count = len(starts(run))
+            return count > 0 and starts(run)[-1]["workers"] == workers and steps_after_start(run, count) >= 10
+
+        wait_until(happened, process, f"ten steps with {workers} workers")
+
+    trained(3)
+    with ThreadPoolExecutor() as clouds:  # the second notice comes while the first is being heeded
+        first = clouds.submit(take_away, cluster, nodes[0], 12)
+        sleep(4)
+        clouds.submit(take_away, cluster, nodes[1], 12).result()
+        first.result()
+    trained(1)
+    assert starts(run)[-1]["step"] == events(run, "stop")[-1]["step"], "notices lose nothing"
+
+    nodes += [cluster.add_node(num_cpus=NODE_CPUS) for _ in range(2)]
+    trained(3)
+    before = metrics(run)[-1]["step"]
+    for node in nodes[3:]:
+        cluster.remove_node(node, allow_graceful=False)
+    trained(1)
+    saved = starts(run)[-1]["step"]
+    assert saved >= events(run, "resize")[-1]["step"]
+    print(f"two of three nodes killed: {before - saved} steps or a few more lost")
+
+    cluster.add_node(num_cpus=NODE_CPUS)
+    take_away(cluster, nodes[2], 12)  # where the only worker, rank 0, is
+    code, _, err = finish(process, 300)
+    assert code == 0, err
+    stop = events(run, "stop")[-1]
+    assert any(begun["step"] == stop["step"] for begun in starts(run)), "not even rank 0's notice loses anything"
     _report(run)
     _assert_same_as_one_worker(run, tmp_path)
 

@@ -42,16 +42,23 @@ class RunResult:
 
 
 def pretrain(
-    config: Config, name: str, storage: str, *, part: float = 1.0, on_row: Callable[[Row | None], None] | None = None
+    config: Config,
+    name: str,
+    storage: str,
+    *,
+    part: float = 1.0,
+    alone: bool = False,
+    on_row: Callable[[Row | None], None] | None = None,
 ) -> RunResult:
     """Starts or resumes the run `STORAGE/NAME`, leaves a finished one as it is, and gives what its folder holds.
 
-    `part`: of the cluster, where several runs share it. `on_row` is called with the newest metrics row, on a thread,
-    in place of a progress line on the terminal. Raises BadInput for whatever the caller can mend: a changed science
-    value, data that are not there, a batch or a number of workers that does not fit. Another failure is raised as it
-    came; what was saved until then stays.
+    `part`: of the cluster, where several runs share it. `alone`: this process is the only worker and trains by itself,
+    without a group that could be restarted: whatever ends the attempt is raised. `on_row` is called with the newest
+    metrics row, on a thread, in place of a progress line on the terminal. Raises BadInput for whatever the caller can
+    mend: a changed science value, data that are not there, a batch or a number of workers that does not fit. Another
+    failure is raised as it came; what was saved until then stays.
     """
-    run = _run_folder(name, storage)
+    run = run_folder(name, storage)
     config, earlier = _same_science(run, config)
     if earlier and (run / FILE_NAME).exists():
         return result_of(run)
@@ -65,7 +72,9 @@ def pretrain(
     with lease(run) as driver:
         config, _ = _same_science(run, config)  # another driver may have been first since
         (run / "config.json").write_bytes(config.to_json().encode())
-        task = Task(config=config, dataset=dataset, bank=bank, test=test, run=run, driver=driver, share=share)
+        task = Task(
+            config=config, dataset=dataset, bank=bank, test=test, run=run, driver=driver, share=share, alone=alone
+        )
         internal_kv._internal_kv_del(task.end_key)
         watching = (
             rows_followed(task.progress_key, on_row)
@@ -73,7 +82,10 @@ def pretrain(
             else progress_line(task.progress_key, last_step(config, order), order.global_batch)
         )
         with watching:
-            _fit(task)
+            if alone:
+                train_fn({"task": task})
+            else:
+                _fit(task)
     return result_of(run)
 
 
@@ -82,7 +94,8 @@ def result_of(run: Location) -> RunResult:
     return RunResult(run.uri, rows[-1]["step"] if rows else 0, rows[-1] if rows else {})
 
 
-def _run_folder(name: str, storage: str) -> Location:
+def run_folder(name: str, storage: str) -> Location:
+    """`STORAGE/NAME`, made and tried. Raises BadInput."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise BadInput(f"--name {name!r}: use letters, digits, dots, dashes and underscores")
     run = open_location(storage) / name

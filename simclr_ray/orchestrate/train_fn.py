@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import ray
+import ray.train.torch
 import torch
 import torch.distributed as dist
 
@@ -37,6 +38,8 @@ class Task:
     run: Location
     driver: str
     share: Share
+    alone: bool = False
+    """Whether this process is the only worker, without Ray Train."""
 
     @property
     def progress_key(self) -> str:
@@ -55,7 +58,7 @@ def end_key(run: Location) -> str:
 def train_fn(settings: dict[str, Task]) -> None:
     """Ray Train calls this on every worker, at every attempt."""
     task = settings["task"]
-    config, worker = task.config, RayWorker(task.progress_key, task.end_key, task.share)
+    config, worker = task.config, RayWorker(_device(task), task.progress_key, task.end_key, task.share)
     require_held(task.run, task.driver)
     _require_precision(config.train.precision, worker.device)
     threads = config.machine.threads or max(1, int(config.machine.cpus_per_worker))
@@ -87,6 +90,12 @@ def train_fn(settings: dict[str, Task]) -> None:
         # A group left behind would keep its ports and threads into the next attempt.
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _device(task: Task) -> torch.device:
+    if task.alone:
+        return torch.device("cuda" if task.share.gpus else "cpu")
+    return ray.train.torch.get_device()
 
 
 def _keep_freed_memory() -> None:

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from time import time
 
 import ray
-import ray.train.torch
 import torch
 from ray.exceptions import RayError
 from ray.experimental import internal_kv
@@ -31,8 +30,8 @@ class RayWorker:
     `end_key`: where somebody may ask the run to end.
     """
 
-    def __init__(self, progress_key: str, end_key: str, share: Share) -> None:
-        self._progress_key, self._end_key, self._share = progress_key, end_key, share
+    def __init__(self, device: torch.device, progress_key: str, end_key: str, share: Share) -> None:
+        self._device, self._progress_key, self._end_key, self._share = device, progress_key, end_key, share
         self._signals = Signals()
         self._checked: Row | None = None
         node = ray.get_runtime_context().get_node_id()
@@ -49,7 +48,7 @@ class RayWorker:
 
     @property
     def device(self) -> torch.device:
-        return ray.train.torch.get_device()
+        return self._device
 
     def report(self, row: Row) -> None:
         """The row stands until the next one; the newest with a check's result in it goes along under `checked`."""

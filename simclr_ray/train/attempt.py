@@ -7,7 +7,7 @@ step 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 
 import numpy as np
 
@@ -99,8 +99,9 @@ def _train(
     )
     positions = order.worker_positions(state.step, until, worker.rank, worker.size)
     rows_per_step = order.rows_per_pass(worker.size)[worker.rank] * (order.global_batch // order.pass_size)
-    stream = on_device(batches(blocks(positions), rows_per_step, state.step, pin=on_gpu), worker.device)
-    train(config, order, state, worker, stream, project, recorder, until=until, evaluate=evaluate, owed=owed)
+    source = batches(blocks(positions), rows_per_step, state.step, pin=on_gpu)
+    with closing(on_device(source, worker.device)) as stream:
+        train(config, order, state, worker, stream, project, recorder, until=until, evaluate=evaluate, owed=owed)
     if recorder and state.step == config.train.epochs * order.steps_per_epoch:
         recorder.event("done", state.step)
     elif recorder:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +50,7 @@ def batches(blocks: Iterable[Block], rows_per_step: int, first_step: int, *, pin
         step += 1
 
 
-def on_device(source: Iterable[Batch], device: torch.device) -> Iterator[Batch]:
+def on_device(source: Iterable[Batch], device: torch.device) -> Generator[Batch]:
     """The batches on `device`. To a GPU they are copied on a side stream.
 
     The GPU is some steps behind this process, so it copies a batch while it still trains on those before.

@@ -1,0 +1,192 @@
+"""The space of a sweep, its study and its early ends, without a cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from simclr_ray.config import BadInput, Config
+from simclr_ray.data.storage import open_location
+from simclr_ray.orchestrate.search import StudyAsha, StudySearch
+from simclr_ray.orchestrate.study import Study
+from simclr_ray.space import Choices, Range, parse_space
+
+SPACE = parse_space([], Config())
+FIRST = {"optim.temperature": 0.1, "optim.lr_per_256": 0.3, "augment.strength": 1.0}
+BUDGET = 900
+
+
+@pytest.mark.parametrize(
+    ("entry", "domain"),
+    [
+        ("optim.temperature=0.05:1:log", Range(low=0.05, high=1.0, log=True)),
+        ("--optim.lr-per-256=0.05:2", Range(low=0.05, high=2.0)),
+        ("model.head_dim=32:256:log", Range(low=32, high=256, log=True)),
+        ("model.head=linear,mlp", Choices(choices=("linear", "mlp"))),
+        ("model.head_batchnorm=true,false", Choices(choices=(True, False))),
+        ("model.head_layers=2,3", Choices(choices=(2, 3))),
+        ("model.head_hidden=None,64", Choices(choices=(None, 64))),
+    ],
+)
+def test_a_space_is_read_by_the_types_of_the_config(entry: str, domain: Range | Choices) -> None:
+    assert list(parse_space([entry], Config()).values()) == [domain]
+
+
+@pytest.mark.parametrize(
+    ("entries", "says"),
+    [
+        (["optim.temprature=0.1:1"], "no such setting: optim.temprature"),
+        (["optim.temperature=1:0.1"], "is empty"),
+        (["optim.temperature=0.5:0.5"], "is empty"),
+        (["optim.temperature"], "write KEY=LOW:HIGH"),
+        (["optim.temperature="], "write KEY=LOW:HIGH"),
+        (["optim.temperature=0:1"], "optim.temperature must be positive"),
+        (["optim.weight_decay=0:1:log"], "begins above 0"),
+        (["optim.temperature=0.1:1:linear"], "only :log"),
+        (["optim.temperature=0.1:much"], "'much' is no value"),
+        (["optim.temperature=0.1:nan"], "'nan' is no value"),
+        (["augment.strength=0.1:9"], "augment.strength must lie in"),
+        (["model.head=mlp,cnn"], "'cnn' is no value"),
+        (["model.head=linear:mlp"], "a range needs numbers"),
+        (["machine.threads=1,2"], "does not change what is learnt"),
+        (["evaluate.neighbours=1:20"], "does not change what is learnt"),
+        (["train.epochs=1:2.5"], "'2.5' is no value"),
+        (["optim.temperature=0.1:1", "optim.temperature=0.2:1"], "twice"),
+    ],
+)
+def test_a_wrong_space_is_named_before_anything_starts(entries: list[str], says: str) -> None:
+    with pytest.raises(BadInput, match=says):
+        parse_space(entries, Config())
+
+
+def open_study(folder: Path, work: str = "work", *, sampler: str = "tpe", first: dict[str, Any] = FIRST) -> Study:
+    (folder / work).mkdir(exist_ok=True)
+    location = open_location(str(folder / "sweep"))
+    return Study(location, folder / work, SPACE, sampler=sampler, seed=3, startup=2, first=first)
+
+
+def test_a_study_goes_on_from_its_copy_alone(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    assert study.ask().params == FIRST
+    for _ in range(3):
+        study.ask()
+    study.report(0, 300, 40.0)
+    study.report(0, 900, 50.0)
+    study.tell(0, TrialState.COMPLETE)
+    study.report(1, 300, 10.0)
+    study.tell(1, TrialState.PRUNED)
+    study.tell(2, TrialState.FAIL, "Diverged: the loss is nan")
+
+    again = open_study(tmp_path, "elsewhere")
+    assert [trial.state.name for trial in again.trials] == ["COMPLETE", "PRUNED", "FAIL", "RUNNING"]
+    assert [trial.number for trial in again.unfinished()] == [3]
+    assert again.trials[2].user_attrs == {"run": "trial-0002", "reason": "Diverged: the loss is nan", "samples": 0}
+    assert again.trials[0].intermediate_values == {300: 40.0, 900: 50.0}
+    again.report(3, 900, 60.0)
+    again.tell(3, TrialState.COMPLETE)
+    assert again.best() == again.trials[3]
+    again.tell(3, TrialState.FAIL, "told twice")
+    assert again.trials[3].state == TrialState.COMPLETE
+    assert again.ask().number == 4
+
+    plain = JournalStorage(JournalFileBackend(str(tmp_path / "sweep" / "study.journal")))
+    assert len(optuna.load_study(study_name="sweep", storage=plain).trials) == 5
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_what_is_tried_does_not_depend_on_restarts(sampler: str, tmp_path: Path) -> None:
+    def values(folder: Path, restarts: bool) -> list[dict[str, Any]]:
+        folder.mkdir()
+        study = open_study(folder, sampler=sampler)
+        for number in range(6):
+            if restarts:
+                study = open_study(folder, f"work-{number}", sampler=sampler)
+            study.ask()
+            study.report(number, 900, float(number % 3))
+            study.tell(number, TrialState.COMPLETE)
+        return [trial.params for trial in study.trials]
+
+    whole = values(tmp_path / "whole", restarts=False)
+    assert whole == values(tmp_path / "cut", restarts=True)
+    assert len({tuple(params.values()) for params in whole}) == 6
+
+
+def result(samples: int, objective: float) -> dict[str, Any]:
+    return {"samples": samples, "objective": objective}
+
+
+def test_asha_knows_after_a_restart_what_it_knew_before(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    numbers = {f"t{number}": number for number in range(6)}
+    live = StudyAsha(study, numbers, first_rung=100, budget=BUDGET, reduction=3)
+    decisions = []
+    for samples in (100, 300):
+        for number, value in enumerate([50.0, 40.0, 30.0, 45.0, 60.0]):
+            if samples == 100:
+                study.ask()
+            study.report(number, samples, value)
+            one = SimpleNamespace(trial_id=f"t{number}")
+            decisions.append(live.on_trial_result(None, one, result(samples, value)))
+    assert decisions == ["CONTINUE", "STOP", "STOP", "CONTINUE", "CONTINUE"] * 2
+    rebuilt = StudyAsha(open_study(tmp_path, "elsewhere"), numbers, first_rung=100, budget=BUDGET, reduction=3)
+    assert rebuilt._brackets[0]._rungs == live._brackets[0]._rungs
+    newcomer = SimpleNamespace(trial_id="t5")
+    assert rebuilt.on_trial_result(None, newcomer, result(100, 46.0)) == "STOP"
+    assert rebuilt.on_trial_result(None, newcomer, result(BUDGET, 1.0)) == "CONTINUE", "the whole budget is no rung"
+
+
+def make_search(study: Study, trials: int) -> StudySearch:
+    return StudySearch(study, trials, BUDGET, lambda trial: {"run": trial.user_attrs["run"]}, lambda line: None)
+
+
+def test_unfinished_trials_come_first_and_the_study_holds_as_many_as_asked_for(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    study.ask()
+    study.ask()
+    study.report(0, BUDGET, 1.0)
+    study.tell(0, TrialState.COMPLETE)
+    search = make_search(open_study(tmp_path, "elsewhere"), 3)
+    assert search.suggest("a") == {"run": "trial-0001"}
+    assert search.suggest("b") == {"run": "trial-0002"}
+    assert search.suggest("c") == Searcher.FINISHED
+
+
+def test_how_a_trial_ended_is_told_with_its_reason(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    search = make_search(study, 9)
+    ends = [
+        (result(BUDGET, 5.0), False, "COMPLETE"),
+        (result(300, 4.0), False, "PRUNED"),
+        ({"failed": "Diverged: the loss is nan at step 3"}, False, "FAIL"),
+        (result(300, 4.0) | {"failed": "collapsed"}, False, "FAIL"),
+        (None, True, "FAIL"),
+    ]
+    for number, (last, error, state) in enumerate(ends):
+        search.suggest(f"t{number}")
+        search.on_trial_complete(f"t{number}", last, error)
+        assert study.trials[number].state.name == state
+    assert [t.user_attrs.get("reason") for t in study.trials][2:] == [
+        "Diverged: the loss is nan at step 3", "collapsed", "its process was lost"
+    ]  # fmt: skip
+
+
+def test_bad_input_and_three_crashes_in_a_row_end_the_sweep(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    search = make_search(study, 9)
+    for number, crash in enumerate([True, True, False, True, True, True]):
+        assert search.suggest(f"t{number}") != Searcher.FINISHED
+        search.on_trial_complete(f"t{number}", {"crashed": "OSError: x"} if crash else result(BUDGET, 1.0))
+    assert search.suggest("more") == Searcher.FINISHED
+
+    other = make_search(open_study(tmp_path, "elsewhere"), 9)
+    other.suggest("t")
+    other.on_trial_complete("t", {"bad_input": "no such folder"})
+    assert (other.bad_input, other.suggest("u")) == ("no such folder", Searcher.FINISHED)
