@@ -1,6 +1,6 @@
 """What every command of experiments/ shares: how arguments are read, and what its exit code says.
 
-0: done. 2: bad input, said in one line. 1: a failure, with its traceback.
+0: done. 2: bad input, said in one line. 1: a failure, with its traceback. 130: Ctrl-C.
 """
 
 from __future__ import annotations

@@ -120,13 +120,13 @@ def test_what_is_tried_does_not_depend_on_restarts(sampler: str, tmp_path: Path)
 
 
 def result(samples: int, objective: float) -> dict[str, Any]:
-    return {"samples": samples, "objective": objective}
+    return {"samples": samples, "objective": objective, "whole": samples >= BUDGET}
 
 
 def test_asha_knows_after_a_restart_what_it_knew_before(tmp_path: Path) -> None:
     study = open_study(tmp_path)
     numbers = {f"t{number}": number for number in range(6)}
-    live = StudyAsha(study, numbers, first_rung=100, budget=BUDGET, reduction=3)
+    live = StudyAsha(study, numbers, lambda trial: BUDGET, first_rung=100, budget=BUDGET, reduction=3)
     decisions = []
     for samples in (100, 300):
         for number, value in enumerate([50.0, 40.0, 30.0, 45.0, 60.0]):
@@ -136,15 +136,18 @@ def test_asha_knows_after_a_restart_what_it_knew_before(tmp_path: Path) -> None:
             one = SimpleNamespace(trial_id=f"t{number}")
             decisions.append(live.on_trial_result(None, one, result(samples, value)))
     assert decisions == ["CONTINUE", "STOP", "STOP", "CONTINUE", "CONTINUE"] * 2
-    rebuilt = StudyAsha(open_study(tmp_path, "elsewhere"), numbers, first_rung=100, budget=BUDGET, reduction=3)
+    rebuilt = StudyAsha(
+        open_study(tmp_path, "elsewhere"), numbers, lambda trial: BUDGET, first_rung=100, budget=BUDGET, reduction=3
+    )
     assert rebuilt._brackets[0]._rungs == live._brackets[0]._rungs
+    rebuilt._study.ask()
     newcomer = SimpleNamespace(trial_id="t5")
     assert rebuilt.on_trial_result(None, newcomer, result(100, 46.0)) == "STOP"
     assert rebuilt.on_trial_result(None, newcomer, result(BUDGET, 1.0)) == "CONTINUE", "the whole budget is no rung"
 
 
 def make_search(study: Study, trials: int) -> StudySearch:
-    return StudySearch(study, trials, BUDGET, lambda trial: {"run": trial.user_attrs["run"]}, lambda line: None)
+    return StudySearch(study, trials, lambda trial: {"run": trial.user_attrs["run"]}, lambda line: None)
 
 
 def test_unfinished_trials_come_first_and_the_study_holds_as_many_as_asked_for(tmp_path: Path) -> None:

@@ -27,10 +27,9 @@ class StudySearch(Searcher):
     failed running for ever.
     """
 
-    def __init__(self, study: Study, trials: int, budget_samples: int, task: Task, say: Callable[[str], None]) -> None:
+    def __init__(self, study: Study, trials: int, task: Task, say: Callable[[str], None]) -> None:
         super().__init__(metric="objective", mode="max")
-        self._study, self._trials, self._budget_samples = study, trials, budget_samples
-        self._task, self._say = task, say
+        self._study, self._trials, self._task, self._say = study, trials, task, say
         self._left = deque(study.unfinished())
         self.numbers: dict[str, int] = {}
         """From Tune's id of a trial to the study's."""
@@ -65,7 +64,7 @@ class StudySearch(Searcher):
         reason = crash or result.get("failed")
         if reason:
             self._study.tell(number, TrialState.FAIL, reason)
-        elif result.get("samples", 0) >= self._budget_samples:
+        elif result.get("whole"):
             self._study.tell(number, TrialState.COMPLETE)
         else:
             self._study.tell(number, TrialState.PRUNED)
@@ -100,10 +99,20 @@ class _Numbered:
 class StudyAsha(AsyncHyperBandScheduler):
     """ASHA (Li et al. 2018) in units of samples, whose rungs begin with what the study knows.
 
-    Trials count under their number in the study, so that one that goes on after a restart counts once.
+    Trials count under their number in the study, so that one that goes on after a restart counts once. `budget_of`
+    gives a trial's whole budget, which its batch size may make another one: its samples count in proportion.
     """
 
-    def __init__(self, study: Study, numbers: dict[str, int], *, first_rung: int, budget: int, reduction: int) -> None:
+    def __init__(
+        self,
+        study: Study,
+        numbers: dict[str, int],
+        budget_of: Callable[[FrozenTrial], int],
+        *,
+        first_rung: int,
+        budget: int,
+        reduction: int,
+    ) -> None:
         super().__init__(
             time_attr="samples",
             metric="objective",
@@ -113,17 +122,21 @@ class StudyAsha(AsyncHyperBandScheduler):
             reduction_factor=reduction,
             stop_last_trials=False,
         )
-        self._numbers = numbers
+        self._study, self._numbers, self._budget_of = study, numbers, budget_of
         # All values of one rung before the next: the order in which they came does not matter to what a rung holds.
         for trial in study.trials:
             for samples, value in sorted(trial.intermediate_values.items()):
-                self._brackets[0].on_result(_Numbered(str(trial.number)), samples, value)  # type: ignore[arg-type]
+                self._on_value(trial, samples, value)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if "objective" not in result or result["samples"] >= self._max_t:
+        if "objective" not in result or result["whole"]:
             return self.CONTINUE
-        number = _Numbered(str(self._numbers[trial.trial_id]))
-        return self._brackets[0].on_result(number, result["samples"], result["objective"])  # type: ignore[arg-type]
+        known = self._study.trials[self._numbers[trial.trial_id]]
+        return self._on_value(known, result["samples"], result["objective"])
+
+    def _on_value(self, trial: FrozenTrial, samples: int, value: float) -> str:
+        at = round(samples * self._max_t / self._budget_of(trial))
+        return self._brackets[0].on_result(_Numbered(str(trial.number)), at, value)  # type: ignore[arg-type]
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """All is known from its results."""

@@ -61,14 +61,14 @@ def sweep(config: Config, settings: SweepSettings, name: str, storage: str, *, c
     """
     folder = run_folder(name, storage)
     config, dataset = _prepared(config, storage)
-    order = order_of(config, dataset)
-    budget = last_step(config, order) * order.global_batch
-    record = _record(config, settings, budget)
+    for key, domain in settings.space.items():
+        for value in domain.values():
+            order_of(config.with_overrides({key: value}), dataset)  # a batch that does not fit is told now
+    record = _record(config, settings, _budget(config, dataset))
     _require_same(folder, record)
     join_or_start()
     concurrent = concurrent or _concurrent(config)
     share = _share(config, concurrent)
-    rung = config.evaluate.every_epochs * order.steps_per_epoch * order.global_batch
     with lease(folder), tempfile.TemporaryDirectory(prefix="simclr_ray-sweep-") as work:
         _require_same(folder, record)
         (folder / FILE).write_bytes((json.dumps(record, indent=2) + "\n").encode())
@@ -81,22 +81,46 @@ def sweep(config: Config, settings: SweepSettings, name: str, storage: str, *, c
             startup=settings.startup,
             first=_first(settings.space, record["defaults"]),
         )
+        _search(study, config, dataset, settings, folder, share, concurrent)
+    return folder.uri
 
-        search = StudySearch(
-            study, settings.trials, budget, lambda trial: _task(config, folder, trial, share, budget), _say
-        )
-        asha = None
-        if settings.reduction > 1 and rung < budget:
-            asha = StudyAsha(study, search.numbers, first_rung=rung, budget=budget, reduction=settings.reduction)
-        _run(search, asha, folder, concurrent, share)
-        study.upload()
+
+def _search(
+    study: Study,
+    config: Config,
+    dataset: Dataset,
+    settings: SweepSettings,
+    folder: Location,
+    share: Share,
+    concurrent: int,
+) -> None:
+    """Brings the study to its end, or raises what kept it from there."""
+
+    def budget_of(trial: FrozenTrial) -> int:
+        return _budget(config.with_overrides(trial.params), dataset)
+
+    def task(trial: FrozenTrial) -> dict[str, Any]:
+        return _task(config, folder, trial, share, budget_of(trial))
+
+    search, asha = StudySearch(study, settings.trials, task, _say), None
+    budget = _budget(config, dataset)
+    rung = _budget(config.with_overrides({"machine.stop_after_epochs": float(config.evaluate.every_epochs)}), dataset)
+    if settings.reduction > 1 and rung < budget:
+        asha = StudyAsha(study, search.numbers, budget_of, first_rung=rung, budget=budget, reduction=settings.reduction)
+    _run(search, asha, folder, concurrent, share)
+    study.upload()
     if search.bad_input:
         raise BadInput(search.bad_input)
     if search.ends:
         raise RuntimeError(f"{len(search.crashes)} trials in a row failed: {search.crashes[-1]}")
     if study.unfinished() or len(study.trials) < settings.trials:
         raise KeyboardInterrupt  # Ray Tune takes Ctrl-C for a wish to end well
-    return folder.uri
+
+
+def _budget(config: Config, dataset: Dataset) -> int:
+    """Samples that a run of `config` sees until it ends."""
+    order = order_of(config, dataset)
+    return last_step(config, order) * order.global_batch
 
 
 def _say(line: str) -> None:

@@ -26,8 +26,8 @@ class TrialRun(tune.Trainable):
 
     config: run (its name), config (JSON), storage, part (of the cluster), alone (see pretrain), objective (a key of the
     metrics rows), budget_samples, and reported: the samples at which the objective is known already. Results have
-    `samples` and `objective`; one with `failed` (diverged, collapsed), `crashed` or `bad_input`, a reason each, is the
-    last.
+    `samples`, `objective` and whether that was at the `whole` budget; one with `failed` (diverged, collapsed),
+    `crashed` or `bad_input`, a reason each, is the last.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -43,12 +43,13 @@ class TrialRun(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         row = self._checks.get()
-        if row is not None and row["samples"] >= self._task["budget_samples"]:
+        if row is None:
+            return self._ended() | {"done": True}
+        result = self._result(row)
+        if result["whole"]:
             self._thread.join()  # its last save and its encoder
-            return self._result(row) | {"done": True}
-        if row is not None:
-            return self._result(row)
-        return self._ended() | {"done": True}
+            result["done"] = True
+        return result
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """The next trial in the same process, which has imported all it needs."""
@@ -75,7 +76,8 @@ class TrialRun(tune.Trainable):
             self._checks.put(checked)
 
     def _result(self, row: Row) -> dict[str, Any]:
-        result = {"samples": row["samples"], "objective": row[self._task["objective"]]}
+        whole = row["samples"] >= self._task["budget_samples"]
+        result = {"samples": row["samples"], "objective": row[self._task["objective"]], "whole": whole}
         if row["feature_std"] < COLLAPSED:
             reason = f"collapsed: feature_std {row['feature_std']:.3f} at step {row['step']}"
             return result | {"failed": reason, "done": True}
