@@ -29,6 +29,7 @@ def run_command(main: Callable[[list[str]], int | None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on from what was saved", file=sys.stderr)
         code = 130
     sys.exit(code)
 

@@ -115,12 +115,14 @@ def test_unwritable_storage_is_one_line_and_exit_2(tmp_path: Path) -> None:
     assert len(err.strip().splitlines()) == 1
 
 
-def test_a_second_driver_on_a_live_run_is_refused(storage: Path) -> None:
+def test_a_second_driver_on_a_live_run_is_refused_and_ctrl_c_ends_the_first(storage: Path) -> None:
     first = start(storage, "live", 1, **{"train.epochs": 60})
     wait_until(lambda: bool(metrics(storage / "live")), first, "the first step is done")
     code, _, err = finish(start(storage, "live", 1, **{"train.epochs": 60}))
     still_going = first.poll() is None
-    first.kill()
+    first.send_signal(signal.SIGINT)
+    interrupted, _, said = finish(first, 60)
+    assert (interrupted, "the same command goes on" in said) == (130, True), said
     assert code == 2
     assert "is being trained by another driver" in err
     assert still_going
