@@ -100,15 +100,14 @@ def test_rank_0_saves_at_a_notice_trains_on_and_stops_in_time(monkeypatch: pytes
     now = 1000.0
     monkeypatch.setattr("simclr_ray.train.control.time", lambda: now)
     control = Control(settle_s=0, resize_every_s=0, stop_margin_s=3)
-    leaving = Signals(deadline=1010.0, room=5)
+    leaving = Signals(deadline=1020.0, room=5)
     assert control.decide(Signals(room=1), 1, 0.1) == Action.CONTINUE
-    assert control.decide(leaving, 1, 0.1) == Action.SAVE
+    decided = []
+    for now in (1001.0, 1002.0, 1014.0, 1014.5, 1015.0, 1016.0):  # noqa: B007 (read by the clock)
+        decided.append(control.decide(leaving, 1, 0.1).name)
+    assert decided == ["SAVE", "CONTINUE", "STOP", "CONTINUE", "CONTINUE", "STOP"], "3 s and twice the last step"
     assert control.decide(leaving, 1, 0.1) == Action.CONTINUE
-    now = 1006.0
-    assert control.decide(leaving, 1, 2.5) == Action.STOP, "twice the time of a save before the deadline"
-    assert control.decide(leaving, 1, 0.1) == Action.CONTINUE
-    now = 1007.0
-    assert control.decide(leaving, 1, 0.1) == Action.STOP
+    assert control.decide(leaving, 1, 2.0) == Action.STOP, "twice the time of a save before the deadline"
 
 
 def test_without_a_margin_rank_0_saves_every_second_until_the_end(monkeypatch: pytest.MonkeyPatch) -> None:

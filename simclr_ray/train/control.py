@@ -51,8 +51,8 @@ class Control:
     """Rank 0's decisions over one attempt.
 
     A notice is answered with a save at once. Then training goes on until `stop_margin_s` (or twice the time of that
-    save) before the deadline, where the group saves and stops: nothing is lost. Without a margin it saves every
-    LAST_SAVES_S until the node is gone. Growth waits until `settle_s` after
+    save) and two steps before the deadline, where the group saves and stops: nothing is lost. Without a margin it saves
+    every LAST_SAVES_S until the node is gone. Growth waits until `settle_s` after
     room was first seen, because Ray's own count must have seen it too, and until `resize_every_s` after the start.
     `refused_room`: a resize towards it brought nothing, since another run has it; it is ignored until it changes.
     """
@@ -66,13 +66,15 @@ class Control:
         self._room_since: float | None = None
         self._noticed_save: float | None = None
         self._asked_at: float | None = None
+        self._decided_at = time()
 
     def decide(self, signals: Signals, workers: int, save_seconds: float) -> Action:
-        """`save_seconds`: how long the last save took."""
+        """`save_seconds`: how long the last save took. Asked once a step."""
+        step_seconds, self._decided_at = time() - self._decided_at, time()
         if signals.end_asked:
             return Action.END
         if signals.deadline is not None:
-            return self._before_the_end(signals.deadline, save_seconds)
+            return self._before_the_end(signals.deadline, save_seconds, step_seconds)
         if signals.room != self._refused_room:
             self._refused_room = None
         if self._growth_is_due(signals.room > workers and self._refused_room is None):
@@ -82,13 +84,14 @@ class Control:
             return Action.SAVE
         return Action.CONTINUE
 
-    def _before_the_end(self, deadline: float, save_seconds: float) -> Action:
+    def _before_the_end(self, deadline: float, save_seconds: float, step_seconds: float) -> Action:
         now = time()
         if self._noticed_save is None:
             self._noticed_save = now
             return Action.SAVE
         if self._stop_margin_s is not None:
-            return Action.STOP if now >= deadline - max(self._stop_margin_s, 2 * save_seconds) else Action.CONTINUE
+            margin = max(self._stop_margin_s, 2 * save_seconds) + 2 * step_seconds
+            return Action.STOP if now >= deadline - margin else Action.CONTINUE
         if now - self._noticed_save < LAST_SAVES_S:
             return Action.CONTINUE
         self._noticed_save = now
