@@ -152,6 +152,7 @@ def test_a_crash_loop_ends_with_its_cause(storage: Path) -> None:
     assert code == 1
     assert "tensorboard" in err.strip().splitlines()[-1]
     assert len(events(storage / "loop", "attempt")) == 3
+    assert "tensorboard" in events(storage / "loop")[-1]["cause"]
 
 
 def test_a_stream_longer_than_its_horizon_goes_on_without_a_seam(

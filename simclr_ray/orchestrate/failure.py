@@ -30,7 +30,7 @@ class StopOnFailure(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         causes = [unwrapped(error) for error in worker_exceptions.values()]
-        internal_kv._internal_kv_put(_key(self._driver), _described(causes[0]), overwrite=True)
+        internal_kv._internal_kv_put(_key(self._driver), described(causes[0]), overwrite=True)
         for cause in causes:
             if isinstance(cause, (BadInput, Diverged, SavesFailed)):
                 raise cause
@@ -80,7 +80,8 @@ def unwrapped(error: BaseException) -> BaseException:
             return error
 
 
-def _described(cause: BaseException) -> str:
+def described(cause: BaseException) -> str:
+    """Its kind and the first line of its words."""
     first = str(cause).strip().splitlines()
     return f"{type(cause).__name__}: {first[0] if first else ''}"
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +21,14 @@ from simclr_ray.data.storage import Location, open_location
 from simclr_ray.evaluate.labels import require_same_classes
 from simclr_ray.export import FILE_NAME
 from simclr_ray.orchestrate.cluster import Share, join_or_start, share_of
-from simclr_ray.orchestrate.failure import StopOnFailure, cause_of
+from simclr_ray.orchestrate.failure import StopOnFailure, cause_of, described
 from simclr_ray.orchestrate.lease import lease
 from simclr_ray.orchestrate.prepare import prepare_into
 from simclr_ray.orchestrate.train_fn import Task, train_fn
 from simclr_ray.orchestrate.watch import progress_line, rows_followed
 from simclr_ray.train.attempt import last_step, order_of
+from simclr_ray.train.control import Interrupted
+from simclr_ray.train.metrics import note_giving_up
 
 NEVER_S = 1e9
 """Ray's own resize monitor would lose the steps since the last save: it is off."""
@@ -81,12 +84,23 @@ def pretrain(
             if on_row
             else progress_line(task.progress_key, last_step(config, order), order.global_batch)
         )
-        with watching:
+        with watching, _giving_up_noted(run):
             if alone:
                 train_fn({"task": task})
             else:
                 _fit(task)
     return result_of(run)
+
+
+@contextmanager
+def _giving_up_noted(run: Location) -> Iterator[None]:
+    try:
+        yield
+    except Interrupted:
+        raise  # somebody goes on
+    except Exception as error:
+        note_giving_up(run, described(error))
+        raise
 
 
 def result_of(run: Location) -> RunResult:

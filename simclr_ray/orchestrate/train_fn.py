@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from simclr_ray.orchestrate.stream import blocks, plan_stream
 from simclr_ray.orchestrate.worker import RayWorker
 from simclr_ray.train.attempt import order_of, run_attempt
 from simclr_ray.train.control import Ended
+from simclr_ray.train.memory import keep_freed_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def train_fn(settings: dict[str, Task]) -> None:
     threads = config.machine.threads or max(1, int(config.machine.cpus_per_worker))
     torch.set_num_threads(threads)
     if worker.device.type == "cpu":
-        _keep_freed_memory()
+        keep_freed_memory()
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     cpus = data_cpus(config.machine, worker.size, task.share.part * ray.cluster_resources()["CPU"])
     order = order_of(config, task.dataset)
@@ -96,15 +96,6 @@ def _device(task: Task) -> torch.device:
     if task.alone:
         return torch.device("cuda" if task.share.gpus else "cpu")
     return ray.train.torch.get_device()
-
-
-def _keep_freed_memory() -> None:
-    """Lets glibc reuse a step's tensors: it would map and unmap each, and page faults made a CPU step 1.6x slower."""
-    trim_threshold, mmap_max = -1, -4  # malloc.h
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(mmap_max, 0)
-        libc.mallopt(trim_threshold, -1)  # never
 
 
 def _require_precision(precision: str, device: torch.device) -> None:

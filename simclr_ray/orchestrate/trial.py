@@ -12,6 +12,7 @@ from ray.experimental import internal_kv
 from simclr_ray.config import BadInput, Config
 from simclr_ray.data.rows import Row, read_rows
 from simclr_ray.data.storage import open_location
+from simclr_ray.orchestrate.failure import described
 from simclr_ray.orchestrate.pretrain import pretrain
 from simclr_ray.orchestrate.train_fn import end_key
 from simclr_ray.train.control import Interrupted
@@ -87,8 +88,7 @@ class TrialRun(tune.Trainable):
         """How the run ended after its last check, or without one."""
         if self._error is None:
             return {}
-        lines = str(self._error).strip().splitlines()
-        reason = f"{type(self._error).__name__}: {lines[0] if lines else ''}"
+        reason = described(self._error)
         if isinstance(self._error, Diverged):
             return {"failed": reason}
         if isinstance(self._error, BadInput):

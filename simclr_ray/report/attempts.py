@@ -12,7 +12,7 @@ from simclr_ray.data.rows import Row
 
 READY = ("start", "restore")
 SAVES = ("save", "save_failed")
-ENDS = ("resize", "stop", "failure", "done")
+ENDS = ("resize", "stop", "failure", "gave_up", "done")
 # A notice is none of these: it tells the step of the last save, not its own.
 PROGRESS = ("first_step", "metrics", "evaluate", *SAVES, *ENDS)
 DRIVER_GONE = "driver gone"
@@ -102,6 +102,6 @@ def _time_of_step(event: Row) -> float:
 
 
 def _cause(end: Row) -> str:
-    if end["event"] == "failure":
+    if end["event"] in ("failure", "gave_up"):
         return "failure" if end["cause"] else DRIVER_GONE
     return end["reason"] if end["event"] == "stop" else end["event"]

@@ -134,7 +134,7 @@ def _log_start(run: Location, worker: Worker, last_failure: str | None) -> RunLo
     events, rows = read_rows(run / "events.jsonl"), read_rows(run / "metrics.jsonl")
     log = RunLog(run)
     log.event("attempt", events[-1]["step"] if events else 0, workers=worker.size)
-    if events and events[-1]["event"] not in ("done", "resize", "stop"):
+    if events and events[-1]["event"] not in ("done", "resize", "stop", "gave_up"):
         signs = [events[-1], *rows[-1:]]
         log.event("failure", **{key: max(sign[key] for sign in signs) for key in ("step", "time")}, cause=last_failure)
     return log
