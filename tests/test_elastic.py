@@ -12,16 +12,13 @@ from time import sleep, time
 from typing import Any
 
 import pytest
-import torch
 from ray.cluster_utils import Cluster
 
 from commands import events, finish, metrics, start, wait_until
 from fake_metadata import fake_metadata
-from simclr_ray.config import Config
-from simclr_ray.data.dataset import open_dataset
+from same import assert_same_as_one_worker
 from simclr_ray.data.rows import read_rows
 from simclr_ray.data.storage import open_location
-from simclr_ray.train.checkpoint import newest_valid
 
 NODE_CPUS = 2  # room for one worker and its data
 SETTINGS = {
@@ -89,7 +86,7 @@ def test_nodes_come_and_go_and_the_run_does_not_notice(cluster: Cluster, tmp_pat
     assert code == 0, err
     assert [s["workers"] for s in starts(run)] == [1, 2, 1, 2, 1]
     _report(run)
-    _assert_same_as_one_worker(run, tmp_path)
+    assert_same_as_one_worker(open_location(str(run)), tmp_path / "alone")
 
 
 @pytest.mark.slow
@@ -132,7 +129,7 @@ def test_two_notices_then_two_nodes_at_once_then_that_of_rank_0(cluster: Cluster
     stop = events(run, "stop")[-1]
     assert any(begun["step"] == stop["step"] for begun in starts(run)), "not even rank 0's notice loses anything"
     _report(run)
-    _assert_same_as_one_worker(run, tmp_path)
+    assert_same_as_one_worker(open_location(str(run)), tmp_path / "alone")
 
 
 def take_away(cluster: Cluster, node: Any, notice_s: float) -> None:
@@ -159,21 +156,3 @@ def _report(run: Path) -> None:
     from simclr_ray.report.goodput import account, table
 
     print(table(account(events(run), read_rows(open_location(str(run)) / "metrics.jsonl"))))
-
-
-def _assert_same_as_one_worker(run: Path, tmp_path: Path) -> None:
-    from small_runs import attempt
-
-    config = Config.from_json((run / "config.json").read_text())
-    attempt(config, open_dataset(config.data.train), tmp_path / "alone")
-    ledgers = [read_rows(open_location(str(tmp_path / name)) / "ledger.jsonl") for name in ("elastic", "alone")]
-    assert ledgers[0] == ledgers[1]
-    elastic, alone = metrics(run), metrics(tmp_path / "alone")
-    assert [row["step"] for row in elastic] == [row["step"] for row in alone]
-    for row, other in zip(elastic, alone, strict=True):
-        assert row["loss"] == pytest.approx(other["loss"], rel=1e-8), row["step"]
-    saved, expected = newest_valid(open_location(str(run)))[0], newest_valid(open_location(str(tmp_path / "alone")))[0]
-    assert saved is not None
-    assert expected is not None
-    for name, value in expected.model.items():
-        torch.testing.assert_close(saved.model[name], value, rtol=1e-6, atol=1e-6, msg=name)

@@ -135,6 +135,7 @@ def test_rank_0_grows_once_room_has_lasted_and_saves_when_asked(monkeypatch: pyt
 def test_room_that_a_resize_did_not_get_is_ignored_until_it_changes() -> None:
     """Two elastic runs each count the other's room."""
     control = Control(settle_s=0, resize_every_s=0, stop_margin_s=3, refused_room=4)
+    assert control.decide(Signals(), 2, 0.0) == Action.CONTINUE, "nothing heard yet"
     assert control.decide(Signals(room=4), 2, 0.0) == Action.CONTINUE
     assert control.decide(Signals(room=3), 2, 0.0) == Action.RESIZE
     assert control.decide(Signals(room=4), 2, 0.0) == Action.RESIZE

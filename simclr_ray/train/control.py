@@ -35,8 +35,8 @@ class Action(IntEnum):
 class Signals:
     """What a worker hears from its cluster. All optional: a process of its own hears nothing."""
 
-    room: int = 0
-    """Workers that would fit now; more than there are is a reason to grow."""
+    room: int | None = None
+    """Workers that would fit now; more than there are is a reason to grow. None: not heard yet."""
     deadline: float | None = None
     """Unix time at which the first of this group's nodes is taken away; None: no notice."""
     nodes: tuple[str, ...] = ()
@@ -75,9 +75,10 @@ class Control:
             return Action.END
         if signals.deadline is not None:
             return self._before_the_end(signals.deadline, save_seconds, step_seconds)
-        if signals.room != self._refused_room:
+        room = workers if signals.room is None else signals.room
+        if signals.room not in (None, self._refused_room):
             self._refused_room = None
-        if self._growth_is_due(signals.room > workers and self._refused_room is None):
+        if self._growth_is_due(room > workers and room != self._refused_room):
             return Action.RESIZE
         if signals.save_asked_at not in (None, self._asked_at):
             self._asked_at = signals.save_asked_at
