@@ -132,13 +132,21 @@ def test_rank_0_grows_once_room_has_lasted_and_saves_when_asked(monkeypatch: pyt
     assert control.decide(Signals(save_asked_at=5.0), 2, 0.1) == Action.CONTINUE
 
 
-def test_room_that_a_resize_did_not_get_is_ignored_until_it_changes() -> None:
+def test_room_that_a_resize_did_not_get_is_tried_again_much_later_or_when_it_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Two elastic runs each count the other's room."""
-    control = Control(settle_s=0, resize_every_s=0, stop_margin_s=3, refused_room=4)
+    now = 0.0
+    monkeypatch.setattr("simclr_ray.train.control.monotonic", lambda: now)
+    control, other = (Control(settle_s=0, resize_every_s=60, stop_margin_s=3, refused_room=4) for _ in range(2))
+    now = 61.0
     assert control.decide(Signals(), 2, 0.0) == Action.CONTINUE, "nothing heard yet"
     assert control.decide(Signals(room=4), 2, 0.0) == Action.CONTINUE
-    assert control.decide(Signals(room=3), 2, 0.0) == Action.RESIZE
+    now = 361.0
     assert control.decide(Signals(room=4), 2, 0.0) == Action.RESIZE
+    now = 61.0
+    assert other.decide(Signals(room=3), 2, 0.0) == Action.RESIZE
+    assert other.decide(Signals(room=4), 2, 0.0) == Action.RESIZE
 
 
 def test_a_run_asked_to_end_does_so_before_all_else() -> None:

@@ -7,6 +7,8 @@ from enum import IntEnum
 from time import monotonic, time
 
 LAST_SAVES_S = 1.0
+REFUSED_TIMES = 6
+"""Room that a resize did not get is tried again after so many times the usual interval."""
 
 
 class Interrupted(Exception):
@@ -54,7 +56,8 @@ class Control:
     save) and two steps before the deadline, where the group saves and stops: nothing is lost. Without a margin it saves
     every LAST_SAVES_S until the node is gone. Growth waits until `settle_s` after
     room was first seen, because Ray's own count must have seen it too, and until `resize_every_s` after the start.
-    `refused_room`: a resize towards it brought nothing, since another run has it; it is ignored until it changes.
+    `refused_room`: a resize towards it brought nothing, perhaps since another run has it; unless it changes, it is tried
+    again after REFUSED_TIMES as long.
     """
 
     def __init__(
@@ -78,7 +81,8 @@ class Control:
         room = workers if signals.room is None else signals.room
         if signals.room not in (None, self._refused_room):
             self._refused_room = None
-        if self._growth_is_due(room > workers and room != self._refused_room):
+        every_s = self._resize_every_s * (REFUSED_TIMES if room == self._refused_room else 1)
+        if self._growth_is_due(room > workers, every_s):
             return Action.RESIZE
         if signals.save_asked_at not in (None, self._asked_at):
             self._asked_at = signals.save_asked_at
@@ -98,11 +102,11 @@ class Control:
         self._noticed_save = now
         return Action.SAVE
 
-    def _growth_is_due(self, room: bool) -> bool:
+    def _growth_is_due(self, room: bool, every_s: float) -> bool:
         now = monotonic()
         if not room:
             self._room_since = None
             return False
         if self._room_since is None:
             self._room_since = now
-        return now - self._room_since >= self._settle_s and now - self._started >= self._resize_every_s
+        return now - self._room_since >= self._settle_s and now - self._started >= every_s
