@@ -54,10 +54,11 @@ class Control:
 
     A notice is answered with a save at once. Then training goes on until `stop_margin_s` (or twice the time of that
     save) and two steps before the deadline, where the group saves and stops: nothing is lost. Without a margin it saves
-    every LAST_SAVES_S until the node is gone. Growth waits until `settle_s` after
-    room was first seen, because Ray's own count must have seen it too, and until `resize_every_s` after the start.
-    `refused_room`: a resize towards it brought nothing, perhaps since another run has it; unless it changes, it is tried
-    again after REFUSED_TIMES as long.
+    every LAST_SAVES_S until the node is gone.
+
+    Growth waits until `settle_s` after room was first seen, because Ray's own count must have seen it too, and until
+    `resize_every_s` after the start; REFUSED_TIMES as long where the room is still the `refused_room` towards which the
+    last resize brought nothing, perhaps since another run has it.
     """
 
     def __init__(
