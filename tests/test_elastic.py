@@ -132,6 +132,40 @@ def test_two_notices_then_two_nodes_at_once_then_that_of_rank_0(cluster: Cluster
     assert_same_as_one_worker(open_location(str(run)), tmp_path / "alone")
 
 
+@pytest.mark.slow
+def test_rank_0_sits_where_no_notice_comes(cluster: Cluster, tmp_path: Path) -> None:
+    import ray
+    import ray.train.torch
+    from ray.train.v2.api.config import RunConfig, ScalingConfig
+
+    from simclr_ray.orchestrate.cluster import Share, rank_0_selector
+
+    def note_node(_: dict) -> None:
+        rank = ray.train.get_context().get_world_rank()
+        (tmp_path / str(rank)).write_text(ray.get_runtime_context().get_node_id())
+
+    share = Share(min_workers=1, max_workers=3, cpus=1.5, gpus=0.0)
+    for _ in range(2):
+        cluster.add_node(num_cpus=NODE_CPUS, labels={"ray.io/market-type": "spot"})
+    ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        assert rank_0_selector(share) is None
+        staying = cluster.add_node(num_cpus=NODE_CPUS, labels={"ray.io/market-type": "on-demand"})
+        cluster.wait_for_nodes()
+        ray.train.torch.TorchTrainer(
+            note_node,
+            train_loop_config={},
+            scaling_config=ScalingConfig(
+                num_workers=(1, 3), resources_per_worker={"CPU": 1.5}, label_selector=rank_0_selector(share)
+            ),
+            run_config=RunConfig(name="where", storage_path=str(tmp_path / "ray")),
+        ).fit()
+    finally:
+        ray.shutdown()
+    assert (tmp_path / "0").read_text() == staying.node_id
+    assert (tmp_path / "2").exists()
+
+
 def take_away(cluster: Cluster, node: Any, notice_s: float) -> None:
     """What a cloud does to a spot node: a notice on its metadata server, and at the deadline the end.
 

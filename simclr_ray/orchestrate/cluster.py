@@ -15,6 +15,8 @@ from simclr_ray.config import BadInput, MachineConfig
 MIN_DATA_CPUS = 0.1
 """Less than this of a CPU for a worker's data is starvation, not sharing."""
 
+MARKET, ON_DEMAND = "ray.io/market-type", "on-demand"
+
 
 def join_or_start() -> None:
     """Joins the cluster that this process belongs to (a job, RAY_ADDRESS, one on this host), or starts a local one."""
@@ -72,6 +74,18 @@ def workers_that_fit(share: Share, nodes: Iterable[dict[str, float]]) -> int:
         by_gpu = node.get("GPU", 0.0) // share.gpus if share.gpus else math.inf
         total += min(node.get("CPU", 0.0) // share.cpus, by_gpu)
     return int(min(total, share.max_workers))
+
+
+def rank_0_selector(share: Share) -> list[dict[str, str]] | None:
+    """Labels of the nodes for each worker: the first, which is rank 0, on a machine that no notice comes for.
+
+    None where there is no such node, labelled as clusters/ does. A run that began with one waits for one later.
+    """
+    for node in ray.nodes():
+        stays = node["Alive"] and node["Labels"].get(MARKET) == ON_DEMAND
+        if stays and workers_that_fit(share, [node["Resources"]]):
+            return [{MARKET: ON_DEMAND}] + [{} for _ in range(share.max_workers - 1)]
+    return None
 
 
 def data_cpus(machine: MachineConfig, workers: int, total_cpus: float) -> float:

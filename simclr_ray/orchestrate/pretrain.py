@@ -20,7 +20,7 @@ from simclr_ray.data.rows import Row, read_rows
 from simclr_ray.data.storage import Location, open_location
 from simclr_ray.evaluate.labels import require_same_classes
 from simclr_ray.export import FILE_NAME
-from simclr_ray.orchestrate.cluster import Share, join_or_start, share_of
+from simclr_ray.orchestrate.cluster import Share, join_or_start, rank_0_selector, share_of
 from simclr_ray.orchestrate.failure import StopOnFailure, cause_of, described
 from simclr_ray.orchestrate.lease import lease
 from simclr_ray.orchestrate.prepare import prepare_into
@@ -186,6 +186,7 @@ def _fit(task: Task) -> None:
             num_workers=(share.min_workers, share.max_workers) if elastic else share.max_workers,
             use_gpu=share.gpus > 0,
             resources_per_worker=resources,
+            label_selector=rank_0_selector(share),
             elastic_resize_monitor_interval_s=NEVER_S,
         ),
         run_config=RunConfig(  # type: ignore[arg-type]
