@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from simclr_ray.config import BadInput
-from simclr_ray.data import webdataset
+from simclr_ray.data import object_store, webdataset
 from simclr_ray.data.source import Source, open_source, source_digest
 from simclr_ray.data.storage import open_location
 
@@ -176,7 +176,8 @@ def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
         open_source(str(tmp_path))
 
 
-def test_unknown_schemes_and_unreachable_stores_are_refused_in_one_line(tmp_path: Path) -> None:
+def test_unknown_schemes_and_unreachable_stores_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(object_store, "PATIENCE_S", 0.1)
     for spec in ("ftp://host/pictures", "s3://bucket/x?endpoint_override=127.0.0.1:9&scheme=http&region=x"):
         with pytest.raises(BadInput, match="cannot") as raised:
             open_source(spec)

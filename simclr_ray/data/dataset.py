@@ -142,7 +142,7 @@ class SliceReader:
     def _file(self, shard: int) -> pq.ParquetFile:
         if shard not in self._open:
             location = self._dataset.location / self._dataset.shards[shard].name
-            stream = location.filesystem.open_input_file(location.path)
+            stream = location.reading()
             # From an object store a row group's columns in one request; local ones come a third faster without.
             opened = pq.ParquetFile(stream, metadata=self._footers.get(shard), pre_buffer=location.local is None)
             self._footers[shard] = opened.metadata

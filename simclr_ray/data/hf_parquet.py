@@ -54,7 +54,7 @@ def read(location: Location, layout: Layout, work: pa.Table) -> Iterator[pa.Tabl
     columns = [layout.image] + ([layout.label] if layout.label else [])
     for piece in work.to_pylist():
         where, row = location / piece["name"], piece["first"]
-        with location.filesystem.open_input_file(where.path) as stream:
+        with where.reading() as stream:
             batches = pq.ParquetFile(stream).iter_batches(BATCH_ROWS, [piece["group"]], columns)
             for batch in batches:
                 yield _pictures(batch, layout, f"{piece['name']}:", row)
@@ -63,7 +63,7 @@ def read(location: Location, layout: Layout, work: pa.Table) -> Iterator[pa.Tabl
 
 def _footer(where: Location) -> pq.FileMetaData:
     try:
-        with where.filesystem.open_input_file(where.path) as stream:
+        with where.reading() as stream:
             return pq.ParquetFile(stream).metadata
     except pa.ArrowInvalid as error:
         reason = str(error).splitlines()[0]

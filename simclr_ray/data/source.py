@@ -124,7 +124,7 @@ def _listing(spec: str) -> tuple[Location, Kind, list[Entry]]:
     if pattern:
         location = location.parent
     try:
-        kind = location.filesystem.get_file_info(location.path).type
+        kind = location.kind()
         if kind == fs.FileType.File:
             entry = Entry(location.name, location.size())
             return location.parent, *_of_one_kind(spec, [entry], single=True)

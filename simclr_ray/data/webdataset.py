@@ -54,7 +54,7 @@ def _pictures(where: Location) -> Iterator[Picture]:
 def _files(where: Location) -> Iterator[tuple[str, bytes]]:
     try:
         with (
-            where.filesystem.open_input_stream(where.path) as stream,
+            where.reading() as stream,
             tarfile.open(fileobj=stream, mode="r|", bufsize=2**20) as tar,
         ):
             for member in tar:

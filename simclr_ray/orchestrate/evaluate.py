@@ -15,7 +15,7 @@ import torch
 from simclr_ray.config import BadInput, EvaluateConfig
 from simclr_ray.data.center import center_view
 from simclr_ray.data.dataset import Dataset
-from simclr_ray.data.storage import Location, open_location
+from simclr_ray.data.storage import Location
 from simclr_ray.evaluate.accuracy import Accuracy
 from simclr_ray.evaluate.features import Features, Pixels, extract
 from simclr_ray.evaluate.knn import knn_accuracy
@@ -78,8 +78,8 @@ def evaluate_run(
     labels or with other classes.
     """
     _require_settings(neighbours, temperature, crops, seed)
-    pretrained, folder = load_pretrained(run), _parent(encoder_file(run))
-    storage = _parent(folder).uri
+    pretrained, folder = load_pretrained(run), encoder_file(run).parent
+    storage = folder.parent.uri
     sets = prepare_into(storage, train), prepare_into(storage, test)
     require_same_classes(*sets)
     if method == "knn":
@@ -192,7 +192,3 @@ def _append(location: Location, row: dict[str, Any]) -> None:
         location.write_bytes(before + line.encode() + b"\n")
     except OSError as error:
         raise BadInput(f"cannot write {location}: {str(error).splitlines()[0]}; the result is {line}") from None
-
-
-def _parent(location: Location) -> Location:
-    return open_location(location.uri.rstrip("/").rpartition("/")[0])

@@ -16,6 +16,7 @@ from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig  # r
 
 from simclr_ray.config import BadInput, Config, EvaluateConfig, science_changes
 from simclr_ray.data.dataset import Dataset, is_dataset, open_dataset
+from simclr_ray.data.object_store import patiently
 from simclr_ray.data.rows import Row, read_rows
 from simclr_ray.data.storage import Location, open_location
 from simclr_ray.evaluate.labels import require_same_classes
@@ -171,8 +172,17 @@ def _resolved(
 
 def _fit(task: Task) -> None:
     """Runs Ray Train to the end of the run. Ray keeps no checkpoint of its own, so nothing of it can be torn."""
-    share = task.share
+    share, run = task.share, task.run
     elastic = share.min_workers < share.max_workers
+    run_config = RunConfig(
+        name="ray",
+        storage_path=run.path,
+        storage_filesystem=run.filesystem,
+        failure_config=FailureConfig(max_failures=-1),
+        callbacks=[StopOnFailure(run, task.driver)],
+    )
+    if run.local is None:
+        patiently(run.uri, lambda: run_config.storage_context)  # Ray tries its storage here, and only once
     resources = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
     trainer = ray.train.torch.TorchTrainer(
         train_fn,
@@ -189,12 +199,7 @@ def _fit(task: Task) -> None:
             label_selector=rank_0_selector(share),
             elastic_resize_monitor_interval_s=NEVER_S,
         ),
-        run_config=RunConfig(  # type: ignore[arg-type]
-            name="ray",
-            storage_path=task.run.uri,
-            failure_config=FailureConfig(max_failures=-1),
-            callbacks=[StopOnFailure(task.run, task.driver)],
-        ),
+        run_config=run_config,  # type: ignore[arg-type]
     )
     try:
         trainer.fit()

@@ -48,7 +48,8 @@ class JsonLines:
             if self._file.local:
                 self._append(self._file.local)
             else:
-                self._file.write_bytes("".join(self._lines).encode())
+                # Training waits for this: a store that fails now is asked again at the next save.
+                self._file.write_bytes("".join(self._lines).encode(), patience_s=0)
         except OSError:
             return  # tried again by the next call
         self._unwritten = 0
@@ -113,7 +114,7 @@ class RunLog:
             with contextlib.suppress(OSError):  # copied whole at the next flush
                 self._board.flush()
                 for board in self._board_folder.iterdir():
-                    (self._run / "tensorboard" / board.name).write_bytes(board.read_bytes())
+                    (self._run / "tensorboard" / board.name).write_bytes(board.read_bytes(), patience_s=0)
 
     def close(self) -> None:
         self.flush()
