@@ -79,18 +79,21 @@ def pretrain(
         task = Task(
             config=config, dataset=dataset, bank=bank, test=test, run=run, driver=driver, share=share, alone=alone
         )
-        internal_kv._internal_kv_del(task.end_key)
-        watching = (
-            rows_followed(task.progress_key, on_row)
-            if on_row
-            else progress_line(task.progress_key, last_step(config, order), order.global_batch)
-        )
-        with watching, _giving_up_noted(run):
-            if alone:
-                train_fn({"task": task})
-            else:
-                _fit(task)
+        _train(task, last_step(config, order), on_row)
     return result_of(run)
+
+
+def _train(task: Task, until: int, on_row: Callable[[Row | None], None] | None) -> None:
+    internal_kv._internal_kv_del(task.end_key)
+    if on_row:
+        watching = rows_followed(task.progress_key, on_row)
+    else:
+        watching = progress_line(task.progress_key, until, task.config.train.global_batch)
+    with watching, _giving_up_noted(task.run):
+        if task.alone:
+            train_fn({"task": task})
+        else:
+            _fit(task)
 
 
 @contextmanager
