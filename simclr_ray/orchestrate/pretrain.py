@@ -21,6 +21,7 @@ from simclr_ray.data.rows import Row, read_rows
 from simclr_ray.data.storage import Location, open_location
 from simclr_ray.evaluate.labels import require_same_classes
 from simclr_ray.export import FILE_NAME
+from simclr_ray.orchestrate.claim import drop_claim
 from simclr_ray.orchestrate.cluster import Share, join_or_start, rank_0_selector, share_of
 from simclr_ray.orchestrate.failure import StopOnFailure, cause_of, described
 from simclr_ray.orchestrate.lease import lease
@@ -176,6 +177,7 @@ def _resolved(
 def _fit(task: Task) -> None:
     """Runs Ray Train to the end of the run. Ray keeps no checkpoint of its own, so nothing of it can be torn."""
     share, run = task.share, task.run
+    drop_claim(run)
     elastic = share.min_workers < share.max_workers
     run_config = RunConfig(
         name="ray",

@@ -16,6 +16,7 @@ from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.storage import Location
 from simclr_ray.evaluate.during import check_during
 from simclr_ray.export import export_encoder
+from simclr_ray.orchestrate.claim import note_claim
 from simclr_ray.orchestrate.cluster import Share, data_cpus
 from simclr_ray.orchestrate.failure import last_failure
 from simclr_ray.orchestrate.lease import holds, require_held
@@ -60,6 +61,8 @@ def train_fn(settings: dict[str, Task]) -> None:
     task = settings["task"]
     config, worker = task.config, RayWorker(_device(task), task.progress_key, task.end_key, task.share)
     require_held(task.run, task.driver)
+    if worker.rank == 0 and not task.alone:
+        note_claim(task.run)
     _require_precision(config.train.precision, worker.device)
     threads = config.machine.threads or max(1, int(config.machine.cpus_per_worker))
     torch.set_num_threads(threads)
