@@ -19,7 +19,7 @@ from simclr_ray.space import parse_space
 
 SETTINGS = {
     "data.train": "synthetic:2048",
-    "augment.size": 32,
+    "augment.size": 24,
     "augment.strength": 0.5,
     "augment.blur_p": 0.0,
     "model.arch": "resnet18",
@@ -30,13 +30,13 @@ SETTINGS = {
     "optim.temperature": 0.5,
     "optim.lr_per_256": 1.0,
     "optim.warmup_epochs": 1,
-    "train.epochs": 3,
+    "train.epochs": 6,
     "train.global_batch": 128,
-    "evaluate.every_epochs": 1,
+    "evaluate.every_epochs": 2,
     "evaluate.test_rows": 1024,
     "machine.threads": 1,
-    "machine.cpus_per_worker": 0.9,
-    "machine.data_cpus": 0.9,
+    "machine.cpus_per_worker": 0.6,
+    "machine.data_cpus": 0.3,
 }
 """A smaller quickstart."""
 
@@ -46,6 +46,7 @@ class Arguments:
     seeds: int = 3
     trials: int = 30
     startup: int = 8
+    concurrent: int = 2
     storage: str | None = None
     """Where the sweeps are kept, and go on after an interruption; None: nowhere."""
 
@@ -88,7 +89,7 @@ def _sweep(sampler: Literal["tpe", "random"], seed: int, arguments: Arguments, s
         sampler=sampler,
         seed=seed,
     )
-    records = read_sweep(sweep(config, settings, f"{sampler}-{seed}", storage))
+    records = read_sweep(sweep(config, settings, f"{sampler}-{seed}", storage, concurrent=arguments.concurrent))
     assert records.best is not None
     assert records.default is not None
     return _Row(
