@@ -244,7 +244,8 @@ def _run(search: StudySearch, asha: StudyAsha | None, folder: Location, concurre
         ),
         run_config=tune.RunConfig(
             name=uuid.uuid4().hex,
-            storage_path=records.uri,
+            storage_path=records.path,
+            storage_filesystem=records.filesystem,
             failure_config=tune.FailureConfig(max_failures=10),  # a lost node; the trial goes on where it was
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials keep their own
             verbose=0,
