@@ -22,8 +22,10 @@ class Range:
     high: float
     log: bool = False
 
-    def values(self) -> tuple[Any, ...]:
-        return self.low, self.high
+    def samples(self) -> tuple[Any, ...]:
+        """Both ends, and a value between that is no round one."""
+        inside = self.low + 0.382 * (self.high - self.low)
+        return self.low, round(inside) if isinstance(self.low, int) else inside, self.high
 
     def to_json(self) -> dict[str, Any]:
         return {"low": self.low, "high": self.high, "log": self.log}
@@ -35,7 +37,7 @@ class Choices:
 
     choices: tuple[Any, ...]
 
-    def values(self) -> tuple[Any, ...]:
+    def samples(self) -> tuple[Any, ...]:
         return self.choices
 
     def to_json(self) -> dict[str, Any]:
@@ -49,7 +51,7 @@ Space = dict[str, Range | Choices]
 def parse_space(entries: typing.Sequence[str], config: Config) -> Space:
     """From KEY=LOW:HIGH, KEY=LOW:HIGH:log or KEY=A,B,C; DEFAULT where there are none. Raises BadInput.
 
-    Both ends of a range, and every choice, must be values that `config` takes.
+    Samples of a range, and every choice, must be values that `config` takes.
     """
     space: Space = {}
     for entry in entries or DEFAULT:
@@ -58,7 +60,7 @@ def parse_space(entries: typing.Sequence[str], config: Config) -> Space:
         require(bool(mark and text), f"--space {entry!r}: write KEY=LOW:HIGH, KEY=LOW:HIGH:log or KEY=A,B,C")
         require(key not in space, f"--space names {key} twice")
         space[key] = _domain(key, text)
-        for value in space[key].values():
+        for value in space[key].samples():
             config.with_overrides({key: value})
     return space
 

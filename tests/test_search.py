@@ -15,8 +15,10 @@ from ray.tune.search import Searcher
 
 from simclr_ray.config import BadInput, Config
 from simclr_ray.data.storage import open_location
+from simclr_ray.orchestrate.cluster import data_cpus
 from simclr_ray.orchestrate.search import StudyAsha, StudySearch
 from simclr_ray.orchestrate.study import Study
+from simclr_ray.orchestrate.sweep import TRIAL_CPUS, _share
 from simclr_ray.space import Choices, Range, parse_space
 
 SPACE = parse_space([], Config())
@@ -60,6 +62,7 @@ def test_a_space_is_read_by_the_types_of_the_config(entry: str, domain: Range | 
         (["evaluate.neighbours=1:20"], "does not change what is learnt"),
         (["train.epochs=1:2.5"], "'2.5' is no value"),
         (["optim.temperature=0.1:1", "optim.temperature=0.2:1"], "twice"),
+        (["model.width=0.5:2"], "model.width must make"),
     ],
 )
 def test_a_wrong_space_is_named_before_anything_starts(entries: list[str], says: str) -> None:
@@ -159,6 +162,8 @@ def test_unfinished_trials_come_first_and_the_study_holds_as_many_as_asked_for(t
     search = make_search(open_study(tmp_path, "elsewhere"), 3)
     assert search.suggest("a") == {"run": "trial-0001"}
     assert search.suggest("b") == {"run": "trial-0002"}
+    for trial_id in "ab":
+        search.on_trial_complete(trial_id, result(BUDGET, 1.0))
     assert search.suggest("c") == Searcher.FINISHED
 
 
@@ -166,30 +171,101 @@ def test_how_a_trial_ended_is_told_with_its_reason(tmp_path: Path) -> None:
     study = open_study(tmp_path)
     search = make_search(study, 9)
     ends = [
-        (result(BUDGET, 5.0), False, "COMPLETE"),
-        (result(300, 4.0), False, "PRUNED"),
-        ({"failed": "Diverged: the loss is nan at step 3"}, False, "FAIL"),
-        (result(300, 4.0) | {"failed": "collapsed"}, False, "FAIL"),
-        (None, True, "FAIL"),
+        (result(BUDGET, 5.0), "COMPLETE"),
+        (result(300, 4.0), "PRUNED"),
+        ({"whole": False, "failed": "Diverged: the loss is nan at step 3"}, "FAIL"),
+        (result(300, 4.0) | {"failed": "collapsed"}, "FAIL"),
+        ({"whole": False}, "RUNNING"),
     ]
-    for number, (last, error, state) in enumerate(ends):
+    for number, (last, state) in enumerate(ends):
         search.suggest(f"t{number}")
-        search.on_trial_complete(f"t{number}", last, error)
+        search.on_trial_complete(f"t{number}", last)
         assert study.trials[number].state.name == state
     assert [t.user_attrs.get("reason") for t in study.trials][2:] == [
-        "Diverged: the loss is nan at step 3", "collapsed", "its process was lost"
+        "Diverged: the loss is nan at step 3", "collapsed", None
     ]  # fmt: skip
 
 
-def test_bad_input_and_three_crashes_in_a_row_end_the_sweep(tmp_path: Path) -> None:
+def test_a_trial_whose_last_value_was_known_before_a_kill_is_complete(tmp_path: Path) -> None:
     study = open_study(tmp_path)
-    search = make_search(study, 9)
+    study.ask()
+    study.report(0, BUDGET, 5.0)
+    search = make_search(open_study(tmp_path, "elsewhere"), 1)
+    search.suggest("t")
+    search.on_trial_complete("t", {"whole": True})
+    assert search._study.best() is not None
+
+
+def test_what_the_machines_did_is_tried_again(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    search = make_search(study, 1)
+    for attempt in range(5):
+        assert search.suggest(f"lost{attempt}") == {"run": "trial-0000"}
+        assert search.suggest("more") is None, "not finished while it may come back"
+        search.on_trial_complete(f"lost{attempt}", None, error=True)
+    for attempt in range(3):
+        assert search.suggest(f"crashed{attempt}") == {"run": "trial-0000"}
+        search.on_trial_complete(f"crashed{attempt}", {"crashed": "OSError: x"})
+    assert study.trials[0].user_attrs["reason"] == "OSError: x"
+    assert search.suggest("more") == Searcher.FINISHED
+
+
+def test_bad_input_and_three_crashed_trials_in_a_row_end_the_sweep(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    search = make_search(study, 99)
     for number, crash in enumerate([True, True, False, True, True, True]):
-        assert search.suggest(f"t{number}") != Searcher.FINISHED
-        search.on_trial_complete(f"t{number}", {"crashed": "OSError: x"} if crash else result(BUDGET, 1.0))
+        for attempt in range(3 if crash else 1):
+            assert search.suggest(f"t{number}-{attempt}") != Searcher.FINISHED
+            last = {"crashed": "OSError: x"} if crash else result(BUDGET, 1.0)
+            search.on_trial_complete(f"t{number}-{attempt}", last)
     assert search.suggest("more") == Searcher.FINISHED
 
     other = make_search(open_study(tmp_path, "elsewhere"), 9)
     other.suggest("t")
     other.on_trial_complete("t", {"bad_input": "no such folder"})
     assert (other.bad_input, other.suggest("u")) == ("no such folder", Searcher.FINISHED)
+
+
+def test_values_that_do_not_go_together_fail_their_trial_alone(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+
+    def task(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+        if trial.number == 0:
+            raise BadInput("augment.blur_sigma_min must lie in (0, blur_sigma_max]")
+        return {}
+
+    assert StudySearch(study, 9, task, lambda line: None).suggest("t") == {}
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "RUNNING"]
+
+
+def test_a_study_that_another_driver_has_is_left_alone(tmp_path: Path) -> None:
+    study = open_study(tmp_path)
+    study.ask()
+    copy = (tmp_path / "sweep" / "study.journal").read_bytes()
+    study._still_ours = lambda: False
+    with pytest.raises(BadInput, match="another driver"):
+        study.ask()
+    assert (tmp_path / "sweep" / "study.journal").read_bytes() == copy
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "concurrent", "settings", "workers"),
+    [
+        (16, 1, 1, {}, 1),
+        (64, 4, 4, {}, 1),
+        (48, 3, 3, {}, 1),
+        (16, 1, 4, {"gpus_per_worker": 0.25}, 1),
+        (64, 8, 2, {}, 4),
+        (2, 0, 2, {"cpus_per_worker": 0.6, "data_cpus": 0.3}, 1),
+    ],
+)
+def test_each_trial_gets_its_whole_part_of_the_cluster(
+    cpus: int, gpus: int, concurrent: int, settings: dict[str, Any], workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": float(cpus), "GPU": float(gpus)})
+    config = Config().with_overrides({f"machine.{key}": value for key, value in settings.items()})
+    share = _share(config, concurrent)
+    assert share.max_workers == workers
+    used = workers * (share.cpus + data_cpus(config.machine, workers, share.part * cpus))
+    assert concurrent * (used + TRIAL_CPUS) <= cpus + 1e-9
+    assert concurrent * workers * share.gpus <= gpus

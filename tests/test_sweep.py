@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -135,6 +136,20 @@ def assert_bad_input(process: Any, says: str) -> None:
     assert len(lines) == 1
     assert says in lines[0]
     assert "Traceback" not in err
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_the_trials_that_run(storage: Path) -> None:
+    process = start(storage, "interrupted", **{"train.epochs": 60, "machine.save-every-steps": 1000})
+    run = storage / "interrupted" / "trial-0000"
+    wait_until(lambda: (run / "metrics.jsonl").exists() and len(metrics(run)) >= 3, process, "three rows", 200)
+    process.send_signal(signal.SIGINT)
+    code, _, err = finish(process, 90)
+    assert (code, "the same command goes on" in err) == (130, True), err
+    last = events(run)[-1]
+    assert (last["event"], last.get("reason")) == ("stop", "asked to end")
+    assert (run / f"step-{last['step']:08d}" / "manifest.json").exists()
+    assert [trial.state.name for trial in trials_of(storage / "interrupted")] == ["RUNNING"]
 
 
 @pytest.fixture

@@ -154,8 +154,5 @@ def test_a_run_asked_to_end_does_so_before_all_else() -> None:
     assert control.decide(Signals(room=9, deadline=0.0, end_asked=True), 2, 0.0) == Action.END
 
 
-def test_a_part_of_the_cluster_is_divided_as_if_it_were_all() -> None:
-    machine = MachineConfig(gpus_per_worker=0.25)
-    share = share_of(machine, 16, 1, part=0.25)
-    assert (share.max_workers, share.part) == (1, 0.25)
-    assert data_cpus(machine, 1, share.part * 16) == 3
+def test_a_tenth_fits_ten_times() -> None:
+    assert workers_that_fit(share_of(MachineConfig(gpus_per_worker=0.1), 64, 1), [{"CPU": 64, "GPU": 1.0}]) == 10

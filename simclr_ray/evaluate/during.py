@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from simclr_ray.config import Config
+from simclr_ray.config import BadInput, Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.evaluate.accuracy import hits
 from simclr_ray.evaluate.features import Features, extract
@@ -16,7 +16,7 @@ from simclr_ray.evaluate.linear import predict, probe_config, train_probe
 from simclr_ray.evaluate.pictures import PictureBatch, centered, read_pictures
 from simclr_ray.model.simclr import SimCLR
 from simclr_ray.train import collective
-from simclr_ray.train.loop import Evaluate
+from simclr_ray.train.loop import Diverged, Evaluate
 
 BATCH_SLICES = 8
 
@@ -28,6 +28,8 @@ def rows_of_check(config: Config, bank: Dataset, test: Dataset | None) -> tuple[
         return range(min(settings.bank_rows, bank.rows)), range(min(settings.test_rows, test.rows))
     held = min(settings.test_rows, bank.rows // 2)
     first = (bank.rows - held) // bank.slice_rows * bank.slice_rows
+    if not first:
+        raise BadInput(f"{bank.uri} has too few pictures to hold any out: name a labelled test set")
     return range(min(settings.bank_rows, first)), range(first, bank.rows)
 
 
@@ -51,7 +53,10 @@ def check_during(config: Config, bank: Dataset, test: Dataset | None, device: to
 
     def check(model: SimCLR, step: int, between: Callable[[], None]) -> dict[str, float]:
         asked = share(model, test or bank, asked_rows, between)
-        found = {"rankme": round(rankme(_of_all(asked.h, asked)), 3)}
+        features = _of_all(asked.h, asked)
+        if not features.isfinite().all():
+            raise Diverged(f"the features are no numbers at step {step}: lower optim.lr_per_256, or warm up for longer")
+        found = {"rankme": round(rankme(features), 3)}
         if method != "rankme":
             known = share(model, bank, known_rows, between)
             found |= _accuracies(config, _of_all(known.h, known), _of_all(known.labels, known), asked, bank.classes)

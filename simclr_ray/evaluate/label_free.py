@@ -15,6 +15,7 @@ def rankme(features: Float[Tensor, "n d"]) -> float:
     Garrido et al. 2023, equation 1. It falls where features collapse onto few dimensions; it compares encoders of one
     architecture on the same pictures, and says nothing of what the dimensions are good for. Take n well above d.
     """
-    singular = torch.linalg.svdvals(features.double())
+    h = features.double()
+    singular = torch.linalg.eigvalsh(h.T @ h).clamp(min=0).sqrt()  # of d x d numbers, however many rows there are
     p = singular / singular.sum() + EPSILON
     return float(torch.exp(-(p * p.log()).sum()))

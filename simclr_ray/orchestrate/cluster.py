@@ -39,17 +39,13 @@ class Share:
     """Of the cluster's CPUs and GPUs, what the run may count as its own."""
 
 
-def share_of(machine: MachineConfig, total_cpus: float, total_gpus: float, part: float = 1.0) -> Share:
-    """Resolves what the config leaves open. Raises BadInput where nothing would be left for the data, never a hang.
-
-    The totals are the cluster's; `part` of them belongs to this run.
-    """
-    total_cpus, total_gpus = part * total_cpus, part * total_gpus
+def share_of(machine: MachineConfig, total_cpus: float, total_gpus: float) -> Share:
+    """Resolves what the config leaves open. Raises BadInput where nothing would be left for the data, never a hang."""
     gpus = machine.gpus_per_worker
     if gpus is None:
         gpus = 1.0 if total_gpus else 0.0
-    most = machine.max_workers or max(machine.min_workers, int(total_gpus / gpus + 1e-6) if gpus else 1)
-    share = Share(min_workers=machine.min_workers, max_workers=most, cpus=machine.cpus_per_worker, gpus=gpus, part=part)
+    most = machine.max_workers or max(machine.min_workers, _times(total_gpus, gpus) if gpus else 1)
+    share = Share(min_workers=machine.min_workers, max_workers=most, cpus=machine.cpus_per_worker, gpus=gpus)
     workers = workers_that_fit(share, [{"CPU": total_cpus, "GPU": total_gpus}])
     if workers < share.min_workers:
         raise BadInput(
@@ -71,9 +67,14 @@ def workers_that_fit(share: Share, nodes: Iterable[dict[str, float]]) -> int:
     """Workers that nodes with these resources hold, counted as Ray's elastic policy does: node by node."""
     total = 0.0
     for node in nodes:
-        by_gpu = node.get("GPU", 0.0) // share.gpus if share.gpus else math.inf
-        total += min(node.get("CPU", 0.0) // share.cpus, by_gpu)
+        by_gpu = _times(node.get("GPU", 0.0), share.gpus) if share.gpus else math.inf
+        total += min(_times(node.get("CPU", 0.0), share.cpus), by_gpu)
     return int(min(total, share.max_workers))
+
+
+def _times(whole: float, part: float) -> int:
+    """How often `part` fits: 0.1 fits into 1.0 ten times, whatever floats make of it."""
+    return int(whole / part + 1e-6)
 
 
 def rank_0_selector(share: Share) -> list[dict[str, str]] | None:

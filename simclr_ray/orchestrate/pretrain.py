@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ from simclr_ray.export import FILE_NAME
 from simclr_ray.orchestrate.claim import drop_claim
 from simclr_ray.orchestrate.cluster import Share, join_or_start, rank_0_selector, share_of
 from simclr_ray.orchestrate.failure import StopOnFailure, cause_of, described
-from simclr_ray.orchestrate.lease import lease
+from simclr_ray.orchestrate.lease import holds, lease
 from simclr_ray.orchestrate.prepare import prepare_into
 from simclr_ray.orchestrate.train_fn import Task, train_fn
 from simclr_ray.orchestrate.watch import progress_line, rows_followed
@@ -51,17 +51,18 @@ def pretrain(
     name: str,
     storage: str,
     *,
-    part: float = 1.0,
+    share: Share | None = None,
     alone: bool = False,
     on_row: Callable[[Row | None], None] | None = None,
 ) -> RunResult:
     """Starts or resumes the run `STORAGE/NAME`, leaves a finished one as it is, and gives what its folder holds.
 
-    `part`: of the cluster, where several runs share it. `alone`: this process is the only worker and trains by itself,
-    without a group that could be restarted: whatever ends the attempt is raised. `on_row` is called with the newest
-    metrics row, on a thread, in place of a progress line on the terminal. Raises BadInput for whatever the caller can
-    mend: a changed science value, data that are not there, a batch or a number of workers that does not fit. Another
-    failure is raised as it came; what was saved until then stays.
+    `share`: of the cluster, where several runs share it; None: as the config says. `alone`: this process is the only
+    worker and trains by itself, without a group that could be restarted: whatever ends the attempt is raised. `on_row`
+    is called with the newest metrics row, on a thread, in place of a progress line on the terminal.
+
+    Raises BadInput for whatever the caller can mend: a changed science value, data that are not there, a batch or a
+    number of workers that does not fit. Another failure is raised as it came; what was saved until then stays.
     """
     run = run_folder(name, storage)
     config, earlier = _same_science(run, config)
@@ -71,7 +72,7 @@ def pretrain(
     order = order_of(config, dataset)
     join_or_start()
     resources = ray.cluster_resources()
-    share = share_of(config.machine, resources.get("CPU", 0.0), resources.get("GPU", 0.0), part)
+    share = share or share_of(config.machine, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
     order.rows_per_pass(share.max_workers)
     config, bank, test = _resolved(config, dataset, storage, share, earlier)
     with lease(run) as driver:
@@ -90,7 +91,7 @@ def _train(task: Task, until: int, on_row: Callable[[Row | None], None] | None) 
         watching = rows_followed(task.progress_key, on_row)
     else:
         watching = progress_line(task.progress_key, until, task.config.train.global_batch)
-    with watching, _giving_up_noted(task.run):
+    with watching, _giving_up_noted(task):
         if task.alone:
             train_fn({"task": task})
         else:
@@ -98,13 +99,15 @@ def _train(task: Task, until: int, on_row: Callable[[Row | None], None] | None) 
 
 
 @contextmanager
-def _giving_up_noted(run: Location) -> Iterator[None]:
+def _giving_up_noted(task: Task) -> Iterator[None]:
     try:
         yield
     except Interrupted:
         raise  # somebody goes on
     except Exception as error:
-        note_giving_up(run, described(error))
+        with suppress(OSError):
+            if holds(task.run, task.driver):
+                note_giving_up(task.run, described(error))
         raise
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +11,13 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.schedulers import AsyncHyperBandScheduler
 from ray.tune.search import Searcher
 
+from simclr_ray.config import BadInput
 from simclr_ray.orchestrate.study import Study
 
 CRASHES = 3
-"""So many in a row are not the trials' fault: the sweep ends."""
+"""So often a trial is tried; so many trials in a row that crashed are not the trials' fault, and the sweep ends."""
+LOSSES = 30
+"""So often a trial's process may be lost, with a machine that was taken away."""
 
 Task = Callable[[FrozenTrial], dict[str, Any]]
 """What TrialRun is told of a trial."""
@@ -33,41 +36,72 @@ class StudySearch(Searcher):
         self._left = deque(study.unfinished())
         self.numbers: dict[str, int] = {}
         """From Tune's id of a trial to the study's."""
+        self.live: dict[str, FrozenTrial] = {}
+        """By Tune's id, the trials that run."""
         self.bad_input: str | None = None
         self.crashes: list[str] = []
+        """Of the trials that failed last, one after the other."""
+        self._mishaps: Counter[tuple[int, str]] = Counter()
 
     @property
     def ends(self) -> bool:
         """Whether going on makes no sense."""
         return self.bad_input is not None or len(self.crashes) >= CRASHES
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
-        if self.ends or not (self._left or len(self._study.trials) < self._trials):
-            return Searcher.FINISHED
-        trial = self._left.popleft() if self._left else self._study.ask()
-        self.numbers[trial_id] = trial.number
-        return self._task(trial)
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        while not self.ends and (self._left or len(self._study.trials) < self._trials):
+            trial = self._left.popleft() if self._left else self._study.ask()
+            try:
+                task = self._task(trial)
+            except BadInput as error:  # its values do not go together, or with the data
+                self._fail(trial.number, str(error))
+                continue
+            self.numbers[trial_id] = trial.number
+            self.live[trial_id] = trial
+            return task
+        if self.live and not self.ends:
+            return None  # not yet: one of them may have to be tried again
+        return Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if "objective" in result:
             self._study.report(self.numbers[trial_id], result["samples"], result["objective"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        number, result = self.numbers[trial_id], result or {}
+        trial, result = self.live.pop(trial_id), result or {}
         if "bad_input" in result:
             self.bad_input = result["bad_input"]
             return  # it stays unfinished: the same command, mended, goes on with it
+        if error or "crashed" in result:
+            self._try_again(trial, result.get("crashed"))
+            return
         if "objective" in result:
-            self._study.report(number, result["samples"], result["objective"])
-        crash = result.get("crashed") or ("its process was lost" if error else None)
-        self.crashes = [*self.crashes, crash] if crash else []
-        reason = crash or result.get("failed")
-        if reason:
-            self._study.tell(number, TrialState.FAIL, reason)
+            self._study.report(trial.number, result["samples"], result["objective"])
+        if "failed" in result:
+            self._fail(trial.number, result["failed"])
         elif result.get("whole"):
-            self._study.tell(number, TrialState.COMPLETE)
-        else:
-            self._study.tell(number, TrialState.PRUNED)
+            self._end(trial.number, TrialState.COMPLETE)
+        elif "objective" in result:
+            self._end(trial.number, TrialState.PRUNED)
+        # Else it was asked to end by Ctrl-C, and stays unfinished.
+
+    def _try_again(self, trial: FrozenTrial, crash: str | None) -> None:
+        """What the machines did is not the trial's fault, as far as one can tell; it goes on where it was."""
+        self._mishaps[trial.number, "crash" if crash else "loss"] += 1
+        if self._mishaps[trial.number, "crash"] < CRASHES and self._mishaps[trial.number, "loss"] < LOSSES:
+            self._left.append(trial)
+            return
+        reason = crash or f"its process was lost {LOSSES} times"
+        self._fail(trial.number, reason)
+        self.crashes.append(reason)
+
+    def _fail(self, number: int, reason: str) -> None:
+        self._study.tell(number, TrialState.FAIL, reason)
+        self._say(self._line(number))
+
+    def _end(self, number: int, state: TrialState) -> None:
+        self.crashes.clear()
+        self._study.tell(number, state)
         self._say(self._line(number))
 
     def _line(self, number: int) -> str:
@@ -80,7 +114,8 @@ class StudySearch(Searcher):
         if "reason" in trial.user_attrs:
             line += f"  ({trial.user_attrs['reason']})"
         best = self._study.best()
-        return line + (f"  best {best.value:.2f} ({best.user_attrs['run']})" if best else "")
+        line += f"  best {best.value:.2f} ({best.user_attrs['run']})" if best else ""
+        return line + (f"  (the study is not saved: {self._study.upload_error})" if self._study.upload_error else "")
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study is kept by itself."""
@@ -117,13 +152,12 @@ class StudyAsha(AsyncHyperBandScheduler):
             time_attr="samples",
             metric="objective",
             mode="max",
-            max_t=budget,
+            max_t=max(first_rung, budget // reduction),  # whoever came further has paid for the rest
             grace_period=first_rung,
             reduction_factor=reduction,
             stop_last_trials=False,
         )
-        self._study, self._numbers, self._budget_of = study, numbers, budget_of
-        # All values of one rung before the next: the order in which they came does not matter to what a rung holds.
+        self._study, self._numbers, self._budget_of, self._budget = study, numbers, budget_of, budget
         for trial in study.trials:
             for samples, value in sorted(trial.intermediate_values.items()):
                 self._on_value(trial, samples, value)
@@ -135,7 +169,7 @@ class StudyAsha(AsyncHyperBandScheduler):
         return self._on_value(known, result["samples"], result["objective"])
 
     def _on_value(self, trial: FrozenTrial, samples: int, value: float) -> str:
-        at = round(samples * self._max_t / self._budget_of(trial))
+        at = round(samples * self._budget / self._budget_of(trial))
         return self._brackets[0].on_result(_Numbered(str(trial.number)), at, value)  # type: ignore[arg-type]
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ The copy is the truth: a sweep that starts again begins with it. optuna-dashboar
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
+from simclr_ray.config import BadInput
 from simclr_ray.data.storage import Location
 from simclr_ray.space import Choices, Range, Space
 
@@ -25,6 +27,7 @@ class Study:
 
     `sampler`: "tpe" (multivariate; the first `startup` trials are random) or "random". What is drawn for trial n
     depends on `seed`, n and the trials known by then, not on how often the sweep was started. The first is `first`.
+    `still_ours` is asked before each copy whether another driver has taken the sweep over.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class Study:
         seed: int,
         startup: int,
         first: dict[str, Any],
+        still_ours: Callable[[], bool] = lambda: True,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._file, self._copy = work / FILE, folder / FILE
@@ -47,6 +51,7 @@ class Study:
             storage=storage, study_name=folder.name, direction="maximize", load_if_exists=True
         )
         self._space = {key: _distribution(domain) for key, domain in space.items()}
+        self._still_ours = still_ours
         self._sampler, self._seed, self._startup, self._first = sampler, seed, startup, first
         self._asked: dict[int, optuna.Trial] = {}
         self.upload_error: str | None = None
@@ -74,14 +79,14 @@ class Study:
         trial = self._study.ask(fixed_distributions=self._space)
         trial.set_user_attr("run", run_name(trial.number))
         self._asked[trial.number] = trial
-        self.upload()
+        self.upload()  # a trial that the storage does not know would be drawn again
         return self.trials[trial.number]
 
     def report(self, number: int, samples: int, value: float) -> None:
         """The objective after so many samples; one value for each."""
         if samples not in self.trials[number].intermediate_values:
             self._handle(number).report(value, samples)
-            self.upload()
+            self._try_upload()
 
     def tell(self, number: int, state: TrialState, reason: str | None = None) -> None:
         """How a trial ended: COMPLETE and PRUNED with its last reported objective, FAIL with the reason."""
@@ -94,7 +99,7 @@ class Study:
         trial.set_user_attr("samples", max(known.intermediate_values, default=0))
         last = known.intermediate_values[max(known.intermediate_values)] if state == TrialState.COMPLETE else None
         self._study.tell(trial, last, state=state)
-        self.upload()
+        self._try_upload()
 
     def _handle(self, number: int) -> optuna.Trial:
         if number not in self._asked:
@@ -113,10 +118,15 @@ class Study:
         )
 
     def upload(self) -> None:
-        """Copies the journal to the storage."""
+        """Copies the journal to the storage. Raises OSError, and BadInput when another driver has the sweep."""
+        if not self._still_ours():
+            raise BadInput(f"another driver has taken over {self._copy}: this one stops without writing")
+        self._copy.write_bytes(self._file.read_bytes())
+        self.upload_error = None
+
+    def _try_upload(self) -> None:
         try:
-            self._copy.write_bytes(self._file.read_bytes())
-            self.upload_error = None
+            self.upload()
         except OSError as error:
             self.upload_error = str(error)
 

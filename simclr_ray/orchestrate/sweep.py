@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
 import tempfile
 import uuid
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +21,12 @@ from simclr_ray.config import BadInput, Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.storage import Location
 from simclr_ray.orchestrate.cluster import Share, join_or_start, share_of
-from simclr_ray.orchestrate.lease import lease
+from simclr_ray.orchestrate.lease import holds, lease
 from simclr_ray.orchestrate.prepare import prepare_into
 from simclr_ray.orchestrate.pretrain import run_folder
 from simclr_ray.orchestrate.search import StudyAsha, StudySearch
 from simclr_ray.orchestrate.study import Study
+from simclr_ray.orchestrate.train_fn import ask_to_end
 from simclr_ray.orchestrate.trial import TrialRun
 from simclr_ray.space import Choices, Space
 from simclr_ray.train.attempt import last_step, order_of
@@ -62,14 +64,14 @@ def sweep(config: Config, settings: SweepSettings, name: str, storage: str, *, c
     folder = run_folder(name, storage)
     config, dataset = _prepared(config, storage)
     for key, domain in settings.space.items():
-        for value in domain.values():
+        for value in domain.samples():
             order_of(config.with_overrides({key: value}), dataset)  # a batch that does not fit is told now
     record = _record(config, settings, _budget(config, dataset))
     _require_same(folder, record)
     join_or_start()
     concurrent = concurrent or _concurrent(config)
     share = _share(config, concurrent)
-    with lease(folder), tempfile.TemporaryDirectory(prefix="simclr_ray-sweep-") as work:
+    with lease(folder) as driver, tempfile.TemporaryDirectory(prefix="simclr_ray-sweep-") as work:
         _require_same(folder, record)
         (folder / FILE).write_bytes((json.dumps(record, indent=2) + "\n").encode())
         study = Study(
@@ -80,6 +82,7 @@ def sweep(config: Config, settings: SweepSettings, name: str, storage: str, *, c
             seed=settings.seed,
             startup=settings.startup,
             first=_first(settings.space, record["defaults"]),
+            still_ours=lambda: holds(folder, driver),
         )
         _search(study, config, dataset, settings, folder, share, concurrent)
     return folder.uri
@@ -105,7 +108,9 @@ def _search(
     search, asha = StudySearch(study, settings.trials, task, _say), None
     budget = _budget(config, dataset)
     rung = _budget(config.with_overrides({"machine.stop_after_epochs": float(config.evaluate.every_epochs)}), dataset)
-    if settings.reduction > 1 and rung < budget:
+    if settings.reduction > 1 and rung >= budget:
+        _say("no trial is ended early: evaluate.every_epochs leaves no check before the end")
+    elif settings.reduction > 1:
         asha = StudyAsha(study, search.numbers, budget_of, first_rung=rung, budget=budget, reduction=settings.reduction)
     _run(search, asha, folder, concurrent, share)
     study.upload()
@@ -137,7 +142,8 @@ def _prepared(config: Config, storage: str) -> tuple[Config, Dataset]:
             f"{bank.uri} has pictures without labels: --evaluate.method {method} needs them; take "
             "--evaluate.method rankme, or name labelled pictures with --evaluate.train"
         )
-    every = config.evaluate.every_epochs or max(1, config.train.epochs // 9)
+    epochs = min(config.train.epochs, config.machine.stop_after_epochs or config.train.epochs)
+    every = config.evaluate.every_epochs or max(1, int(epochs) // 9)
     return config.with_overrides(
         {
             "data.train": dataset.uri,
@@ -158,12 +164,12 @@ def _concurrent(config: Config) -> int:
 def _share(config: Config, concurrent: int) -> Share:
     """What each trial takes of the cluster. Raises BadInput where its workers do not fit into its part."""
     resources = ray.cluster_resources()
-    cpus = resources.get("CPU", 0.0)
-    part = (1 - concurrent * TRIAL_CPUS / cpus) / concurrent
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    each = cpus / concurrent - TRIAL_CPUS
     try:
-        return share_of(config.machine, cpus, resources.get("GPU", 0.0), part)
+        return replace(share_of(config.machine, each, gpus / concurrent), part=each / cpus)
     except BadInput as error:
-        raise BadInput(f"{concurrent} trials at once get {part:.0%} of the cluster each: {error}") from None
+        raise BadInput(f"{concurrent} trials at once get {1 / concurrent:.0%} of the cluster each: {error}") from None
 
 
 def _record(config: Config, settings: SweepSettings, budget: int) -> dict[str, Any]:
@@ -204,7 +210,9 @@ def _require_same(folder: Location, record: dict[str, Any]) -> None:
 def _first(space: Space, defaults: dict[str, Any]) -> dict[str, Any]:
     """The recipe's own values, to be tried first, if the space holds them."""
     inside = all(
-        defaults[key] in domain.choices if isinstance(domain, Choices) else domain.low <= defaults[key] <= domain.high
+        defaults[key] in domain.choices
+        if isinstance(domain, Choices)
+        else defaults[key] is not None and domain.low <= defaults[key] <= domain.high
         for key, domain in space.items()
     )
     return defaults if inside else {}
@@ -215,12 +223,32 @@ def _task(config: Config, folder: Location, trial: FrozenTrial, share: Share, bu
         "run": trial.user_attrs["run"],
         "config": config.with_overrides(trial.params).to_json(),
         "storage": folder.uri,
-        "part": share.part,
+        "share": asdict(share),
         "alone": share.max_workers == 1,
         "objective": OBJECTIVES[config.evaluate.method],
         "budget_samples": budget,
         "reported": sorted(trial.intermediate_values),
     }
+
+
+class _SaveAtInterrupt(tune.Callback):
+    """At Ctrl-C Tune gives its trials ten seconds: here they are asked to save and end."""
+
+    def __init__(self, folder: Location, search: StudySearch) -> None:
+        self._folder, self._search, self._installed = folder, search, False
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self._installed:
+            return
+        self._installed, tunes = True, signal.getsignal(signal.SIGINT)
+
+        def interrupted(number: int, frame: Any) -> None:
+            for trial in self._search.live.values():
+                ask_to_end(self._folder / trial.user_attrs["run"])
+            assert callable(tunes)
+            tunes(number, frame)
+
+        signal.signal(signal.SIGINT, interrupted)
 
 
 def _run(search: StudySearch, asha: StudyAsha | None, folder: Location, concurrent: int, share: Share) -> None:
@@ -246,7 +274,8 @@ def _run(search: StudySearch, asha: StudyAsha | None, folder: Location, concurre
             name=uuid.uuid4().hex,
             storage_path=records.path,
             storage_filesystem=records.filesystem,
-            failure_config=tune.FailureConfig(max_failures=10),  # a lost node; the trial goes on where it was
+            failure_config=tune.FailureConfig(max_failures=0),  # StudySearch tries again
+            callbacks=[_SaveAtInterrupt(folder, search)],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials keep their own
             verbose=0,
         ),

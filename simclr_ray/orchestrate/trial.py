@@ -7,16 +7,16 @@ import threading
 from typing import Any
 
 from ray import tune
-from ray.experimental import internal_kv
 
 from simclr_ray.config import BadInput, Config
 from simclr_ray.data.rows import Row, read_rows
 from simclr_ray.data.storage import open_location
+from simclr_ray.orchestrate.cluster import Share
 from simclr_ray.orchestrate.failure import described
 from simclr_ray.orchestrate.pretrain import pretrain
-from simclr_ray.orchestrate.train_fn import end_key
+from simclr_ray.orchestrate.train_fn import ask_to_end
 from simclr_ray.train.control import Interrupted
-from simclr_ray.train.loop import Diverged
+from simclr_ray.train.loop import Diverged, TooLittleMemory
 
 COLLAPSED = 0.05
 """A feature_std below this: the projections point in one direction (1: they fill the sphere)."""
@@ -25,10 +25,10 @@ COLLAPSED = 0.05
 class TrialRun(tune.Trainable):
     """Each `step` lasts until the next check of the run, whose objective it gives; the last one until the run's end.
 
-    config: run (its name), config (JSON), storage, part (of the cluster), alone (see pretrain), objective (a key of the
-    metrics rows), budget_samples, and reported: the samples at which the objective is known already. Results have
-    `samples`, `objective` and whether that was at the `whole` budget; one with `failed` (diverged, collapsed),
-    `crashed` or `bad_input`, a reason each, is the last.
+    config: run (its name), config (JSON), storage, share (of the cluster), alone (see pretrain), objective (a key of
+    the metrics rows), budget_samples, and reported: the samples at which the objective is known already. Results have
+    `samples` and `objective`, and whether the `whole` budget was used; one with `failed` (diverged, collapsed, too
+    large for the device), `crashed` or `bad_input`, a reason each, is the last.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -37,8 +37,7 @@ class TrialRun(tune.Trainable):
         self._known: set[int] = set(config["reported"])
         self._checks: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
         self._error: BaseException | None = None
-        for row in read_rows(self._run / "metrics.jsonl"):
-            self._heard(row | {"checked": row})
+        self._hear_records()
         self._thread = threading.Thread(target=self._train, name=config["run"], daemon=True)
         self._thread.start()
 
@@ -65,10 +64,16 @@ class TrialRun(tune.Trainable):
         task = self._task
         try:
             config = Config.from_json(task["config"])
-            pretrain(config, task["run"], task["storage"], part=task["part"], alone=task["alone"], on_row=self._heard)
+            share = Share(**task["share"])
+            pretrain(config, task["run"], task["storage"], share=share, alone=task["alone"], on_row=self._heard)
+            self._hear_records()  # what came too quickly to be heard
         except BaseException as error:  # noqa: BLE001 (whatever it was, `step` says it)
             self._error = error
         self._checks.put(None)
+
+    def _hear_records(self) -> None:
+        for row in read_rows(self._run / "metrics.jsonl"):
+            self._heard(row | {"checked": row})
 
     def _heard(self, row: Row | None) -> None:
         checked = row and row["checked"]
@@ -87,9 +92,9 @@ class TrialRun(tune.Trainable):
     def _ended(self) -> dict[str, Any]:
         """How the run ended after its last check, or without one."""
         if self._error is None:
-            return {}
+            return {"whole": max(self._known, default=0) >= self._task["budget_samples"]}
         reason = described(self._error)
-        if isinstance(self._error, Diverged):
+        if isinstance(self._error, (Diverged, TooLittleMemory)):
             return {"failed": reason}
         if isinstance(self._error, BadInput):
             return {"bad_input": str(self._error)}
@@ -99,6 +104,6 @@ class TrialRun(tune.Trainable):
 
     def _end(self) -> None:
         """Has the run save and end, its workers with it, and waits for that."""
-        if self._thread.is_alive():
-            internal_kv._internal_kv_put(end_key(self._run), "", overwrite=True)
-        self._thread.join()
+        while self._thread.is_alive():  # the run forgets what it was asked before it began
+            ask_to_end(self._run)
+            self._thread.join(1.0)

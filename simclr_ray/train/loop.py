@@ -34,6 +34,10 @@ Evaluate = Callable[[SimCLR, int, Callable[[], None]], dict[str, float]]
 batches: there the control word is looked at."""
 
 
+class TooLittleMemory(BadInput):
+    """A pass does not fit into an accelerator."""
+
+
 class Diverged(RuntimeError):
     """The loss is no longer a number. Trying again would end the same way."""
 
@@ -86,7 +90,7 @@ def _too_little_memory_named(order: Order, worker: Worker) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise BadInput(
+        raise TooLittleMemory(
             f"a pass of {order.pass_size} pictures over {worker.size} workers does not fit into the memory of "
             f"{worker.device} ({str(error).splitlines()[0]}): set train.pass_size to a smaller divisor of "
             f"{order.global_batch} under another --name, or train with more workers"

@@ -125,12 +125,11 @@ class RunLog:
 
 def note_giving_up(run: Location, cause: str) -> None:
     """The driver's last word on a run that it will not try again. Nobody else writes then."""
-    with contextlib.suppress(OSError):
-        events = read_rows(run / "events.jsonl")
-        log = JsonLines(run / "events.jsonl", events)
-        step = events[-1]["step"] if events else 0
-        log.append({"event": "gave_up", "time": round(time(), 3), "step": step, "cause": cause})
-        log.flush()
+    events = read_rows(run / "events.jsonl")
+    log = JsonLines(run / "events.jsonl", events)
+    step = events[-1]["step"] if events else 0
+    log.append({"event": "gave_up", "time": round(time(), 3), "step": step, "cause": cause})
+    log.flush()
 
 
 class Meter:
