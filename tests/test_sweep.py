@@ -87,10 +87,12 @@ def test_a_sweep_leaves_trials_that_are_runs_and_says_what_it_found(said: str, s
         assert config["optim"]["temperature"] == trial.params["optim.temperature"]
         assert config["evaluate"]["test"] is None, "never the test set"
         checked = {row["samples"]: row["knn_top1"] for row in metrics(run) if "knn_top1" in row}
-        assert trial.intermediate_values == checked
-        whole = trial.state.name == "COMPLETE"
-        assert (run / "encoder.safetensors").exists() == whole
-        assert events(run)[-1]["event"] == ("done" if whole else "stop")
+        # A run this short may do another epoch, or all, between ASHA's word and its end.
+        assert trial.intermediate_values.items() <= checked.items()
+        assert events(run)[-1]["event"] in ("done", "stop")
+        if trial.state.name == "COMPLETE":
+            assert trial.intermediate_values == checked
+            assert (run / "encoder.safetensors").exists()
     assert (sweep / "report" / "index.html").exists()
     assert not (sweep / "tune").exists()
     assert "experiments/pretrain.py quickstart" in said

@@ -47,9 +47,10 @@ class Study:
         if self._copy.exists():
             self._file.write_bytes(self._copy.read_bytes())
         storage = JournalStorage(JournalFileBackend(str(self._file)))
-        self._study = optuna.create_study(
-            storage=storage, study_name=folder.name, direction="maximize", load_if_exists=True
-        )
+        if optuna.get_all_study_names(storage):
+            self._study = optuna.load_study(study_name=folder.name, storage=storage)
+        else:
+            self._study = optuna.create_study(study_name=folder.name, storage=storage, direction="maximize")
         self._space = {key: _distribution(domain) for key, domain in space.items()}
         self._still_ours = still_ours
         self._sampler, self._seed, self._startup, self._first = sampler, seed, startup, first
