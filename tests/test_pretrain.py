@@ -123,6 +123,9 @@ def test_a_second_driver_on_a_live_run_is_refused_and_ctrl_c_ends_the_first(stor
     first.send_signal(signal.SIGINT)
     interrupted, _, said = finish(first, 60)
     assert (interrupted, "the same command goes on" in said) == (130, True), said
+    last = events(storage / "live")[-1]
+    assert (last["event"], last["reason"]) == ("stop", "asked to end")
+    assert (storage / "live" / f"step-{last['step']:08d}" / "manifest.json").exists()
     assert code == 2
     assert "is being trained by another driver" in err
     assert still_going

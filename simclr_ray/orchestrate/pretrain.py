@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from threading import Thread
 from typing import Any
 
 import ray
@@ -26,7 +29,7 @@ from simclr_ray.orchestrate.cluster import Share, join_or_start, rank_0_selector
 from simclr_ray.orchestrate.failure import StopOnFailure, cause_of, described
 from simclr_ray.orchestrate.lease import holds, lease
 from simclr_ray.orchestrate.prepare import prepare_into
-from simclr_ray.orchestrate.train_fn import Task, train_fn
+from simclr_ray.orchestrate.train_fn import Task, ask_to_end, train_fn
 from simclr_ray.orchestrate.watch import progress_line, rows_followed
 from simclr_ray.train.attempt import last_step, order_of
 from simclr_ray.train.control import Interrupted
@@ -210,6 +213,30 @@ def _fit(task: Task) -> None:
         run_config=run_config,  # type: ignore[arg-type]
     )
     try:
-        trainer.fit()
+        _saved_at_interrupt(trainer.fit, run)
     except ray.train.TrainingFailedError as error:
         raise cause_of(error) from None
+
+
+def _saved_at_interrupt(fit: Callable[[], object], run: Location) -> None:
+    """Calls `fit`; at Ctrl-C the run is asked to save and end before KeyboardInterrupt is raised, at the next at once.
+
+    On a thread, because on the main one Ray answers Ctrl-C itself, without a save and with the code of a failure.
+    """
+    ended: Future[None] = Future()
+
+    def call() -> None:
+        try:
+            fit()
+            ended.set_result(None)
+        except BaseException as error:  # noqa: BLE001 (raised by the caller's thread)
+            ended.set_exception(error)
+
+    Thread(target=call, name="fit", daemon=True).start()
+    try:
+        ended.result()
+    except KeyboardInterrupt:
+        print("\nsaving; Ctrl-C again ends at once", file=sys.stderr)
+        ask_to_end(run)
+        ended.result()
+        raise
