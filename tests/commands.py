@@ -21,16 +21,19 @@ FAST = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "2",
 }
-SETTINGS = {
+# The quickstart made small: STEPS steps of 128 pictures.
+SMALL = {
     "data.train": "synthetic:1024",
     "augment.size": 16,
     "model.width": 0.0625,
     "model.head-dim": 16,
     "train.epochs": 3,
     "train.global-batch": 128,
+    "machine.threads": 1,
+}
+SETTINGS = SMALL | {
     "evaluate.every-epochs": 2,
     "evaluate.test": "synthetic:256:test",
-    "machine.threads": 1,
     "machine.log-every-steps": 1,
     "machine.save-every-steps": 3,
     "machine.cpus-per-worker": 0.5,

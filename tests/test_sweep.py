@@ -20,25 +20,17 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from PIL import Image
 
-from commands import FAST, ROOT, events, finish, metrics, wait_until
+from commands import FAST, ROOT, SMALL, events, finish, metrics, wait_until
 
-SETTINGS = {
-    "data.train": "synthetic:1024",
-    "augment.size": 16,
-    "model.width": 0.0625,
-    "model.head-dim": 16,
-    "train.epochs": 3,
-    "train.global-batch": 128,
+SETTINGS = SMALL | {
     "evaluate.every-epochs": 1,
     "evaluate.test-rows": 256,
-    "machine.threads": 1,
     "machine.save-every-steps": 4,
     "machine.cpus-per-worker": 0.9,
     "machine.data-cpus": 0.9,
     "trials": 3,
     "startup": 2,
 }
-STEPS = 24
 
 
 def start(folder: Path, name: str, *, ray_address: str = "local", space: str = "", **changes: object) -> Any:

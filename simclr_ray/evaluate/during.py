@@ -59,7 +59,8 @@ def check_during(config: Config, bank: Dataset, test: Dataset | None, device: to
         found = {"rankme": round(rankme(features), 3)}
         if method != "rankme":
             known = share(model, bank, known_rows, between)
-            found |= _accuracies(config, _of_all(known.h, known), _of_all(known.labels, known), asked, bank.classes)
+            features, labels = _of_all(known.h, known), _of_all(known.labels, known)
+            found |= _accuracies(config, features, labels, asked, bank.classes, between)
         return found
 
     return check
@@ -79,7 +80,12 @@ def _of_all(rows: torch.Tensor, share: Features) -> torch.Tensor:
 
 
 def _accuracies(
-    config: Config, bank: torch.Tensor, labels: torch.Tensor, asked: Features, names: tuple[str, ...] | None
+    config: Config,
+    bank: torch.Tensor,
+    labels: torch.Tensor,
+    asked: Features,
+    names: tuple[str, ...] | None,
+    between: Callable[[], None],
 ) -> dict[str, float]:
     settings = config.evaluate
     classes = int(labels.max()) + 1 if names is None else len(names)
@@ -89,7 +95,8 @@ def _accuracies(
         )
     }
     if settings.method == "linear":
-        probe = train_probe(bank[None], labels, classes=classes, config=probe_config(len(labels)), seed=0)
+        recipe = probe_config(len(labels))
+        probe = train_probe(bank[None], labels, classes=classes, config=recipe, seed=0, between=between)
         ranked["linear"] = predict(probe, asked.h)
     found: dict[str, float] = {}
     total = sum(collective.gather_counts(len(asked.labels)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -41,13 +41,14 @@ def train_probe(
     classes: int,
     config: ProbeConfig,
     seed: int,
+    between: Callable[[], None] | None = None,
 ) -> nn.Linear:
     """The classifier after `config.epochs` over the n pictures, on the device of the features.
 
     `copies` are features of differently cropped views of the same pictures; each epoch takes the next. Features are
     used as they come, neither standardised nor normalised, as in the paper. The classifier starts at zero: the
     problem is convex, so `seed` only orders the batches. Batches hold at most n pictures, and the learning rate
-    follows the batch; the tail of an epoch below a batch is dropped.
+    follows the batch; the tail of an epoch below a batch is dropped. `between` is called after each epoch.
     """
     batch = min(config.batch, len(labels))
     probe = nn.utils.skip_init(nn.Linear, features.shape[2], classes, device=features.device)
@@ -56,7 +57,8 @@ def train_probe(
     optimizer = torch.optim.SGD(
         probe.parameters(), momentum=config.momentum, nesterov=True, weight_decay=config.weight_decay
     )
-    steps = config.epochs * (len(labels) // batch)
+    steps_per_epoch = len(labels) // batch
+    steps = config.epochs * steps_per_epoch
     for step, (copy, rows) in enumerate(_batches(features.shape[:2], batch, config.epochs, seed)):
         lr = config.lr_per_256 * batch / 256 * 0.5 * (1 + math.cos(math.pi * step / steps))
         optimizer.param_groups[0]["lr"] = lr
@@ -65,6 +67,8 @@ def train_probe(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        if between and (step + 1) % steps_per_epoch == 0:
+            between()
     return probe
 
 

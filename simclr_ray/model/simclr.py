@@ -24,18 +24,19 @@ class SimCLR(nn.Module):
 
 
 def build_model(config: ModelConfig, seed: int) -> SimCLR:
-    """The model on the CPU with the weights that `seed` gives; no random state outside is read or moved.
+    """The model on the CPU with the weights that `seed` gives; no random state outside is read or moved."""
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs too
+        return draw_model(config)
+
+
+def draw_model(config: ModelConfig) -> SimCLR:
+    """The model on torch's default device, drawn from its generator; on "meta" it has shapes and no weights.
 
     The encoder draws first, so its weights do not depend on the head.
     """
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs too
-        encoder = ResNet(config.arch, width=config.width, stem=config.stem)
-        widths = head_widths(
-            config.head,
-            encoder.feature_dim,
-            layers=config.head_layers,
-            hidden=config.head_hidden,
-            dim=config.head_dim,
-        )
-        return SimCLR(encoder, projection_head(widths, batchnorm=config.head_batchnorm and config.head == "mlp"))
+    encoder = ResNet(config.arch, width=config.width, stem=config.stem)
+    widths = head_widths(
+        config.head, encoder.feature_dim, layers=config.head_layers, hidden=config.head_hidden, dim=config.head_dim
+    )
+    return SimCLR(encoder, projection_head(widths, batchnorm=config.head_batchnorm and config.head == "mlp"))

@@ -16,8 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from simclr_ray.config import ModelConfig
 from simclr_ray.model.batchnorm import BatchNorm
-from simclr_ray.model.encoder import ResNet
-from simclr_ray.model.head import head_widths, projection_head
+from simclr_ray.model.simclr import draw_model
 from simclr_ray.report.plan_instances import H200, Gpu
 
 
@@ -36,16 +35,7 @@ class ModelCost:
 def model_cost(config: ModelConfig, size: int) -> ModelCost:
     """Counted on PyTorch's meta device, which knows shapes and computes nothing; views of `size` pixels."""
     with torch.device("meta"):
-        encoder = ResNet(config.arch, width=config.width, stem=config.stem)
-        widths = head_widths(
-            config.head,
-            encoder.feature_dim,
-            layers=config.head_layers,
-            hidden=config.head_hidden,
-            dim=config.head_dim,
-        )
-        batchnorm = config.head_batchnorm and config.head == "mlp"
-        model = nn.Sequential(encoder, projection_head(widths, batchnorm=batchnorm))
+        model = draw_model(config)
         views = torch.empty(2, 3, size, size)
     sizes: list[int] = []
 

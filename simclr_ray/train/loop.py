@@ -31,7 +31,7 @@ from simclr_ray.train.worker import Worker
 
 Evaluate = Callable[[SimCLR, int, Callable[[], None]], dict[str, float]]
 """From model and step to what joins the metrics row. All workers call the function given, equally often, between two
-batches: there the control word is looked at."""
+batches or two epochs of a classifier: there the control word is looked at."""
 
 
 class TooLittleMemory(BadInput):
