@@ -172,7 +172,7 @@ def test_too_little_memory_names_pass_size(dataset: Dataset, tmp_path: Path) -> 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("simclr_ray.train.loop.training_step", too_large)
-        with pytest.raises(BadInput, match="set train.pass_size to a smaller divisor of 48"):
+        with pytest.raises(BadInput, match="or train.pass_size to a smaller divisor of 48"):
             attempt(TINY, dataset, tmp_path)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from simclr_ray.train.batch import batches, normalise
+from simclr_ray.train.batch import batches, channel_scale, normalise
 
 
 def blocks(sizes: list[int]) -> list[dict[str, np.ndarray]]:
@@ -38,7 +38,7 @@ def test_a_stream_that_ends_inside_a_step_is_our_own_mistake() -> None:
 def test_normalise_is_the_textbook_formula_without_a_copy() -> None:
     pixels = torch.randint(0, 256, (3, 4, 5, 3), dtype=torch.uint8)
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
-    got = normalise(pixels, mean, std, torch.float64)
+    got = normalise(pixels, *channel_scale(mean, std, torch.float64, pixels.device))
     plain = (pixels.permute(0, 3, 1, 2).double() / 255 - torch.tensor(mean).double().view(1, 3, 1, 1)) / torch.tensor(
         std
     ).double().view(1, 3, 1, 1)

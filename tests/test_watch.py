@@ -11,7 +11,7 @@ import pytest
 from simclr_ray.config import BadInput, MachineConfig
 from simclr_ray.data.storage import open_location
 from simclr_ray.orchestrate import lease as lease_module
-from simclr_ray.orchestrate.cluster import data_cpus, share_of, workers_that_fit
+from simclr_ray.orchestrate.cluster import Share, data_cpus, share_of, workers_that_fit
 from simclr_ray.orchestrate.lease import holds, lease
 from simclr_ray.orchestrate.watch import render_line
 from simclr_ray.train.control import Action, Control, Signals
@@ -65,7 +65,7 @@ def test_a_driver_elsewhere_is_given_up_when_it_does_not_renew(tmp_path: Path, m
         ({}, 8, 0, 1),
         ({}, 16, 4, 4),
         ({"max_workers": 2}, 16, 4, 2),
-        ({"gpus_per_worker": 0.5}, 16, 1, 2),
+        ({"gpus_per_worker": 0.5}, 16, 1, 1),
         ({"max_workers": 3, "cpus_per_worker": 2.0}, 8, 0, 3),
     ],
 )
@@ -81,6 +81,7 @@ def test_what_is_open_is_resolved_from_the_cluster(machine: dict, cpus: float, g
         ({"min_workers": 3, "max_workers": 3}, 2, 0, "min_workers 3 need 3 CPUs"),
         ({"gpus_per_worker": 1.0}, 8, 0, "lower machine.min_workers"),
         ({"data_cpus": 4.0}, 4, 0, "machine.data_cpus"),
+        ({"gpus_per_worker": 0.5, "max_workers": 2}, 16, 1, "a GPU for each worker"),
     ],
 )
 def test_too_little_is_said_before_anything_starts(machine: dict, cpus: float, gpus: float, says: str) -> None:
@@ -155,4 +156,5 @@ def test_a_run_asked_to_end_does_so_before_all_else() -> None:
 
 
 def test_a_tenth_fits_ten_times() -> None:
-    assert workers_that_fit(share_of(MachineConfig(gpus_per_worker=0.1), 64, 1), [{"CPU": 64, "GPU": 1.0}]) == 10
+    share = Share(min_workers=1, max_workers=20, cpus=0.1, gpus=0.1)
+    assert workers_that_fit(share, [{"CPU": 64, "GPU": 1.0}, {"CPU": 0.3, "GPU": 1.0}]) == 13

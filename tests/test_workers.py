@@ -15,7 +15,7 @@ from simclr_ray.config import Config
 from simclr_ray.data.order import Order
 from simclr_ray.model.batchnorm import BatchNorm
 from simclr_ray.train import collective
-from simclr_ray.train.batch import normalise
+from simclr_ray.train.batch import channel_scale, normalise
 from simclr_ray.train.loss import nt_xent
 from simclr_ray.train.state import initial_state
 from simclr_ray.train.step import projector, training_step
@@ -75,7 +75,7 @@ def whole_step(pass_size: int) -> dict[str, Any]:
 def batchnorm_step() -> dict[str, torch.Tensor]:
     """Output and gradients of one BatchNorm over everybody's rows; the loss weights every element differently."""
     views, _ = share(BATCH)
-    x = normalise(views[:, 0], MEAN, STD, torch.float64).contiguous().requires_grad_()
+    x = normalise(views[:, 0], *channel_scale(MEAN, STD, torch.float64, views.device)).contiguous().requires_grad_()
     module = BatchNorm(3).double()
     y = module(x)
     (y.pow(3) * x.detach()).sum().backward()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from simclr_ray.evaluate.pictures import PictureBatch
 from simclr_ray.model.encoder import ResNet
-from simclr_ray.train.batch import normalise
+from simclr_ray.train.batch import channel_scale, normalise
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def encode(
     dtype = torch.float32 if weight is None else weight.dtype
     on_gpu = pixels.device.type == "cuda"
     with torch.autocast(pixels.device.type, torch.bfloat16, enabled=on_gpu and dtype == torch.float32):
-        return encoder(normalise(pixels, mean, std, dtype)).float()
+        return encoder(normalise(pixels, *channel_scale(mean, std, dtype, pixels.device))).float()
 
 
 @contextmanager

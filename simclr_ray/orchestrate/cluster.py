@@ -44,7 +44,9 @@ def share_of(machine: MachineConfig, total_cpus: float, total_gpus: float) -> Sh
     gpus = machine.gpus_per_worker
     if gpus is None:
         gpus = 1.0 if total_gpus else 0.0
-    most = machine.max_workers or max(machine.min_workers, _times(total_gpus, gpus) if gpus else 1)
+    most = machine.max_workers or max(machine.min_workers, _times(total_gpus, gpus) if gpus >= 1 else 1)
+    if 0 < gpus < 1 and most > 1:
+        raise BadInput(f"machine.gpus_per_worker {gpus:g}: NCCL wants a GPU for each worker of a run; set it to 1")
     share = Share(min_workers=machine.min_workers, max_workers=most, cpus=machine.cpus_per_worker, gpus=gpus)
     workers = workers_that_fit(share, [{"CPU": total_cpus, "GPU": total_gpus}])
     if workers < share.min_workers:

@@ -2,47 +2,75 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from ray.exceptions import RayActorError
+import ray
+from ray.exceptions import ActorDiedError, RayActorError
 from ray.experimental import internal_kv
 from ray.train import ControllerError, UserCallback, WorkerGroupError
+from torch.distributed import DistNetworkError
 
 from simclr_ray.config import BadInput
 from simclr_ray.data.storage import Location
+from simclr_ray.orchestrate.notice import draining
 from simclr_ray.train.checkpoint import SavesFailed, complete_steps
 from simclr_ray.train.control import Interrupted
 from simclr_ray.train.loop import Diverged
 
 ATTEMPTS = 3
+NODE_DIED = "its node has died"
+"""Ray's words: the error has no field that tells a machine that went from a process that died on one that stays."""
+
+
+class GivenUp(Exception):
+    """Another attempt would end as this one did."""
+
+    def __init__(self, cause: BaseException) -> None:
+        super().__init__(cause)
+        self.cause = cause
 
 
 class StopOnFailure(UserCallback):
     """Raises in Ray Train's controller, which ends the run: with `max_failures=-1` nothing else does.
 
     At once for bad input, a diverged loss and a store that failed for too long; for another exception when ATTEMPTS in
-    a row brought no new checkpoint. Lost nodes and ends on purpose are not the run's fault and count for nothing.
+    a row brought no new checkpoint. Lost nodes and ends on purpose are not the run's fault and count for nothing; a
+    worker that died on a node that stays, out of memory perhaps, would die there again.
     """
 
     def __init__(self, run: Location, driver: str) -> None:
         self._run, self._driver = run, driver
         self._newest, self._fruitless = newest_step(run), 0
+        self._nodes = _nodes()
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         causes = [unwrapped(error) for error in worker_exceptions.values()]
         internal_kv._internal_kv_put(_key(self._driver), described(causes[0]), overwrite=True)
         for cause in causes:
             if isinstance(cause, (BadInput, Diverged, SavesFailed)):
-                raise cause
+                raise GivenUp(cause)
         newest = newest_step(self._run)
         if newest not in (None, self._newest):
             self._newest, self._fruitless = newest, 0
-        own = [cause for cause in causes if not isinstance(cause, (RayActorError, Interrupted))]
+        before, self._nodes = self._nodes, _nodes()
         # Losing one worker breaks the others' collectives: their errors are the lost node's.
-        if own and len(own) == len(causes):
+        if before <= self._nodes and not any(_not_its_fault(cause) for cause in causes):
             self._fruitless += 1
             if self._fruitless >= ATTEMPTS:
-                raise own[0]
+                raise GivenUp(next((cause for cause in causes if isinstance(cause, RayActorError)), causes[0]))
+
+
+def _not_its_fault(cause: BaseException) -> bool:
+    if isinstance(cause, ActorDiedError):
+        return cause.preempted or NODE_DIED in str(cause)
+    return isinstance(cause, (RayActorError, Interrupted))  # a worker out of reach: its machine is, most likely
+
+
+def _nodes() -> set[str]:
+    """Those that are here to stay."""
+    leaving = draining()
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving}
 
 
 def newest_step(run: Location) -> int | None:
@@ -68,16 +96,28 @@ def cause_of(error: Exception) -> BaseException:
     return error
 
 
+def lost_while_starting(error: BaseException) -> bool:
+    """Whether a worker was lost in the seconds in which a group starts. Ray Train retries that only in part.
+
+    It starts a group again when an actor dies there, but not when the others notice first that nobody answers.
+    """
+    layers = list(_layers(error))
+    if not isinstance(error, ControllerError) or any(isinstance(layer, GivenUp) for layer in layers):
+        return False
+    return isinstance(layers[-1], (RayActorError, DistNetworkError, ConnectionError))
+
+
 def unwrapped(error: BaseException) -> BaseException:
     """The innermost error: Ray Train wraps those of workers and of its controller, Ray Data those of data workers."""
-    while True:
-        for name in ("_base_exc", "controller_failure", "cause"):
-            inner = getattr(error, name, None)
-            if isinstance(inner, BaseException):
-                error = inner
-                break
-        else:
-            return error
+    return list(_layers(error))[-1]
+
+
+def _layers(error: BaseException | None) -> Iterator[BaseException]:
+    names = ("_base_exc", "controller_failure", "health_check_failure", "cause")
+    while isinstance(error, BaseException):
+        yield error
+        inner = [getattr(error, name, None) for name in names]
+        error = next((each for each in inner if isinstance(each, BaseException)), None)
 
 
 def described(cause: BaseException) -> str:

@@ -26,7 +26,14 @@ from simclr_ray.evaluate.labels import require_same_classes
 from simclr_ray.export import FILE_NAME
 from simclr_ray.orchestrate.claim import drop_claim
 from simclr_ray.orchestrate.cluster import Share, join_or_start, rank_0_selector, share_of
-from simclr_ray.orchestrate.failure import StopOnFailure, cause_of, described
+from simclr_ray.orchestrate.failure import (
+    ATTEMPTS,
+    StopOnFailure,
+    cause_of,
+    described,
+    lost_while_starting,
+    newest_step,
+)
 from simclr_ray.orchestrate.lease import holds, lease
 from simclr_ray.orchestrate.prepare import prepare_into
 from simclr_ray.orchestrate.train_fn import Task, ask_to_end, train_fn
@@ -181,7 +188,20 @@ def _resolved(
 
 
 def _fit(task: Task) -> None:
-    """Runs Ray Train to the end of the run. Ray keeps no checkpoint of its own, so nothing of it can be torn."""
+    """Runs Ray Train to the end of the run, again where a group could not even start because a machine went."""
+    newest, fruitless = newest_step(task.run), 0
+    while True:
+        try:
+            return _saved_at_interrupt(_trainer(task).fit, task.run)
+        except ray.train.TrainingFailedError as error:
+            before, newest = newest, newest_step(task.run)
+            fruitless = fruitless + 1 if newest == before else 1
+            if fruitless == ATTEMPTS or not lost_while_starting(error):
+                raise cause_of(error) from None
+
+
+def _trainer(task: Task) -> ray.train.torch.TorchTrainer:
+    """Ray keeps no checkpoint of its own, so nothing of it can be torn."""
     share, run = task.share, task.run
     drop_claim(run)
     elastic = share.min_workers < share.max_workers
@@ -195,7 +215,7 @@ def _fit(task: Task) -> None:
     if run.local is None:
         patiently(run.uri, lambda: run_config.storage_context)  # Ray tries its storage here, and only once
     resources = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
-    trainer = ray.train.torch.TorchTrainer(
+    return ray.train.torch.TorchTrainer(
         train_fn,
         train_loop_config={"task": task},
         torch_config=ray.train.torch.TorchConfig(
@@ -212,10 +232,6 @@ def _fit(task: Task) -> None:
         ),
         run_config=run_config,  # type: ignore[arg-type]
     )
-    try:
-        _saved_at_interrupt(trainer.fit, run)
-    except ray.train.TrainingFailedError as error:
-        raise cause_of(error) from None
 
 
 def _saved_at_interrupt(fit: Callable[[], object], run: Location) -> None:

@@ -76,8 +76,10 @@ class RayWorker:
     def _heard(self) -> Signals:
         leaving = draining()
         for node, deadline in leaving.items():
-            # A drain without a deadline may end at any moment.
-            self._deadlines.setdefault(node, time() if math.isinf(deadline) else deadline)
+            if math.isinf(deadline):
+                self._deadlines.setdefault(node, time())  # without a deadline a drain may end at any moment
+            else:
+                self._deadlines[node] = deadline  # a second notice may bring it forward
         ours = {node: self._deadlines[node] for node in leaving if node in self._nodes}
         staying = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
         return Signals(

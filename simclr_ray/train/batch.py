@@ -68,10 +68,16 @@ def on_device(source: Iterable[Batch], device: torch.device) -> Generator[Batch]
         yield Batch(batch.step, views, batch.ids, batch.bad)
 
 
+def channel_scale(
+    mean: Sequence[float], std: Sequence[float], dtype: torch.dtype, device: torch.device
+) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]]:
+    """Scale and shift for `normalise`. Made once: a copy to a GPU from memory that is not pinned waits for the GPU."""
+    scale = torch.tensor([1 / (255 * s) for s in std], dtype=dtype, device=device)
+    return scale, torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=dtype, device=device)
+
+
 def normalise(
-    pixels: UInt8[Tensor, "n h w 3"], mean: Sequence[float], std: Sequence[float], dtype: torch.dtype
+    pixels: UInt8[Tensor, "n h w 3"], scale: Float[Tensor, " 3"], shift: Float[Tensor, " 3"]
 ) -> Float[Tensor, "n 3 h w"]:
-    """Pixels as the encoder takes them, on their own device: (x / 255 - mean) / std, channels_last without a copy."""
-    scale = torch.tensor([1 / (255 * s) for s in std], dtype=dtype, device=pixels.device)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=dtype, device=pixels.device)
-    return torch.addcmul(shift, pixels.to(dtype), scale).permute(0, 3, 1, 2)
+    """Pixels as the encoder takes them: (x / 255 - mean) / std, channels_last without a copy."""
+    return torch.addcmul(shift, pixels.to(scale.dtype), scale).permute(0, 3, 1, 2)

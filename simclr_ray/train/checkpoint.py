@@ -120,7 +120,8 @@ class Saved:
 class Saver:
     """Writes snapshots on a thread beside training, one at a time; rank 0 has the only one.
 
-    A store that fails delays saves and nothing else, until none has succeeded for `patience_s`: then `save` raises.
+    A store that fails delays saves and nothing else, until all have failed for `patience_s`: then `save` raises. A
+    step whose checkpoint is whole is not written again: that begins with deleting it.
     """
 
     def __init__(
@@ -136,7 +137,9 @@ class Saver:
         self._still_ours, self._patience_s = still_ours, patience_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="save")
         self._pending: Future[Saved] | None = None
-        self._last_success = monotonic()
+        self._failing_since: float | None = None
+        self.whole_step: int | None = None
+        """Of the newest checkpoint that this attempt has written or was restored from."""
 
     @property
     def busy(self) -> bool:
@@ -145,6 +148,8 @@ class Saver:
     def save(self, saved: Snapshot, *, wait: bool) -> list[Saved]:
         """Starts a save, after the one under way; with `wait` it is done on return. Gives what has ended since."""
         ended = self.collect(wait=True)
+        if saved.step == self.whole_step:
+            return ended
         self._pending = self._thread.submit(self._write, saved)
         return ended + self.collect(wait=wait)
 
@@ -155,8 +160,11 @@ class Saver:
         result = self._pending.result()
         self._pending = None
         if result.error is None:
-            self._last_success = monotonic()
-        elif monotonic() - self._last_success > self._patience_s:
+            self._failing_since, self.whole_step = None, result.step
+            return [result]
+        if self._failing_since is None:
+            self._failing_since = monotonic() - result.seconds
+        if monotonic() - self._failing_since > self._patience_s:
             raise SavesFailed(f"no checkpoint could be written to {self._run}: {result.error}")
         return [result]
 

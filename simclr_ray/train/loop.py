@@ -92,8 +92,8 @@ def _too_little_memory_named(order: Order, worker: Worker) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise TooLittleMemory(
             f"a pass of {order.pass_size} pictures over {worker.size} workers does not fit into the memory of "
-            f"{worker.device} ({str(error).splitlines()[0]}): set train.pass_size to a smaller divisor of "
-            f"{order.global_batch} under another --name, or train with more workers"
+            f"{worker.device} ({str(error).splitlines()[0]}): set machine.min_workers to a number that fits, or "
+            f"train.pass_size to a smaller divisor of {order.global_batch} under another --name"
         ) from None
 
 

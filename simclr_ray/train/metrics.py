@@ -41,18 +41,19 @@ class JsonLines:
         if self._file.local:
             self.flush()
 
-    def flush(self) -> None:
+    def flush(self, patience_s: float | None = 0) -> bool:
+        """Whether all is written. Training waits for this: by default a store that fails is asked again later."""
         if not self._unwritten:
-            return
+            return True
         try:
             if self._file.local:
                 self._append(self._file.local)
             else:
-                # Training waits for this: a store that fails now is asked again at the next save.
-                self._file.write_bytes("".join(self._lines).encode(), patience_s=0)
+                self._file.write_bytes("".join(self._lines).encode(), patience_s=patience_s)
         except OSError:
-            return  # tried again by the next call
+            return False  # tried again by the next call
         self._unwritten = 0
+        return True
 
     def _append(self, path: Path) -> None:
         content = "".join(self._lines[-self._unwritten :]).encode()
@@ -106,10 +107,11 @@ class RunLog:
     def event(self, kind: str, step: int, **fields: Any) -> None:
         self._files["events.jsonl"].append({"event": kind, "time": round(time(), 3), "step": step} | fields)
 
-    def flush(self) -> None:
-        """Brings an object store up to date; on a disk everything already is."""
+    def flush(self, patience_s: float | None = 0) -> None:
+        """Brings an object store up to date; on a disk everything already is. `patience_s`: as for `patiently`."""
         for file in self._files.values():
-            file.flush()
+            if not file.flush(patience_s):
+                patience_s = 0  # it has been waited for
         if self._board and self._scratch:
             with contextlib.suppress(OSError):  # copied whole at the next flush
                 self._board.flush()
@@ -117,7 +119,7 @@ class RunLog:
                     (self._run / "tensorboard" / board.name).write_bytes(board.read_bytes(), patience_s=0)
 
     def close(self) -> None:
-        self.flush()
+        self.flush(patience_s=None)  # nobody writes the last rows later
         if self._board:
             with contextlib.suppress(OSError):
                 self._board.close()
@@ -129,7 +131,7 @@ def note_giving_up(run: Location, cause: str) -> None:
     log = JsonLines(run / "events.jsonl", events)
     step = events[-1]["step"] if events else 0
     log.append({"event": "gave_up", "time": round(time(), 3), "step": step, "cause": cause})
-    log.flush()
+    log.flush(patience_s=None)
 
 
 class Meter:

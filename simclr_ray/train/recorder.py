@@ -16,6 +16,8 @@ from simclr_ray.train.state import TrainState, snapshot
 from simclr_ray.train.worker import Worker
 
 RETRY_S = 5.0
+FAILED_RETRY_S = 60.0
+"""After a save that failed the next is due so soon, however rare saves are."""
 
 
 class Recorder:
@@ -36,6 +38,7 @@ class Recorder:
     def restored(self, step: int, workers: int, skipped: list[str]) -> None:
         """Says where this attempt begins, and rewinds the metrics to there."""
         self._log.rewind(step)
+        self._saver.whole_step = step or None
         for reason in skipped:
             self.event("skipped_checkpoint", step, reason=reason)
         self.event("restore" if step else "start", step, workers=workers, torch=torch.__version__)
@@ -59,7 +62,8 @@ class Recorder:
     def save_is_due(self, step: int) -> bool:
         every = self._machine.save_every_steps
         by_step = every is not None and step % every == 0
-        by_clock = monotonic() - self._last_save >= self._machine.save_every_s
+        every_s = self._machine.save_every_s if self.save_error is None else FAILED_RETRY_S
+        by_clock = monotonic() - self._last_save >= min(every_s, self._machine.save_every_s)
         # A store slower than the interval delays the next save; it never stops training.
         return (by_step or by_clock) and not self._saver.busy
 
@@ -72,7 +76,7 @@ class Recorder:
         self._log.flush()  # first: rows of steps that a checkpoint has passed must not be lost
         copy = snapshot(state, **self._identity, owed=owed)
         ended = self._saver.save(copy, wait=wait)
-        while insist and ended[-1].error is not None:
+        while insist and self._saver.whole_step != state.step:
             sleep(RETRY_S)
             ended += self._saver.save(copy, wait=True)
         self._last_save = monotonic()
@@ -84,7 +88,7 @@ class Recorder:
             self.event("resize", step, workers={"from": worker.size, "to": worker.signals().room})
         else:
             self.event("stop", step, reason="preemption" if action == Action.STOP else "asked to end")
-        self._log.flush()  # before the others end and take this process with them
+        self._log.flush(patience_s=None)  # before the others end and take this process with them
 
     def __enter__(self) -> Recorder:
         return self

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from simclr_ray.model.batchnorm import set_update_running
 from simclr_ray.model.simclr import SimCLR
 from simclr_ray.train import collective
-from simclr_ray.train.batch import normalise
+from simclr_ray.train.batch import channel_scale, normalise
 from simclr_ray.train.loss import nt_xent
 
 Project = Callable[[UInt8[Tensor, "n h w 3"]], Float[Tensor, "n d"]]
@@ -36,11 +36,13 @@ def projector(
     model: SimCLR, mean: Sequence[float], std: Sequence[float], precision: str, device: torch.device, *, compiled: bool
 ) -> Project:
     """The function from pixels to projections, normalisation and autocast included; compiled it has no graph break."""
-    dtype = torch.float64 if precision == "float64" else torch.float32
+    scale, shift = channel_scale(mean, std, torch.float64 if precision == "float64" else torch.float32, device)
+    if compiled:
+        torch._dynamo.reset()  # it counts the graphs of one function over all runs of a process, and stops at eight
 
     def project(pixels: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n d"]:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            return model(normalise(pixels, mean, std, dtype))
+            return model(normalise(pixels, scale, shift))
 
     return torch.compile(project, fullgraph=True, dynamic=False) if compiled else project
 
