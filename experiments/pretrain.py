@@ -5,7 +5,6 @@ The same command resumes a run that was interrupted.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from recipes import RECIPES
@@ -30,9 +29,13 @@ def main(argv: list[str]) -> None:
 
     result = pretrain(config, arguments.name or recipe, arguments.storage)
 
+    from simclr_ray.data.storage import open_location
     from simclr_ray.export import FILE_NAME, loading_lines
 
-    encoder = os.path.join(result.path, FILE_NAME)
+    encoder = open_location(result.path) / FILE_NAME
+    if not encoder.exists():
+        print(f"\nstopped at step {result.step}: {result.path}\nwithout --machine.stop-after-epochs it goes on")
+        return
     print(f"\ndone at step {result.step}: {result.path}\n")
     print(loading_lines(encoder, config.model.arch, width=config.model.width, stem=config.model.stem))
 

@@ -104,13 +104,14 @@ def encoder_file(run_or_file: Location | str) -> Location:
     raise BadInput(f"{location} has no {FILE_NAME}: a run writes it when it ends; finish the run or check the path")
 
 
-def loading_lines(path: str, arch: str, *, width: float, stem: str) -> str:
+def loading_lines(file: Location, arch: str, *, width: float, stem: str) -> str:
     """Python lines that load the file; without simclr_ray too, where torchvision has the same network."""
-    lines = ["import simclr_ray", f"encoder = simclr_ray.load({path!r})"]
+    lines = ["import simclr_ray", f"encoder = simclr_ray.load({file.uri!r})"]
+    path = str(file.local) if file.local else file.name
     if width == 1 and stem == "imagenet":
         lines += [
             "",
-            "# or with torchvision alone",
+            "# or with torchvision alone" + ("" if file.local else f", from a copy of {file.uri}"),
             "from safetensors.torch import load_file",
             f"from torchvision.models import {arch}",
             f"model = {arch}()",

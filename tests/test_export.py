@@ -77,7 +77,7 @@ def test_the_lines_that_load_it_do(tmp_path):
     encoder = trained(config).to(memory_format=torch.channels_last)
     location = export_encoder(encoder, config, str(tmp_path))
     found: dict = {}
-    exec(loading_lines(location.path, "resnet18", width=1, stem="imagenet"), found)
+    exec(loading_lines(location, "resnet18", width=1, stem="imagenet"), found)
     found["model"].fc = torch.nn.Identity()
     pictures = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -89,7 +89,7 @@ def test_the_lines_that_load_it_do(tmp_path):
 
 @pytest.mark.parametrize(("width", "stem"), [(2, "imagenet"), (1, "cifar")])
 def test_no_lines_for_torchvision_where_it_has_no_such_network(width, stem):
-    assert "torchvision" not in loading_lines("x.safetensors", "resnet50", width=width, stem=stem)
+    assert "torchvision" not in loading_lines(open_location("x.safetensors"), "resnet50", width=width, stem=stem)
 
 
 @pytest.mark.parametrize(

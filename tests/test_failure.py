@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
@@ -14,7 +15,7 @@ from torch.distributed import DistNetworkError
 
 from simclr_ray.config import BadInput
 from simclr_ray.data.storage import open_location
-from simclr_ray.orchestrate import failure
+from simclr_ray.orchestrate import failure, pretrain
 from simclr_ray.orchestrate.failure import ATTEMPTS, GivenUp, StopOnFailure, cause_of, lost_while_starting
 from simclr_ray.train.control import Interrupted
 
@@ -76,9 +77,10 @@ def test_the_cause_is_the_death_not_its_echo(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(failure.internal_kv, "_internal_kv_put", lambda *_, **__: None)
     callback = StopOnFailure(open_location(str(tmp_path)), "driver")
     errors = {0: raised(RuntimeError("Connection closed by peer")), 1: died(WORKER_DIED)}
+    for _ in range(ATTEMPTS - 1):
+        callback.after_exception(None, errors)
     with pytest.raises(GivenUp) as given_up:
-        for _ in range(ATTEMPTS):
-            callback.after_exception(None, errors)
+        callback.after_exception(None, errors)
     passed_on = pickle.loads(pickle.dumps(ControllerError(given_up.value)))
     assert isinstance(cause_of(passed_on), RayActorError)
     assert not lost_while_starting(passed_on)
@@ -91,3 +93,22 @@ def test_a_worker_lost_while_a_group_starts_is_told_from_one_given_up() -> None:
     assert not lost_while_starting(ControllerError(GivenUp(nobody_answers)))
     assert not lost_while_starting(ControllerError(ValueError("a bug")))
     assert not lost_while_starting(ValueError("a bug"))
+
+
+@pytest.mark.parametrize(("losses", "ends"), [(ATTEMPTS - 1, True), (ATTEMPTS, False)])
+def test_a_group_that_could_not_start_is_started_again(
+    losses: int, ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes = [ControllerError(DistNetworkError("nobody answers"))] * losses
+
+    def fit() -> None:
+        if outcomes:
+            raise outcomes.pop()
+
+    monkeypatch.setattr(pretrain, "_trainer", lambda task: SimpleNamespace(fit=fit))
+    task = SimpleNamespace(run=open_location(str(tmp_path)))
+    if ends:
+        pretrain._fit(task)  # type: ignore[arg-type]
+        return
+    with pytest.raises(DistNetworkError, match="nobody answers"):
+        pretrain._fit(task)  # type: ignore[arg-type]

@@ -65,6 +65,8 @@ def test_workers_are_packed_onto_as_few_nodes_as_hold_them() -> None:
     assert nodes_for(4, instance("g6.xlarge"), settings) == 4
     threaded = replace(settings, cpus_per_worker=3.0, data_cpus=1.0)
     assert nodes_for(5, instance("c7a.4xlarge"), threaded) == 2
+    shared = replace(settings, gpus_per_worker=0.2)
+    assert [nodes_for(n, instance("p5.48xlarge"), shared) for n in (40, 41)] == [1, 2], "floats would make it 39"
     with pytest.raises(BadInput, match="holds 0 of 1 workers"):
         nodes_for(1, instance("g6.xlarge"), replace(settings, cpus_per_worker=5.0))
 
@@ -72,7 +74,14 @@ def test_workers_are_packed_onto_as_few_nodes_as_hold_them() -> None:
 def test_a_pass_that_does_not_fit_is_told_with_what_does() -> None:
     config = Config(model=RESNET50)
     cost, pictures = model_cost(RESNET50, 224), Pictures(count=1_281_167, kb=110.0, cached=False)
-    for workers, machine, says in ((8, "p5.48xlarge", None), (4, "g6e.xlarge", "--train.pass-size 1024")):
+    for workers, fewest, machine, says in (
+        (8, 8, "p5.48xlarge", None),
+        (8, 1, "p5.48xlarge", "about 329 GiB on each GPU, with the fewest workers that the run goes on with (1)"),
+        (8, 1, "p5.48xlarge", "--train.pass-size 512, or --machine.min-workers 5"),
+        (4, 4, "g6e.xlarge", "to spare: --train.pass-size 1024"),
+        (4, 1, "g6e.xlarge", "to spare: --train.pass-size 256"),
+    ):
+        config = config.with_overrides({"machine.min_workers": fewest, "machine.max_workers": workers})
         fleet = replace(FLEET, workers=workers, machine=instance(machine))
         job = job_of(config, cost, pictures, workers)
         warning = memory_warning(config, cost, job, fleet)

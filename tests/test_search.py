@@ -149,8 +149,13 @@ def test_asha_knows_after_a_restart_what_it_knew_before(tmp_path: Path) -> None:
     assert rebuilt.on_trial_result(None, newcomer, result(BUDGET, 1.0)) == "CONTINUE", "the whole budget is no rung"
 
 
-def make_search(study: Study, trials: int) -> StudySearch:
-    return StudySearch(study, trials, lambda trial: {"run": trial.user_attrs["run"]}, lambda line: None)
+def make_search(study: Study, trials: int, asked: list[str] | None = None) -> StudySearch:
+    """`asked`: where the runs go that are asked to end."""
+
+    def task(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+        return {"run": trial.user_attrs["run"], "budget_samples": BUDGET}
+
+    return StudySearch(study, trials, task, lambda line: None, (asked if asked is not None else []).append)
 
 
 def test_unfinished_trials_come_first_and_the_study_holds_as_many_as_asked_for(tmp_path: Path) -> None:
@@ -160,8 +165,8 @@ def test_unfinished_trials_come_first_and_the_study_holds_as_many_as_asked_for(t
     study.report(0, BUDGET, 1.0)
     study.tell(0, TrialState.COMPLETE)
     search = make_search(open_study(tmp_path, "elsewhere"), 3)
-    assert search.suggest("a") == {"run": "trial-0001"}
-    assert search.suggest("b") == {"run": "trial-0002"}
+    assert search.suggest("a") == {"run": "trial-0001", "budget_samples": BUDGET}
+    assert search.suggest("b") == {"run": "trial-0002", "budget_samples": BUDGET}
     for trial_id in "ab":
         search.on_trial_complete(trial_id, result(BUDGET, 1.0))
     assert search.suggest("c") == Searcher.FINISHED
@@ -169,7 +174,7 @@ def test_unfinished_trials_come_first_and_the_study_holds_as_many_as_asked_for(t
 
 def test_how_a_trial_ended_is_told_with_its_reason(tmp_path: Path) -> None:
     study = open_study(tmp_path)
-    search = make_search(study, 9)
+    search = make_search(study, 9, asked := [])
     ends = [
         (result(BUDGET, 5.0), "COMPLETE"),
         (result(300, 4.0), "PRUNED"),
@@ -184,6 +189,7 @@ def test_how_a_trial_ended_is_told_with_its_reason(tmp_path: Path) -> None:
     assert [t.user_attrs.get("reason") for t in study.trials][2:] == [
         "Diverged: the loss is nan at step 3", "collapsed", None
     ]  # fmt: skip
+    assert asked == ["trial-0001", "trial-0002", "trial-0003", "trial-0004"], "Tune may keep their processes"
 
 
 def test_a_trial_whose_last_value_was_known_before_a_kill_is_complete(tmp_path: Path) -> None:
@@ -200,11 +206,11 @@ def test_what_the_machines_did_is_tried_again(tmp_path: Path) -> None:
     study = open_study(tmp_path)
     search = make_search(study, 1)
     for attempt in range(5):
-        assert search.suggest(f"lost{attempt}") == {"run": "trial-0000"}
+        assert search.suggest(f"lost{attempt}")["run"] == "trial-0000"
         assert search.suggest("more") is None, "not finished while it may come back"
         search.on_trial_complete(f"lost{attempt}", None, error=True)
     for attempt in range(3):
-        assert search.suggest(f"crashed{attempt}") == {"run": "trial-0000"}
+        assert search.suggest(f"crashed{attempt}")["run"] == "trial-0000"
         search.on_trial_complete(f"crashed{attempt}", {"crashed": "OSError: x"})
     assert study.trials[0].user_attrs["reason"] == "OSError: x"
     assert search.suggest("more") == Searcher.FINISHED
@@ -232,9 +238,9 @@ def test_values_that_do_not_go_together_fail_their_trial_alone(tmp_path: Path) -
     def task(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
         if trial.number == 0:
             raise BadInput("augment.blur_sigma_min must lie in (0, blur_sigma_max]")
-        return {}
+        return {"budget_samples": BUDGET}
 
-    assert StudySearch(study, 9, task, lambda line: None).suggest("t") == {}
+    assert StudySearch(study, 9, task, lambda line: None, lambda run: None).suggest("t") == {"budget_samples": BUDGET}
     assert [trial.state.name for trial in study.trials] == ["FAIL", "RUNNING"]
 
 
@@ -246,6 +252,21 @@ def test_a_study_that_another_driver_has_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="another driver"):
         study.ask()
     assert (tmp_path / "sweep" / "study.journal").read_bytes() == copy
+
+
+@pytest.mark.parametrize("moment", ["result", "complete", "next"])
+def test_a_sweep_that_another_driver_took_over_ends_in_its_words(tmp_path: Path, moment: str) -> None:
+    study = open_study(tmp_path)
+    search = make_search(study, 9)
+    search.suggest("t")
+    study._still_ours = lambda: False
+    if moment == "result":
+        search.on_trial_result("t", result(300, 4.0))
+    elif moment == "complete":
+        search.on_trial_complete("t", result(BUDGET, 4.0))
+        search.on_trial_complete("t", error=True)
+    assert search.suggest("u") == Searcher.FINISHED
+    assert "another driver" in (search.bad_input or "")
 
 
 @pytest.mark.parametrize(

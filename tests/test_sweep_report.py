@@ -23,7 +23,20 @@ from simclr_ray.report.page import write_page
 from simclr_ray.report.plots import pictures
 from simclr_ray.report.surface import smoothed
 from simclr_ray.report.sweep import best_recipe, commands, cost, findings, read_sweep, table
-from sweep_records import DEFAULTS, HEAD, OVERRIDES, SPACE, STRENGTH, TEMPERATURE, drawn, full, trial, usual, written
+from sweep_records import (
+    BUDGET,
+    DEFAULTS,
+    HEAD,
+    OVERRIDES,
+    SPACE,
+    STRENGTH,
+    TEMPERATURE,
+    drawn,
+    full,
+    trial,
+    usual,
+    written,
+)
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 sys.path.insert(0, str(EXPERIMENTS))
@@ -59,12 +72,13 @@ def test_only_trials_at_full_budget_are_ranked(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["c10", "2nd try", 'a"b\\c', "tau-0.5"])
 def test_the_recipe_can_be_pasted(tmp_path: Path, name: str) -> None:
     records = read_sweep(written(tmp_path / name, usual()))
-    names: dict[str, Any] = {"Config": Config, "quickstart": quickstart}
+    names: dict[str, Any] = {"Config": Config, "quickstart": quickstart, "RECIPES": {}}
     exec(best_recipe(records), names)
     (recipe,) = (value for key, value in names.items() if key.startswith("best_of_"))
     assert records.best is not None
     assert recipe() == quickstart().with_overrides({"train.epochs": 4} | records.best.params)
     assert f"python experiments/pretrain.py {recipe.__name__}" in recipe.__doc__
+    assert names["RECIPES"] == {recipe.__name__: recipe}
     assert f"{records.best.objective:.2f}" in recipe.__doc__
 
 
@@ -72,8 +86,7 @@ def test_the_commands_are_what_pretrain_takes(tmp_path: Path) -> None:
     overrides = {
         **OVERRIDES,
         "model.head_batchnorm": False,
-        "machine.ledger": True,
-        "machine.compile": False,
+        "machine.gpus_per_worker": 0.25,
         "model.head_hidden": None,
         "data.mean": [-0.1, 0.2, 0.3],
         "data.train": "-my pictures/it's",
@@ -88,7 +101,7 @@ def test_the_commands_are_what_pretrain_takes(tmp_path: Path) -> None:
         assert (python, script) == ("python", "experiments/pretrain.py")
         recipe, rest = choose_recipe(words, RECIPES)
         arguments, config = parse_with_config(Arguments, rest, RECIPES[recipe](), None)
-        wanted = {key: value for key, value in overrides.items() if key != "machine.stop_after_epochs"}
+        wanted = {key: value for key, value in overrides.items() if not key.startswith("machine.")}
         assert records.best is not None
         assert config == quickstart().with_overrides(wanted | records.best.params)
         found.append((arguments.name, arguments.storage))
@@ -99,6 +112,21 @@ def test_a_sweep_of_whole_runs_has_nothing_to_go_on_with(tmp_path: Path) -> None
     records = read_sweep(written(tmp_path / "s", usual(), overrides={"train.epochs": 4}))
     assert "goes on" not in commands(records)
     assert "unmeasured" not in best_recipe(records)
+
+
+def test_trials_of_other_lengths_count_with_their_own_budgets(tmp_path: Path) -> None:
+    trials = [full(DEFAULTS, 50.0), trial("PRUNED", DEFAULTS, 20.0)]
+    trials[1].set_user_attr("budget_samples", 2 * BUDGET)
+    records = read_sweep(written(tmp_path / "s", trials))
+    # 8192 of 8192, and 2048 of 16384.
+    assert "10,240 samples seen by the 2 trials that ended, instead of 24,576 at full budget: 58% saved" in cost(
+        records
+    )
+
+
+@pytest.mark.parametrize("seed", [-1, 2**40])
+def test_any_seed_will_do_for_the_importances(tmp_path: Path, seed: int) -> None:
+    assert isinstance(importances(read_sweep(written(tmp_path / "s", usual(), seed=seed))), Importances)
 
 
 def test_importances_are_over_the_space_as_it_was_searched(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +31,12 @@ class StudySearch(Searcher):
     failed running for ever.
     """
 
-    def __init__(self, study: Study, trials: int, task: Task, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, study: Study, trials: int, task: Task, say: Callable[[str], None], ask_to_end: Callable[[str], None]
+    ) -> None:
         super().__init__(metric="objective", mode="max")
         self._study, self._trials, self._task, self._say = study, trials, task, say
+        self._ask_to_end = ask_to_end
         self._left = deque(study.unfinished())
         self.numbers: dict[str, int] = {}
         """From Tune's id of a trial to the study's."""
@@ -50,12 +54,17 @@ class StudySearch(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         while not self.ends and (self._left or len(self._study.trials) < self._trials):
-            trial = self._left.popleft() if self._left else self._study.ask()
+            try:
+                trial = self._left.popleft() if self._left else self._study.ask()
+            except BadInput as error:  # another driver has the sweep
+                self.bad_input = str(error)
+                break
             try:
                 task = self._task(trial)
             except BadInput as error:  # its values do not go together, or with the data
                 self._fail(trial.number, str(error))
                 continue
+            self._study.set_budget(trial.number, task["budget_samples"])
             self.numbers[trial_id] = trial.number
             self.live[trial_id] = trial
             return task
@@ -65,10 +74,24 @@ class StudySearch(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if "objective" in result:
-            self._study.report(self.numbers[trial_id], result["samples"], result["objective"])
+            with self._ended_by_bad_input():
+                self._study.report(self.numbers[trial_id], result["samples"], result["objective"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        trial, result = self.live.pop(trial_id), result or {}
+        trial = self.live.pop(trial_id, None)
+        if trial:
+            with self._ended_by_bad_input():
+                self._completed(trial, result or {}, error)
+
+    @contextmanager
+    def _ended_by_bad_input(self) -> Iterator[None]:
+        """Tune would wrap it, and the cause would be lost."""
+        try:
+            yield
+        except BadInput as error:
+            self.bad_input = str(error)
+
+    def _completed(self, trial: FrozenTrial, result: dict[str, Any], error: bool) -> None:
         if "bad_input" in result:
             self.bad_input = result["bad_input"]
             return  # it stays unfinished: the same command, mended, goes on with it
@@ -77,6 +100,8 @@ class StudySearch(Searcher):
             return
         if "objective" in result:
             self._study.report(trial.number, result["samples"], result["objective"])
+        if not result.get("whole"):
+            self._ask_to_end(trial.user_attrs["run"])  # Tune keeps its process for the next trial, if one comes
         if "failed" in result:
             self._fail(trial.number, result["failed"])
         elif result.get("whole"):

@@ -83,6 +83,11 @@ class Study:
         self.upload()  # a trial that the storage does not know would be drawn again
         return self.trials[trial.number]
 
+    def set_budget(self, number: int, samples: int) -> None:
+        """The samples of the whole trial, which its own values may make others; for the report."""
+        if "budget_samples" not in self.trials[number].user_attrs:
+            self._handle(number).set_user_attr("budget_samples", samples)
+
     def report(self, number: int, samples: int, value: float) -> None:
         """The objective after so many samples; one value for each."""
         if samples not in self.trials[number].intermediate_values:

@@ -63,14 +63,13 @@ def sweep(config: Config, settings: SweepSettings, name: str, storage: str, *, c
     """
     folder = run_folder(name, storage)
     config, dataset = _prepared(config, storage)
-    for key, domain in settings.space.items():
-        for value in domain.samples():
-            order_of(config.with_overrides({key: value}), dataset)  # a batch that does not fit is told now
+    _require_fits(config, settings.space, dataset, workers=1)
     record = _record(config, settings, _budget(config, dataset))
     _require_same(folder, record)
     join_or_start()
     concurrent = concurrent or _concurrent(config)
     share = _share(config, concurrent)
+    _require_fits(config, settings.space, dataset, share.max_workers)
     with lease(folder) as driver, tempfile.TemporaryDirectory(prefix="simclr_ray-sweep-") as work:
         _require_same(folder, record)
         (folder / FILE).write_bytes((json.dumps(record, indent=2) + "\n").encode())
@@ -88,6 +87,13 @@ def sweep(config: Config, settings: SweepSettings, name: str, storage: str, *, c
     return folder.uri
 
 
+def _require_fits(config: Config, space: Space, dataset: Dataset, workers: int) -> None:
+    """A batch that does not fit the data or the workers is told before anything starts."""
+    for key, domain in space.items():
+        for value in domain.samples():
+            order_of(config.with_overrides({key: value}), dataset).rows_per_pass(workers)
+
+
 def _search(
     study: Study,
     config: Config,
@@ -103,9 +109,11 @@ def _search(
         return _budget(config.with_overrides(trial.params), dataset)
 
     def task(trial: FrozenTrial) -> dict[str, Any]:
+        order_of(config.with_overrides(trial.params), dataset).rows_per_pass(share.max_workers)
         return _task(config, folder, trial, share, budget_of(trial))
 
-    search, asha = StudySearch(study, settings.trials, task, _say), None
+    search = StudySearch(study, settings.trials, task, _say, lambda run: ask_to_end(folder / run))
+    asha = None
     budget = _budget(config, dataset)
     rung = _budget(config.with_overrides({"machine.stop_after_epochs": float(config.evaluate.every_epochs)}), dataset)
     if settings.reduction > 1 and rung >= budget:
@@ -113,9 +121,9 @@ def _search(
     elif settings.reduction > 1:
         asha = StudyAsha(study, search.numbers, budget_of, first_rung=rung, budget=budget, reduction=settings.reduction)
     _run(search, asha, folder, concurrent, share)
-    study.upload()
     if search.bad_input:
         raise BadInput(search.bad_input)
+    study.upload()
     if search.ends:
         raise RuntimeError(f"{len(search.crashes)} trials in a row failed: {search.crashes[-1]}")
     if study.unfinished() or len(study.trials) < settings.trials:

@@ -68,7 +68,7 @@ def _fanova(settings: list[Setting], trials: list[Trial], seed: int) -> dict[str
         for at, trial in enumerate(trials):
             params = {s.key: int(places[s.key][at]) if s.choices else places[s.key][at] for s in settings}
             study.add_trial(create_trial(value=trial.objective, params=params, distributions=distributions))
-    parts = FanovaImportanceEvaluator(seed=seed).evaluate(study)
+    parts = FanovaImportanceEvaluator(seed=seed % 2**32).evaluate(study)
     return {key: float(part) for key, part in parts.items()}
 
 

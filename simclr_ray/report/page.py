@@ -53,7 +53,7 @@ def _html(records: SweepRecords, figures: list[str]) -> Iterator[str]:
     yield f"<p>Recipe {escape(records.recipe)}, objective {escape(records.unit)}, seed {records.seed}. "
     yield f"{escape(counts(records))}.<br>\n{escape(cost(records))}.<br>\n{escape(against_default(records))}.</p>"
     if records.best:
-        yield "<h2>The best</h2>\n<p>To paste into experiments/recipes.py:</p>"
+        yield "<h2>The best</h2>\n<p>To paste at the end of experiments/recipes.py:</p>"
         yield f"<pre>{escape(best_recipe(records))}</pre>"
         yield f"<pre>{escape(commands(records))}</pre>"
     yield from figures

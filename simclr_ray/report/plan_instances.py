@@ -30,10 +30,11 @@ H100 = Gpu(name="H100", memory_gb=80, bandwidth_tb_s=3.35, bf16_tflops=989, link
 H100_NVL = Gpu(name="H100 NVL", memory_gb=94, bandwidth_tb_s=3.9, bf16_tflops=835, link_gb_s=12)
 A100_80 = Gpu(name="A100 80GB", memory_gb=80, bandwidth_tb_s=2.0, bf16_tflops=312, link_gb_s=150)
 A100_40 = Gpu(name="A100 40GB", memory_gb=40, bandwidth_tb_s=1.555, bf16_tflops=312, link_gb_s=150)
-L40S = Gpu(name="L40S", memory_gb=48, bandwidth_tb_s=0.864, bf16_tflops=181, link_gb_s=12)
-A10 = Gpu(name="A10", memory_gb=24, bandwidth_tb_s=0.6, bf16_tflops=70, link_gb_s=12)
-L4 = Gpu(name="L4", memory_gb=24, bandwidth_tb_s=0.3, bf16_tflops=60, link_gb_s=12)
-KINDS = (H200, H100_NVL, H100, A100_80, A100_40, L40S, L4, A10)
+L40S = Gpu(name="L40S", memory_gb=48, bandwidth_tb_s=0.864, bf16_tflops=362, link_gb_s=12)
+A10 = Gpu(name="A10", memory_gb=24, bandwidth_tb_s=0.6, bf16_tflops=125, link_gb_s=12)
+A10G = Gpu(name="A10G", memory_gb=24, bandwidth_tb_s=0.6, bf16_tflops=70, link_gb_s=12)
+L4 = Gpu(name="L4", memory_gb=24, bandwidth_tb_s=0.3, bf16_tflops=121, link_gb_s=12)
+KINDS = (H200, H100_NVL, H100, A100_80, A100_40, L40S, L4, A10, A10G)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +79,10 @@ def _row(
 
 # Name, vCPUs, GiB, Gbit/s, spot USD an hour, GPUs.
 AWS = (
-    _row("g5.xlarge", 4, 16, 2.5, 0.45, 1, A10),
-    _row("g5.2xlarge", 8, 32, 5, 0.55, 1, A10),
-    _row("g5.4xlarge", 16, 64, 10, 0.75, 1, A10),
-    _row("g5.12xlarge", 48, 192, 40, 2.4, 4, A10),
+    _row("g5.xlarge", 4, 16, 2.5, 0.45, 1, A10G),
+    _row("g5.2xlarge", 8, 32, 5, 0.55, 1, A10G),
+    _row("g5.4xlarge", 16, 64, 10, 0.75, 1, A10G),
+    _row("g5.12xlarge", 48, 192, 40, 2.4, 4, A10G),
     _row("g6.xlarge", 4, 16, 2.5, 0.35, 1, L4),
     _row("g6.2xlarge", 8, 32, 5, 0.42, 1, L4),
     _row("g6.12xlarge", 48, 192, 40, 1.9, 4, L4),
@@ -132,5 +133,5 @@ def instance(name: str) -> Instance:
 
 def kind_of(device_name: str) -> Gpu | None:
     """The kind that the driver's name for a device means, such as "NVIDIA H200"."""
-    words = device_name.replace("-", " ").replace("A10G", "A10").split()
+    words = device_name.replace("-", " ").split()
     return next((kind for kind in KINDS if all(word in words for word in kind.name.split())), None)

@@ -129,27 +129,40 @@ class Fleet:
 def nodes_for(workers: int, machine: Instance, settings: MachineConfig) -> int:
     """The fewest nodes that hold so many workers. Raises BadInput if a node holds none, or there is only this one."""
     if machine.gpus and settings.gpus_per_worker != 0:
-        fit = min(machine.gpus // (settings.gpus_per_worker or 1), machine.vcpus // settings.cpus_per_worker)
+        fit = min(_times(machine.gpus, settings.gpus_per_worker or 1), _times(machine.vcpus, settings.cpus_per_worker))
     else:
-        fit = machine.vcpus // (settings.cpus_per_worker + (settings.data_cpus or 0.1))
+        fit = _times(machine.vcpus, settings.cpus_per_worker + (settings.data_cpus or 0.1))
     if fit < 1 or (machine.name == LOCAL and fit < workers):
         raise BadInput(
-            f"{machine.name}, with {machine.vcpus} CPUs and {machine.gpus} GPUs, holds {fit:g} of {workers:,} workers: "
+            f"{machine.name}, with {machine.vcpus} CPUs and {machine.gpus} GPUs, holds {fit} of {workers:,} workers: "
             "take another --instance, fewer --workers, or a lower machine.cpus_per_worker or machine.data_cpus"
         )
-    return ceil(workers / int(fit))
+    return ceil(workers / fit)
+
+
+def _times(whole: float, part: float) -> int:
+    """How often `part` fits: 1.0 // 0.2 would be 4."""
+    return int(whole / part + 1e-6)
 
 
 def memory_warning(config: Config, cost: ModelCost, job: Job, fleet: Fleet) -> str | None:
-    """What to set where a pass does not fit into the GPUs; None where it does, or nobody knows them."""
+    """What to set where a pass does not fit into the GPUs of the fewest workers that the run goes on with.
+
+    None where it does, or nobody knows the GPUs.
+    """
     if fleet.machine.gpu is None:
         return None
     room = USABLE_MEMORY * fleet.machine.gpu.memory_gb * 1e9 / 2**30
-    needed = pass_gib(cost, job.busiest_rows // job.passes)
+    batch, fewest = config.train.global_batch, min(config.machine.min_workers, fleet.workers)
+    rows = batch // job.passes
+    needed = pass_gib(cost, ceil(rows / fewest))
     if needed <= room:
         return None
-    batch = config.train.global_batch
     sizes = [size for size in range(SLICE_ROWS * fleet.workers, batch, SLICE_ROWS) if batch % size == 0]
-    fitting = [size for size in sizes if pass_gib(cost, ceil(size / fleet.workers)) <= room]
-    remedy = f"--train.pass-size {fitting[-1]}" if fitting else "more workers or larger GPUs"
-    return f"a pass takes about {needed:,.0f} GiB on each GPU, it has {room:,.0f} to spare: {remedy}"
+    fitting = [size for size in sizes if pass_gib(cost, ceil(size / fewest)) <= room]
+    enough = next((n for n in range(fewest + 1, fleet.workers + 1) if pass_gib(cost, ceil(rows / n)) <= room), None)
+    remedies = [f"--train.pass-size {fitting[-1]}"] * bool(fitting) + [f"--machine.min-workers {enough}"] * bool(enough)
+    return (
+        f"a pass takes about {needed:,.0f} GiB on each GPU, with the fewest workers that the run goes on with "
+        f"({fewest}); it has {room:,.0f} to spare: {', or '.join(remedies) or 'more workers or larger GPUs'}"
+    )

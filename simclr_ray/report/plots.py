@@ -93,13 +93,14 @@ def _curves(records: SweepRecords) -> Picture:
             axes.scatter(*trial.curve[-1], label=SAYS[name], **MARKS[name])
         else:
             axes.scatter(*trial.curve[-1], label=name, marker=".", color=DEFAULT)
-    axes.axvline(records.budget_samples, color="0.6", linestyle=":", linewidth=1)
+    for budget in {records.budget_of(trial) for trial in trials}:
+        axes.axvline(budget, color="0.6", linestyle=":", linewidth=1)
     axes.set(xlabel="samples seen", ylabel=records.unit, xlim=(0, None))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     legend(figure)
     caption = (
-        f"The objective over the samples seen, up to the budget of {records.budget_samples:,} (dotted). Each curve "
-        "ends where its trial was last measured."
+        "The objective over the samples seen, up to the full budget (dotted). Each curve ends where its trial was last "
+        "measured."
     )
     return Picture(name="curves", title=title, caption=caption, png=png(figure))
 
@@ -128,7 +129,7 @@ def _importances(records: SweepRecords) -> Picture:
 
 
 def _slices(records: SweepRecords) -> Picture:
-    title, budget = "Each setting", records.budget_samples
+    title, budget = "Each setting", max(map(records.budget_of, records.trials))
     if not records.best:
         return Picture(name="slices", title=title, caption="No slices: no trial is complete yet.", png=None)
     figure, grid = panels(len(records.space), heights=(1.0, 0.4))

@@ -14,7 +14,7 @@ from simclr_ray.report.trials import STATES, Setting, Trial, read_trials, settin
 
 FILE = "sweep.json"
 BUDGET_KEY = "machine.stop_after_epochs"
-"""Where a trial is cut; what trains it to the end leaves this out."""
+"""Where a trial is cut."""
 UNITS = {"knn_top1": "kNN top-1 (%)", "linear_top1": "linear top-1 (%)", "rankme": "RankMe (effective rank)"}
 
 
@@ -49,6 +49,10 @@ class SweepRecords:
     def unit(self) -> str:
         """The objective in words, with its unit."""
         return UNITS.get(self.objective, self.objective)
+
+    def budget_of(self, trial: Trial) -> int:
+        """Samples of the whole trial: searched epochs or batches give it its own."""
+        return self.budget_samples if trial.budget is None else trial.budget
 
     def of_state(self, *states: str) -> list[Trial]:
         return [trial for trial in self.trials if trial.state in states]
@@ -90,13 +94,13 @@ def read_sweep(folder: str) -> SweepRecords:
 def cost(records: SweepRecords) -> str:
     """What ending trials early saved: the samples seen against all ended trials at full budget."""
     ended, pruned = records.of_state("complete", "pruned", "failed"), records.of_state("pruned")
-    full, seen = len(ended) * records.budget_samples, sum(trial.samples for trial in ended)
-    cut = sum(records.budget_samples - trial.samples for trial in pruned)
+    full, seen = sum(map(records.budget_of, ended)), sum(trial.samples for trial in ended)
+    cut = sum(records.budget_of(trial) - trial.samples for trial in pruned)
     if not full:
         return "no trial has ended yet"
     return (
-        f"{seen:,} samples seen by the {len(ended)} trials that ended, instead of {full:,} ({len(ended)} x "
-        f"{records.budget_samples:,}): {1 - seen / full:.0%} saved, {cut / full:.0%} by ASHA, which ended {len(pruned)}"
+        f"{seen:,} samples seen by the {len(ended)} trials that ended, instead of {full:,} at full budget: "
+        f"{1 - seen / full:.0%} saved, {cut / full:.0%} by ASHA, which ended {len(pruned)}"
     )
 
 
@@ -153,7 +157,10 @@ def table(records: SweepRecords) -> str:
 
 
 def best_recipe(records: SweepRecords) -> str:
-    """The best trial's config as a function for experiments/recipes.py. Raises BadInput where no trial is complete."""
+    """The best trial's config as a function for the end of experiments/recipes.py.
+
+    Raises BadInput where no trial is complete.
+    """
     best = _best(records)
     values = _values(records, best)
     name = records.folder.name.replace("\\", "/").replace('"', "'")
@@ -172,6 +179,9 @@ def best_recipe(records: SweepRecords) -> str:
             *(f"            {json.dumps(key)}: {_literal(value)}," for key, value in values.items()),
             "        }",
             "    )",
+            "",
+            "",
+            f"RECIPES[{function}.__name__] = {function}",
         ]
     )
 
@@ -203,7 +213,9 @@ def _best(records: SweepRecords) -> Trial:
 
 
 def _values(records: SweepRecords, trial: Trial) -> dict[str, Any]:
-    return {key: value for key, value in (records.overrides | trial.params).items() if key != BUDGET_KEY}
+    """What it learnt by: where a trial was cut, and its share of a machine, are the sweep's."""
+    values = records.overrides | trial.params
+    return {key: value for key, value in values.items() if not key.startswith("machine.")}
 
 
 def _pretrain(records: SweepRecords, trial: Trial, name: str, storage: str) -> str:
@@ -227,5 +239,5 @@ def findings(records: SweepRecords) -> str:
     """All of it for a terminal: the trials, what they cost, the best recipe and its commands."""
     parts = [f"{records.folder}: {counts(records)}", table(records), cost(records), against_default(records)]
     if records.best:
-        parts += ["the best, to paste into experiments/recipes.py:", best_recipe(records), commands(records)]
+        parts += ["the best, to paste at the end of experiments/recipes.py:", best_recipe(records), commands(records)]
     return "\n\n".join(parts)

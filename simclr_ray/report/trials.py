@@ -60,6 +60,8 @@ class Trial:
     """At the full budget where complete, else the last that was measured."""
     samples: int
     """Seen in all."""
+    budget: int | None
+    """Samples of the whole trial, where the study says so."""
     reason: str
 
 
@@ -119,6 +121,7 @@ def _trial(trial: Any) -> Trial:
         curve=curve,
         objective=trial.value if state == "complete" else curve[-1][1] if curve else None,
         samples=samples,
+        budget=trial.user_attrs.get("budget_samples"),
         reason=str(trial.user_attrs.get("reason", "")),
     )
 
