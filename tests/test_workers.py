@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -144,12 +145,34 @@ def compiled_gradients(backend: str) -> tuple[torch.Tensor, torch.Tensor]:
     found = []
     for compiled in (False, True):
         state = initial_state(CONFIG, torch.device("cpu"))
-        project = projector(state.model, MEAN, STD, "float64", torch.device("cpu"), compiled=False)
-        project = torch.compile(project, fullgraph=True, dynamic=False, backend=backend) if compiled else project
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+            project = projector(state.model, MEAN, STD, "float64", torch.device("cpu"), compiled=compiled)
         views, rows = share(BATCH)
         training_step(state.model, project, state.optimizer, views, temperature=0.2, passes=1, rows_per_worker=rows)
         found.append(state.model.encoder.conv1.weight.grad)
     return found[0], found[1]
+
+
+def compiled_shapes() -> list[tuple[int, ...]]:
+    """Of the projections of networks with other heads, one after the other; two passes need two graphs each."""
+    views, rows = share(BATCH // 4)
+    found = []
+    for dim in range(4, 9):
+        state = initial_state(CONFIG.with_overrides({"model.head_dim": dim}), torch.device("cpu"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+            project = projector(state.model, MEAN, STD, "float64", torch.device("cpu"), compiled=True)
+        step = training_step(
+            state.model, project, state.optimizer, views, temperature=0.2, passes=4, rows_per_worker=rows
+        )
+        found.append(tuple(step.view_a.shape))
+    return found
+
+
+def test_one_process_compiles_the_networks_of_many_trials() -> None:
+    """The compiler counts graphs over all of them, and would stop at eight."""
+    assert run_workers(1, compiled_shapes) == [[(BATCH, dim) for dim in range(4, 9)]]
 
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
