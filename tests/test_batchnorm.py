@@ -1,4 +1,4 @@
-"""BatchNorm against torch's own, on one process; tests/test_workers.py has several."""
+"""BatchNorm against torch's own, on one process, by each of its paths; tests/test_workers.py has several processes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from simclr_ray.model import batchnorm
 from simclr_ray.model.batchnorm import BatchNorm, set_update_running
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["fused", "written out"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU takes the arithmetic that is written out; its mathematics are tested here."""
+    monkeypatch.setattr(batchnorm, "has_fused_kernels", lambda x: request.param)
 
 
 def pair(dims: int) -> tuple[BatchNorm, nn.Module]:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 from torchvision import models
 
 from simclr_ray.config import ModelConfig
@@ -91,3 +92,12 @@ def test_the_head_does_not_change_the_encoders_start():
     without = build_model(ModelConfig(arch="resnet18", width=0.125, head="none"), seed=3)
     expected = with_head.encoder.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in without.encoder.state_dict().items())
+
+
+def test_a_strided_shortcut_of_a_narrow_layer_is_torchs_convolution() -> None:
+    """Ours does not call oneDNN's kernel, which corrupts memory on a CPU without AVX512."""
+    ours = BasicBlock(6, 12, stride=2).double().downsample[0]
+    theirs = nn.Conv2d(6, 12, 1, stride=2, bias=False).double()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(3, 6, 9, 8, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-12, atol=1e-12)

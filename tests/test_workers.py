@@ -14,6 +14,7 @@ import torch
 from gloo import run_workers
 from simclr_ray.config import Config
 from simclr_ray.data.order import Order
+from simclr_ray.model import batchnorm
 from simclr_ray.model.batchnorm import BatchNorm
 from simclr_ray.train import collective
 from simclr_ray.train.batch import channel_scale, normalise
@@ -97,8 +98,11 @@ def loss_step() -> dict[str, torch.Tensor]:
     return {"loss": collective.sum_over_workers(loss.detach().clone()), "gradients": gradients.sum(1).sort().values}
 
 
-def everything() -> list[dict[str, torch.Tensor]]:
-    return [whole_step(BATCH), whole_step(BATCH // 4), batchnorm_step(), loss_step()]
+def everything(fused: bool = True) -> list[dict[str, torch.Tensor]]:
+    """`fused`: whether BatchNorm takes the path of a CPU, or that of a GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batchnorm, "has_fused_kernels", lambda x: fused)
+        return [whole_step(BATCH), whole_step(BATCH // 4), batchnorm_step(), loss_step()]
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +110,9 @@ def alone() -> list[dict[str, torch.Tensor]]:
     return everything()
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
-def test_workers_equal_one_process(workers: int, alone: list[dict[str, torch.Tensor]]) -> None:
-    for results in run_workers(workers, everything):
+@pytest.mark.parametrize(("workers", "fused"), [(1, False), (2, True), (2, False), (3, True), (3, False)])
+def test_workers_equal_one_process(workers: int, fused: bool, alone: list[dict[str, torch.Tensor]]) -> None:
+    for results in run_workers(workers, everything, fused):
         for got, expected in zip(results, alone, strict=True):
             assert got.keys() == expected.keys()
             for name in expected:
@@ -140,16 +144,17 @@ def test_unsynchronised_statistics_would_be_noticed(alone: list[dict[str, torch.
     assert (alone[0]["losses"] - alone[1]["losses"]).abs().max() > 1e-4
 
 
-def compiled_gradients(backend: str) -> tuple[torch.Tensor, torch.Tensor]:
+def compiled_gradients(backend: str, fused: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """The first gradient with and without the compiler; `fullgraph` makes a graph break an error."""
     found = []
     for compiled in (False, True):
         state = initial_state(CONFIG, torch.device("cpu"))
+        views, rows = share(BATCH)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+            patch.setattr(batchnorm, "has_fused_kernels", lambda x: fused)
             project = projector(state.model, MEAN, STD, "float64", torch.device("cpu"), compiled=compiled)
-        views, rows = share(BATCH)
-        training_step(state.model, project, state.optimizer, views, temperature=0.2, passes=1, rows_per_worker=rows)
+            training_step(state.model, project, state.optimizer, views, temperature=0.2, passes=1, rows_per_worker=rows)
         found.append(state.model.encoder.conv1.weight.grad)
     return found[0], found[1]
 
@@ -175,7 +180,8 @@ def test_one_process_compiles_the_networks_of_many_trials() -> None:
     assert run_workers(1, compiled_shapes) == [[(BATCH, dim) for dim in range(4, 9)]]
 
 
+@pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_the_compiler_takes_encoder_and_synchronised_batchnorm_whole(backend: str) -> None:
-    for plain, compiled in run_workers(2, compiled_gradients, backend):
+def test_the_compiler_takes_encoder_and_synchronised_batchnorm_whole(backend: str, fused: bool) -> None:
+    for plain, compiled in run_workers(2, compiled_gradients, backend, fused):
         torch.testing.assert_close(plain, compiled, rtol=1e-9, atol=1e-9)

@@ -1,7 +1,9 @@
-"""BatchNorm over the whole global pass: one implementation for CPU and GPU, traced whole by torch.compile.
+"""BatchNorm over the whole global pass, on any number of workers, under torch's parameter and buffer names.
 
-`nn.SyncBatchNorm` refuses CPU tensors and breaks the compiler's graph; this one is plain tensor arithmetic with one
-all-reduce each way, and with one worker the all-reduce is left out. Parameter and buffer names are torch's.
+`nn.SyncBatchNorm` refuses CPU tensors and breaks the compiler's graph. Here are three paths to the same mathematics:
+- a CPU process alone: torch's own fused kernel (1.5 times the step of written-out arithmetic);
+- several CPU processes: the same fused kernels around one all-reduce of the moments, and of their gradients;
+- a GPU: plain tensor arithmetic around the same all-reduces, which torch.compile traces whole and fuses itself.
 """
 
 from __future__ import annotations
@@ -14,18 +16,6 @@ import torch.distributed._functional_collectives as funcol
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-
-
-class _SumOverWorkers(torch.autograd.Function):
-    """Every worker gets the sum; the gradient of a sum that all of them use is the sum of their gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return _sum(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _sum(grad)
 
 
 def _sum(x: Tensor) -> Tensor:
@@ -62,19 +52,36 @@ class BatchNorm(nn.Module):
     def forward(self, x: Float[Tensor, "n c *hw"]) -> Float[Tensor, "n c *hw"]:
         if not self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        if not has_fused_kernels(x):
+            return self._arithmetic(x)
+        if _several_workers():
+            y, mean, var, rows = _FusedOverWorkers.apply(x, self.weight, self.bias, self.eps)
+            self._update_running(mean, var, rows * x[0, 0].numel())
+            return y
+        running = (self.running_mean, self.running_var) if self.update_running else (None, None)
+        if self.update_running:
+            self.num_batches_tracked += 1
+        return F.batch_norm(x, *running, self.weight, self.bias, True, self.momentum, self.eps)
+
+    def _arithmetic(self, x: Tensor) -> Tensor:
+        """Every operation written out, for the compiler to fuse; autograd finds the backward."""
         dims = [0, *range(2, x.dim())]
         wide = x if x.dtype == torch.float64 else x.float()
-        mean, square, rows = _global_moments(wide.mean(dims), wide.square().mean(dims), x.shape[0])
+        mean, square = wide.mean(dims), wide.square().mean(dims)
+        rows: Tensor | int = x.shape[0]
+        if _several_workers():
+            mean, square, rows = _moments_over_workers(mean, square, x.shape[0])
         # float32 may put E[x^2] - E[x]^2 of a constant channel just below zero.
         var = (square - mean.square()).clamp(min=0)
-        if self.update_running:
-            self._update_running(mean.detach(), var.detach(), rows * x[0, 0].numel())
+        self._update_running(mean.detach(), var.detach(), rows * x[0, 0].numel())
         scale = self.weight * torch.rsqrt(var + self.eps)
         shift = -mean * scale if self.bias is None else self.bias - mean * scale
         shape = [1, -1, *[1] * (x.dim() - 2)]
         return torch.addcmul(shift.view(shape), wide, scale.view(shape)).to(x.dtype)
 
     def _update_running(self, mean: Tensor, var: Tensor, count: Tensor | int) -> None:
+        if not self.update_running:
+            return
         with torch.no_grad():
             unbiased = var * (count / (count - 1))
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
@@ -85,14 +92,64 @@ class BatchNorm(nn.Module):
         return f"{self.weight.numel()}, bias={self.bias is not None}"
 
 
-def _global_moments(mean: Tensor, square: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor | int]:
-    """Means over all workers' rows, and how many rows those are; one all-reduce carries all three."""
-    if not _several_workers():
-        return mean, square, rows
+def has_fused_kernels(x: Tensor) -> bool:
+    """Whether torch's BatchNorm kernels beat written-out arithmetic: on a CPU; on a GPU the compiler does better."""
+    return x.device.type == "cpu"
+
+
+class _SumOverWorkers(torch.autograd.Function):
+    """Every worker gets the sum; the gradient of a sum that all of them use is the sum of their gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return _sum(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return _sum(grad)
+
+
+def _moments_over_workers(mean: Tensor, square: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    """E[x] and E[x^2] over all workers' rows, and how many rows those are; one all-reduce carries all three."""
     total = _SumOverWorkers.apply(torch.cat([mean * rows, square * rows, mean.new_full((1,), rows)]))
     all_rows = total[-1].detach()
     mean, square = (total[:-1] / all_rows).chunk(2)
     return mean, square, all_rows
+
+
+class _FusedOverWorkers(torch.autograd.Function):
+    """(x, weight, bias, eps) -> output, mean, biased variance, rows; the last three over all workers.
+
+    With x^ = (x - mean) / sqrt(var + eps) and N elements of a channel over all workers (Ioffe and Szegedy 2015):
+    dx = weight / sqrt(var + eps) (dy - sum(dy) / N - x^ sum(dy x^) / N), both sums over all workers. The first term is
+    what torch's kernel gives in eval mode, the other two are an affine function of x, so its normalisation again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        # The kernel's results have the type of the running statistics that it is given; these two are dropped.
+        own_mean, own_var = torch.batch_norm_update_stats(x, torch.zeros_like(weight), torch.ones_like(weight), 0.0)
+        mean, square, rows = _moments_over_workers(
+            own_mean.double(), own_var.double() + own_mean.double().square(), x.shape[0]
+        )
+        mean, var = mean.to(weight.dtype), (square - mean.square()).clamp(min=0).to(weight.dtype)
+        ctx.save_for_backward(x, weight, mean, var, rows)
+        ctx.eps = eps
+        ctx.mark_non_differentiable(mean, var, rows)
+        return F.batch_norm(x, mean, var, weight, bias, False, 0.0, eps), mean, var, rows
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, *_: None) -> tuple[Tensor, Tensor, Tensor | None, None]:
+        x, weight, mean, var, rows = ctx.saved_tensors
+        dx, d_weight, d_bias = torch.ops.aten.native_batch_norm_backward(
+            dy, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
+        )
+        sums = _sum(torch.cat([d_weight, d_bias])) / (rows * x[0, 0].numel()).to(weight.dtype)
+        slope, offset = (-weight * torch.rsqrt(var + ctx.eps) * sums.view(2, -1)).unbind()
+        dx += F.batch_norm(x, mean, var, slope, offset, False, 0.0, ctx.eps)
+        return dx, d_weight, d_bias if ctx.needs_input_grad[2] else None, None
 
 
 def set_update_running(module: nn.Module, update: bool) -> None:
