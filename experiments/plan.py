@@ -15,7 +15,7 @@ from time import time
 from recipes import RECIPES
 from simclr_ray.command import choose_recipe, parse_with_config, run_command
 from simclr_ray.config import BadInput, Config, MachineConfig
-from simclr_ray.orchestrate.cluster import data_cpus, share_of
+from simclr_ray.orchestrate.cluster import data_cpus, share_of, training_threads
 from simclr_ray.report.plan import plan
 from simclr_ray.report.plan_cost import model_cost
 from simclr_ray.report.plan_figures import Figures, default_figures
@@ -66,6 +66,10 @@ def main(argv: list[str]) -> None:
     cost = model_cost(config.model, config.augment.size)
     pictures = pictures_of(config, arguments.images, arguments.picture_kb)
     job = job_of(config, cost, pictures, arguments.workers)
+    threads = training_threads(
+        config.machine, fleet.workers, fleet.vcpus, node_cpus=fleet.machine.vcpus, on_gpu=fleet.machine.gpus > 0
+    )
+    job = replace(job, threads=threads)
     figures = default_figures(job, cost, fleet)
     if arguments.measure:
         figures = measured(config, job, figures)
@@ -101,7 +105,7 @@ def fleet_of(arguments: Arguments, settings: MachineConfig) -> Fleet:
         elastic=nodes > 1 and settings.min_workers <= workers * (nodes - 1) // nodes,
     )
     share_of(replace(settings, min_workers=workers, max_workers=workers), fleet.vcpus, nodes * machine.gpus)
-    return replace(fleet, data_cpus=data_cpus(settings, workers, fleet.vcpus))
+    return replace(fleet, data_cpus=data_cpus(settings, workers, fleet.vcpus, on_gpu=machine.gpus > 0))
 
 
 def measured(config: Config, job: Job, figures: Figures) -> Figures:

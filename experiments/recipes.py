@@ -34,7 +34,7 @@ def quickstart() -> Config:
         optim=OptimConfig(temperature=0.5, lr_per_256=1.0, warmup_epochs=1),
         train=TrainConfig(epochs=12, global_batch=256),
         evaluate=EvaluateConfig(every_epochs=4, test="synthetic:1024:test"),
-        machine=MachineConfig(threads=2, log_every_steps=4, save_every_s=30),
+        machine=MachineConfig(log_every_steps=4, save_every_s=30),
     )
 
 

@@ -125,7 +125,8 @@ class TrainConfig:
     pass_size: int | None = None
     """Pictures in one forward over all workers, a divisor of B; BatchNorm is over both their views. None: B."""
     precision: Literal["auto", "float64", "float32", "bf16"] = "auto"
-    """auto: bf16 autocast on a GPU, float32 on a CPU; resolved at the first start and kept."""
+    """auto: bf16 autocast on a GPU and on a CPU with instructions for it (AVX512-BF16, AMX), float32 on others;
+    resolved at the first start and kept."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -176,9 +177,10 @@ class MachineConfig:
     cpus_per_worker: float = 1.0
     """CPUs of a training worker, besides those of its data workers."""
     data_cpus: float | None = None
-    """CPUs that decode and augment for one training worker; None: an equal share of what the cluster has left."""
+    """CPUs that decode and augment for one training worker; None: an equal share of what the cluster has left, and for
+    training on a CPU an eighth of the worker's part of the cluster, at least 1."""
     threads: int | None = None
-    """Torch's threads in a training worker; None: cpus_per_worker, at least 1."""
+    """Torch's threads in a training worker; None: on a GPU cpus_per_worker, on a CPU its part of the cluster's CPUs."""
     compile: bool | None = None
     """torch.compile the model; None: on a GPU only."""
     cache_gib: float = 2.0

@@ -287,6 +287,6 @@ def test_each_trial_gets_its_whole_part_of_the_cluster(
     config = Config().with_overrides({f"machine.{key}": value for key, value in settings.items()})
     share = _share(config, concurrent)
     assert share.max_workers == workers
-    used = workers * (share.cpus + data_cpus(config.machine, workers, share.part * cpus))
+    used = workers * (share.cpus + data_cpus(config.machine, workers, share.part * cpus, on_gpu=gpus > 0))
     assert concurrent * (used + TRIAL_CPUS) <= cpus + 1e-9
     assert concurrent * workers * share.gpus <= gpus

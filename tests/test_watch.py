@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from simclr_ray.config import BadInput, MachineConfig
 from simclr_ray.data.storage import open_location
 from simclr_ray.orchestrate import lease as lease_module
-from simclr_ray.orchestrate.cluster import Share, data_cpus, share_of, workers_that_fit
+from simclr_ray.orchestrate.cluster import Share, data_cpus, share_of, training_threads, workers_that_fit
 from simclr_ray.orchestrate.lease import holds, lease
 from simclr_ray.orchestrate.watch import render_line
 from simclr_ray.train.control import Action, Control, Signals
@@ -93,8 +94,20 @@ def test_workers_are_counted_node_by_node_and_data_share_what_is_left() -> None:
     share = share_of(MachineConfig(max_workers=8, cpus_per_worker=2.0), 100, 0)
     assert workers_that_fit(share, [{"CPU": 3.0}, {"CPU": 5.0}, {}]) == 3
     machine = MachineConfig(cpus_per_worker=2.0)
-    assert [data_cpus(machine, 2, cpus) for cpus in (10, 5, 4, 3)] == [3, 0.5, 0.0, 0.0]
-    assert data_cpus(MachineConfig(data_cpus=1.5), 1, 9) == 1
+    assert [data_cpus(machine, 2, cpus, on_gpu=True) for cpus in (10, 5, 4, 3)] == [3, 0.5, 0.0, 0.0]
+    assert data_cpus(MachineConfig(data_cpus=1.5), 1, 9, on_gpu=True) == 1
+
+
+def test_a_worker_on_a_cpu_trains_with_all_of_its_part_and_loads_with_an_eighth() -> None:
+    def threads(workers: int, cpus: float, on_gpu: bool = False, **machine: Any) -> int:
+        return training_threads(MachineConfig(**machine), workers, cpus, node_cpus=16, on_gpu=on_gpu)
+
+    parts = [(1, 2), (1, 16), (2, 16), (3, 16), (1, 64), (4, 2)]
+    assert [threads(*part) for part in parts] == [2, 16, 8, 5, 16, 1], "no more than a node has, at least one"
+    assert threads(1, 16, threads=3) == 3
+    assert threads(1, 16, on_gpu=True, cpus_per_worker=4.0) == 4
+    loading = [data_cpus(MachineConfig(), workers, cpus, on_gpu=False) for workers, cpus in ((1, 2), (1, 16), (1, 64))]
+    assert loading == [1, 2, 8]
 
 
 def test_rank_0_saves_at_a_notice_trains_on_and_stops_in_time(monkeypatch: pytest.MonkeyPatch) -> None:

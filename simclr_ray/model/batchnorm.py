@@ -58,10 +58,12 @@ class BatchNorm(nn.Module):
             y, mean, var, rows = _FusedOverWorkers.apply(x, self.weight, self.bias, self.eps)
             self._update_running(mean, var, rows * x[0, 0].numel())
             return y
-        running = (self.running_mean, self.running_var) if self.update_running else (None, None)
-        if self.update_running:
-            self.num_batches_tracked += 1
-        return F.batch_norm(x, *running, self.weight, self.bias, True, self.momentum, self.eps)
+        if not self.update_running:
+            return F.batch_norm(x, None, None, self.weight, self.bias, True, self.momentum, self.eps)
+        self.num_batches_tracked += 1
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, True, self.momentum, self.eps
+        )
 
     def _arithmetic(self, x: Tensor) -> Tensor:
         """Every operation written out, for the compiler to fuse; autograd finds the backward."""

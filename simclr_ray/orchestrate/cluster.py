@@ -15,6 +15,9 @@ from simclr_ray.config import BadInput, MachineConfig
 MIN_DATA_CPUS = 0.1
 """Less than this of a CPU for a worker's data is starvation, not sharing."""
 
+TRAINING_PER_DATA_CPU = 8
+"""On a CPU an image takes 30 to 100 times as long to train on as to load: one data CPU for so many that train."""
+
 MARKET, ON_DEMAND = "ray.io/market-type", "on-demand"
 
 
@@ -91,10 +94,25 @@ def rank_0_selector(share: Share) -> list[dict[str, str]] | None:
     return None
 
 
-def data_cpus(machine: MachineConfig, workers: int, total_cpus: float) -> float:
+def data_cpus(machine: MachineConfig, workers: int, total_cpus: float, *, on_gpu: bool) -> float:
     """CPUs that decode and augment for each of `workers`; 0 where training has taken all.
 
-    `share_of` refuses to start so; a group that Ray has made larger since shares its CPUs rather than hang.
+    On a GPU whatever is left, on a CPU what its training can use up. `share_of` refuses to start with none; a group
+    that Ray has made larger since shares its CPUs rather than hang.
     """
-    share = min((total_cpus - workers * machine.cpus_per_worker) / workers, machine.data_cpus or math.inf)
+    left = (total_cpus - workers * machine.cpus_per_worker) / workers
+    wanted = math.inf if on_gpu else max(1.0, total_cpus / workers / TRAINING_PER_DATA_CPU)
+    share = min(left, machine.data_cpus or wanted)
     return math.floor(share) if share >= 1 else max(0.0, math.floor(share * 100) / 100)
+
+
+def training_threads(machine: MachineConfig, workers: int, total_cpus: float, *, node_cpus: int, on_gpu: bool) -> int:
+    """Torch's threads in a training worker: on a CPU its whole part of the cluster, up to what its node has.
+
+    Data workers run between its threads: they need a few percent of the time, and a core of their own would idle.
+    """
+    if machine.threads:
+        return machine.threads
+    if on_gpu:
+        return max(1, int(machine.cpus_per_worker))
+    return max(1, min(node_cpus, int(total_cpus / workers + 1e-6)))

@@ -41,6 +41,7 @@ from simclr_ray.orchestrate.watch import progress_line, rows_followed
 from simclr_ray.train.attempt import last_step, order_of
 from simclr_ray.train.control import Interrupted
 from simclr_ray.train.metrics import note_giving_up
+from simclr_ray.train.precision import auto_precision
 
 NEVER_S = 1e9
 """Ray's own resize monitor would lose the steps since the last save: it is off."""
@@ -173,7 +174,7 @@ def _resolved(
     """The config as the run folder keeps it, with the datasets of the check during training."""
     resolved: dict[str, Any] = {"data.train": dataset.uri}
     if config.train.precision == "auto":
-        resolved["train.precision"] = "bf16" if share.gpus else "float32"
+        resolved["train.precision"] = auto_precision(on_gpu=share.gpus > 0)
     bank = test = None
     settings, before = config.evaluate, earlier.evaluate if earlier else EvaluateConfig()
     if settings.every_epochs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from simclr_ray.data.storage import Location
 from simclr_ray.evaluate.during import check_during
 from simclr_ray.export import export_encoder
 from simclr_ray.orchestrate.claim import note_claim
-from simclr_ray.orchestrate.cluster import Share, data_cpus
+from simclr_ray.orchestrate.cluster import Share, data_cpus, training_threads
 from simclr_ray.orchestrate.failure import last_failure
 from simclr_ray.orchestrate.lease import holds, require_held
 from simclr_ray.orchestrate.stream import blocks, plan_stream
@@ -69,12 +70,14 @@ def train_fn(settings: dict[str, Task]) -> None:
     if worker.rank == 0 and not task.alone:
         note_claim(task.run)
     _require_precision(config.train.precision, worker.device)
-    threads = config.machine.threads or max(1, int(config.machine.cpus_per_worker))
+    on_gpu, total_cpus = worker.device.type == "cuda", task.share.part * ray.cluster_resources()["CPU"]
+    node_cpus = len(os.sched_getaffinity(0))
+    threads = training_threads(config.machine, worker.size, total_cpus, node_cpus=node_cpus, on_gpu=on_gpu)
     torch.set_num_threads(threads)
-    if worker.device.type == "cpu":
+    if not on_gpu:
         keep_freed_memory()
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-    cpus = data_cpus(config.machine, worker.size, task.share.part * ray.cluster_resources()["CPU"])
+    cpus = data_cpus(config.machine, worker.size, total_cpus, on_gpu=on_gpu)
     order = order_of(config, task.dataset)
     plan = plan_stream(config, task.dataset, order, worker.size, cpus)
     evaluate = None

@@ -26,6 +26,7 @@ from simclr_ray.data.storage import open_location
 from simclr_ray.report.plan_instances import LOCAL, Instance, kind_of
 from simclr_ray.report.plan_job import SLICE_ROWS, Job
 from simclr_ray.train.batch import batches, on_device
+from simclr_ray.train.precision import auto_precision
 from simclr_ray.train.state import initial_state
 from simclr_ray.train.step import projector, training_step
 
@@ -113,7 +114,7 @@ def _step(config: Config, job: Job, block: dict[str, np.ndarray], device: torch.
     """
     torch.set_num_threads(job.threads)
     on_gpu, train = device.type == "cuda", config.train
-    precision = train.precision if train.precision != "auto" else "bf16" if on_gpu else "float32"
+    precision = train.precision if train.precision != "auto" else auto_precision(on_gpu=on_gpu)
     rows = job.busiest_rows // job.passes
     state = initial_state(config, device)
     compiled = on_gpu if config.machine.compile is None else config.machine.compile
