@@ -29,10 +29,11 @@ def main(argv: list[str]) -> None:
 
     result = pretrain(config, arguments.name or recipe, arguments.storage)
 
+    from simclr_ray.data.run_folder import ENCODER
     from simclr_ray.data.storage import open_location
-    from simclr_ray.export import FILE_NAME, loading_lines
+    from simclr_ray.export import loading_lines
 
-    encoder = open_location(result.path) / FILE_NAME
+    encoder = open_location(result.path) / ENCODER
     if not encoder.exists():
         print(f"\nstopped at step {result.step}: {result.path}\nwithout --machine.stop-after-epochs it goes on")
         return

@@ -12,10 +12,10 @@ import safetensors.torch
 from safetensors import SafetensorError
 
 from simclr_ray.config import BadInput, Config
+from simclr_ray.data.run_folder import ENCODER
 from simclr_ray.data.storage import Location, open_location
 from simclr_ray.model.encoder import ResNet
 
-FILE_NAME = "encoder.safetensors"
 FORMAT = "simclr_ray encoder 1"
 
 
@@ -52,7 +52,7 @@ def export_encoder(encoder: ResNet, config: Config, folder: Location | str) -> L
         "config": config.to_json(),
     }
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
-    location = _opened(folder) / FILE_NAME
+    location = _opened(folder) / ENCODER
     location.write_bytes(safetensors.torch.save(weights, metadata))
     return location
 
@@ -91,7 +91,7 @@ def encoder_file(run_or_file: Location | str) -> Location:
     """Where the encoder of a run folder lies, or the file itself; BadInput if neither is there."""
     location = _opened(run_or_file)
     is_file = location.name.endswith(".safetensors")
-    file = location if is_file else location / FILE_NAME
+    file = location if is_file else location / ENCODER
     try:
         found = file.exists()
     except OSError as error:
@@ -100,8 +100,8 @@ def encoder_file(run_or_file: Location | str) -> Location:
     if found:
         return file
     if is_file:
-        raise BadInput(f"there is no file {file}; give a run folder or an {FILE_NAME}")
-    raise BadInput(f"{location} has no {FILE_NAME}: a run writes it when it ends; finish the run or check the path")
+        raise BadInput(f"there is no file {file}; give a run folder or an {ENCODER}")
+    raise BadInput(f"{location} has no {ENCODER}: a run writes it when it ends; finish the run or check the path")
 
 
 def loading_lines(file: Location, arch: str, *, width: float, stem: str) -> str:

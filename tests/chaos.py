@@ -20,9 +20,10 @@ import torch
 
 from simclr_ray.config import Config
 from simclr_ray.data.dataset import Dataset
+from simclr_ray.data.order import order_of
 from simclr_ray.data.rows import read_rows
 from simclr_ray.data.storage import Location, open_location
-from simclr_ray.train.attempt import order_of, run_attempt
+from simclr_ray.train.attempt import run_attempt
 from simclr_ray.train.checkpoint import newest_valid, steps_in
 from simclr_ray.train.control import Interrupted, Signals
 from simclr_ray.train.worker import LocalWorker

@@ -12,11 +12,12 @@ import torch
 from simclr_ray.config import Config
 from simclr_ray.data.dataset import PICTURE, Dataset
 from simclr_ray.data.load import SliceLoader
+from simclr_ray.data.order import order_of
 from simclr_ray.data.prepare import in_threads, ordered_work, write_dataset
 from simclr_ray.data.source import open_source
 from simclr_ray.data.storage import open_location
 from simclr_ray.data.writer import CHECKED, DatasetWriter
-from simclr_ray.train.attempt import order_of, run_attempt
+from simclr_ray.train.attempt import run_attempt
 from simclr_ray.train.batch import Batch
 from simclr_ray.train.state import TrainState
 from simclr_ray.train.worker import LocalWorker

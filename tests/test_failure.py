@@ -15,8 +15,9 @@ from torch.distributed import DistNetworkError
 
 from simclr_ray.config import BadInput
 from simclr_ray.data.storage import open_location
-from simclr_ray.orchestrate import failure, pretrain
-from simclr_ray.orchestrate.failure import ATTEMPTS, GivenUp, StopOnFailure, cause_of, lost_while_starting
+from simclr_ray.orchestrate import failure, group, group_failure
+from simclr_ray.orchestrate.failure import ATTEMPTS
+from simclr_ray.orchestrate.group_failure import GivenUp, StopOnFailure, cause_of, lost_while_starting
 from simclr_ray.train.control import Interrupted
 
 WORKER_DIED = "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR"
@@ -40,7 +41,7 @@ def stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int |
 
     def attempts(*errors: Exception, losing: bool = False, most: int = 3 * ATTEMPTS) -> int | None:
         nodes = {str(number) for number in range(most + 1)}
-        monkeypatch.setattr(failure, "_nodes", lambda: set(nodes))
+        monkeypatch.setattr(group_failure, "_nodes", lambda: set(nodes))
         monkeypatch.setattr(failure.internal_kv, "_internal_kv_put", lambda *_, **__: None)
         callback = StopOnFailure(open_location(str(tmp_path)), "driver")
         for attempt in range(1, most + 1):
@@ -73,7 +74,7 @@ def test_bad_input_ends_it_at_once(stop: Callable[..., int | None]) -> None:
 
 
 def test_the_cause_is_the_death_not_its_echo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failure, "_nodes", set)
+    monkeypatch.setattr(group_failure, "_nodes", set)
     monkeypatch.setattr(failure.internal_kv, "_internal_kv_put", lambda *_, **__: None)
     callback = StopOnFailure(open_location(str(tmp_path)), "driver")
     errors = {0: raised(RuntimeError("Connection closed by peer")), 1: died(WORKER_DIED)}
@@ -105,10 +106,10 @@ def test_a_group_that_could_not_start_is_started_again(
         if outcomes:
             raise outcomes.pop()
 
-    monkeypatch.setattr(pretrain, "_trainer", lambda task: SimpleNamespace(fit=fit))
+    monkeypatch.setattr(group, "_trainer", lambda task: SimpleNamespace(fit=fit))
     task = SimpleNamespace(run=open_location(str(tmp_path)))
     if ends:
-        pretrain._fit(task)  # type: ignore[arg-type]
+        group.train_in_group(task)  # type: ignore[arg-type]
         return
     with pytest.raises(DistNetworkError, match="nobody answers"):
-        pretrain._fit(task)  # type: ignore[arg-type]
+        group.train_in_group(task)  # type: ignore[arg-type]

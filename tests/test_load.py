@@ -14,7 +14,7 @@ from simclr_ray.data.cache import open_cache
 from simclr_ray.data.dataset import Dataset, SliceReader
 from simclr_ray.data.decode import decode
 from simclr_ray.data.load import SliceLoader
-from simclr_ray.train.attempt import order_of
+from simclr_ray.data.order import order_of
 from small_runs import TINY, corrupted, drawn_dataset
 
 

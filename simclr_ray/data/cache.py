@@ -33,8 +33,10 @@ class PixelCache:
         return self._pixels[start : start + height * width * 3].reshape(height, width, 3)
 
 
-def open_cache(dataset: Dataset, limit_gib: float, folder: str | None) -> PixelCache | None:
+def open_cache(dataset: Dataset, limit_gib: float, folder: str | None, *, build: bool = True) -> PixelCache | None:
     """The cache of `dataset` on this machine, built first if it is missing; None where its pixels exceed the limit.
+
+    Without `build` also None where it is missing.
 
     The file is named by the dataset's fingerprint. Whoever comes first builds it under a lock, the others wait.
     """
@@ -43,6 +45,8 @@ def open_cache(dataset: Dataset, limit_gib: float, folder: str | None) -> PixelC
     home = Path(folder) if folder else Path(tempfile.gettempdir()) / f"simclr_ray-{getpass.getuser()}"
     home.mkdir(parents=True, exist_ok=True)
     index = home / f"{dataset.fingerprint}-{FORMAT}.npz"
+    if not index.exists() and not build:
+        return None
     if not index.exists():
         with open(index.with_suffix(".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from simclr_ray.config import BadInput
+from simclr_ray.config import BadInput, Config
+from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.philox import ORDER, sort_words
 
 
@@ -81,3 +82,20 @@ class Order:
                 f"pictures: set machine.max_workers to at most {self.slices_per_pass}"
             )
         return [len(range(rank, self.slices_per_pass, workers)) * self.slice_rows for rank in range(workers)]
+
+
+def order_of(config: Config, dataset: Dataset) -> Order:
+    """The order of the run that `config` describes. Raises BadInput."""
+    return Order(
+        seed=config.train.seed,
+        rows=dataset.rows,
+        slice_rows=dataset.slice_rows,
+        global_batch=config.train.global_batch,
+        pass_size=config.train.pass_size or config.train.global_batch,
+    )
+
+
+def last_step(config: Config, order: Order) -> int:
+    """Where this start of the run shall end: at the last of its steps, or at machine.stop_after_epochs."""
+    total, early = config.train.epochs * order.steps_per_epoch, config.machine.stop_after_epochs
+    return total if early is None else min(total, max(1, round(early * order.steps_per_epoch)))

@@ -30,6 +30,12 @@ def join_or_start() -> None:
     ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
 
 
+def started_here() -> bool:
+    """Whether this process has started the cluster that it is connected to: it is on this machine and ends with it."""
+    node = ray._private.worker._global_node
+    return node is not None and node.is_head()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Share:
     """What each training worker takes of the cluster."""

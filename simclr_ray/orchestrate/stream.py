@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import ray.data
 
 from simclr_ray.config import AugmentConfig, BadInput, Config
+from simclr_ray.data.bridge import bridged
 from simclr_ray.data.cache import open_cache
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.load import SliceLoader
@@ -86,12 +86,36 @@ def plan_stream(config: Config, dataset: Dataset, order: Order, workers: int, cp
 
 
 def blocks(plan: StreamPlan, positions: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-    """The blocks of `positions`, in their order (see SliceLoader). Raises BadInput where data cannot be read."""
+    """The blocks of `positions`, in their order (see SliceLoader). Raises BadInput where data cannot be read.
+
+    The first ones are loaded here, so that a step need not wait for actors.
+    """
+    loaders: list[SliceLoader] = []
+
+    def load(part: np.ndarray) -> dict[str, np.ndarray]:
+        if not loaders:
+            cache = open_cache(plan.dataset, plan.cache_gib, plan.cache_dir, build=False)
+            loaders.append(SliceLoader(plan.dataset, plan.order, plan.augment, cache))
+        return loaders[0](part)
+
+    return bridged(
+        positions,
+        load,
+        lambda rest: streamed(plan, rest),
+        block_slices=plan.block_slices,
+        slice_rows=plan.order.slice_rows,
+    )
+
+
+def streamed(plan: StreamPlan, positions: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+    """The blocks of `positions` by Ray Data alone."""
     for start in range(0, len(positions), HORIZON):
         yield from _stream(plan, positions[start : start + HORIZON])
 
 
 def _stream(plan: StreamPlan, positions: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+    import ray.data  # seconds, which the first step must not wait for
+
     actors = max(1, int(plan.cpus))
     cpus_each = min(1.0, plan.cpus)
     context = ray.data.DataContext.get_current()

@@ -19,6 +19,7 @@ from ray import tune
 
 from simclr_ray.config import BadInput, Config
 from simclr_ray.data.dataset import Dataset
+from simclr_ray.data.order import last_step, order_of
 from simclr_ray.data.storage import Location
 from simclr_ray.orchestrate.cluster import Share, join_or_start, share_of
 from simclr_ray.orchestrate.lease import holds, lease
@@ -26,10 +27,9 @@ from simclr_ray.orchestrate.prepare import prepare_into
 from simclr_ray.orchestrate.pretrain import run_folder
 from simclr_ray.orchestrate.search import StudyAsha, StudySearch
 from simclr_ray.orchestrate.study import Study
-from simclr_ray.orchestrate.train_fn import ask_to_end
+from simclr_ray.orchestrate.task import ask_to_end
 from simclr_ray.orchestrate.trial import TrialRun
 from simclr_ray.space import Choices, Space
-from simclr_ray.train.attempt import last_step, order_of
 
 FILE = "sweep.json"
 TRIAL_CPUS = 0.01

@@ -14,7 +14,7 @@ from simclr_ray.data.storage import open_location
 from simclr_ray.orchestrate.cluster import Share
 from simclr_ray.orchestrate.failure import described
 from simclr_ray.orchestrate.pretrain import pretrain
-from simclr_ray.orchestrate.train_fn import ask_to_end
+from simclr_ray.orchestrate.task import ask_to_end
 from simclr_ray.train.control import Interrupted
 from simclr_ray.train.loop import Diverged, TooLittleMemory
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from simclr_ray.config import BadInput, Config
 from simclr_ray.data.dataset import Dataset
-from simclr_ray.data.order import Order
+from simclr_ray.data.order import Order, last_step, order_of
 from simclr_ray.data.rows import Row, read_rows
 from simclr_ray.data.storage import Location
 from simclr_ray.train import checkpoint, collective
@@ -29,22 +29,6 @@ from simclr_ray.train.worker import Worker
 
 Blocks = Callable[[np.ndarray], Iterable[Block]]
 """From this worker's positions in the order to their blocks (see SliceLoader)."""
-
-
-def order_of(config: Config, dataset: Dataset) -> Order:
-    return Order(
-        seed=config.train.seed,
-        rows=dataset.rows,
-        slice_rows=dataset.slice_rows,
-        global_batch=config.train.global_batch,
-        pass_size=config.train.pass_size or config.train.global_batch,
-    )
-
-
-def last_step(config: Config, order: Order) -> int:
-    """Where this start of the run shall end: at the last of its steps, or at machine.stop_after_epochs."""
-    total, early = config.train.epochs * order.steps_per_epoch, config.machine.stop_after_epochs
-    return total if early is None else min(total, max(1, round(early * order.steps_per_epoch)))
 
 
 def run_attempt(

@@ -1,0 +1,106 @@
+"""The first blocks of a stream, loaded by the process that trains, until the stream itself delivers.
+
+The data workers of a stream take seconds to start. Loading is a pure function of positions: whoever does it, the bits
+are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import chain
+from math import ceil
+from time import monotonic
+from typing import NamedTuple
+
+import numpy as np
+
+Block = dict[str, np.ndarray]
+"""See SliceLoader."""
+
+STREAM_START_S = 5.0
+MOST_BLOCKS = 16
+"""This process loads with one core: however quick that is, the stream begins at most so many blocks further."""
+
+
+def bridged(
+    positions: np.ndarray,
+    load: Callable[[np.ndarray], Block],
+    stream: Callable[[np.ndarray], Iterator[Block]],
+    *,
+    block_slices: int,
+    slice_rows: int,
+) -> Iterator[Block]:
+    """The blocks of `positions` in order: the first by `load`, on a thread; the others from `stream`.
+
+    The stream is started once the first block is in use, at a position that `load` reaches about when it delivers. If
+    it delivers later, `load` has gone on, and what the stream repeats is dropped.
+    """
+    total = len(positions)
+    done, handover = 0, total
+    opened: Future[_Opened] | None = None
+    with _thread("first-blocks") as own, _thread("open-stream") as opener:
+        try:
+            ahead = own.submit(_timed, load, positions[:block_slices])
+            while done < total:
+                block, _ = ahead.result()
+                done = min(done + block_slices, total)
+                if opened and done >= handover and opened.done():
+                    yield block
+                    yield from _after((done - handover) * slice_rows, opened.result())
+                    return
+                if done < total:
+                    ahead = own.submit(_timed, load, positions[done : done + block_slices])
+                yield block
+                if opened is None and done < total:
+                    blocks_more = min(MOST_BLOCKS, ceil(STREAM_START_S / ahead.result()[1]))
+                    handover = min(total, done + blocks_more * block_slices)
+                    if handover < total:
+                        opened = opener.submit(_open, stream, positions[handover:])
+        finally:
+            if opened:
+                opened.add_done_callback(_close)  # of a stream that nobody came to use
+
+
+@contextmanager
+def _thread(name: str) -> Iterator[ThreadPoolExecutor]:
+    """A thread that is not waited for."""
+    pool = ThreadPoolExecutor(1, name)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _timed(load: Callable[[np.ndarray], Block], positions: np.ndarray) -> tuple[Block, float]:
+    start = monotonic()
+    return load(positions), monotonic() - start
+
+
+class _Opened(NamedTuple):
+    first: Block | None
+    rest: Iterator[Block]
+
+
+def _open(stream: Callable[[np.ndarray], Iterator[Block]], positions: np.ndarray) -> _Opened:
+    blocks = stream(positions)
+    return _Opened(next(blocks, None), blocks)
+
+
+def _close(opened: Future[_Opened]) -> None:
+    if not opened.cancelled() and opened.exception() is None:
+        close = getattr(opened.result().rest, "close", None)
+        if close:
+            close()
+
+
+def _after(rows: int, opened: _Opened) -> Iterator[Block]:
+    """The stream without its first `rows` rows."""
+    if opened.first is None:
+        return
+    for block in chain([opened.first], opened.rest):
+        skipped = min(rows, len(block["id"]))
+        rows -= skipped
+        if skipped < len(block["id"]):
+            yield {name: column[skipped:] for name, column in block.items()}

@@ -1,0 +1,62 @@
+"""One attempt at a run in a process that Ray is connected in: `run_attempt` with Ray's streams and signals."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from contextlib import suppress
+
+import ray
+import torch
+
+from simclr_ray.config import BadInput
+from simclr_ray.data.order import order_of
+from simclr_ray.evaluate.during import check_during
+from simclr_ray.export import export_encoder
+from simclr_ray.orchestrate.cluster import data_cpus, training_threads
+from simclr_ray.orchestrate.failure import last_failure
+from simclr_ray.orchestrate.lease import holds, require_held
+from simclr_ray.orchestrate.stream import blocks, plan_stream
+from simclr_ray.orchestrate.task import Task
+from simclr_ray.orchestrate.worker import RayWorker
+from simclr_ray.train.attempt import run_attempt
+from simclr_ray.train.control import Ended
+from simclr_ray.train.memory import keep_freed_memory
+
+
+def attempt(task: Task, device: torch.device) -> None:
+    """Trains on `device` until the run is done, is asked to end or fails; at the end rank 0 writes the encoder."""
+    config, worker = task.config, RayWorker(device, task.progress_key, task.end_key, task.share)
+    require_held(task.run, task.driver)
+    _require_precision(config.train.precision, device)
+    on_gpu, total_cpus = device.type == "cuda", task.share.part * ray.cluster_resources()["CPU"]
+    node_cpus = len(os.sched_getaffinity(0))
+    threads = training_threads(config.machine, worker.size, total_cpus, node_cpus=node_cpus, on_gpu=on_gpu)
+    torch.set_num_threads(threads)
+    if not on_gpu:
+        keep_freed_memory()
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+    cpus = data_cpus(config.machine, worker.size, total_cpus, on_gpu=on_gpu)
+    order = order_of(config, task.dataset)
+    plan = plan_stream(config, task.dataset, order, worker.size, cpus)
+    evaluate = check_during(config, task.bank, task.test, device, threads) if task.bank else None
+    with suppress(Ended), worker.listening():
+        state = run_attempt(
+            config,
+            task.dataset,
+            task.run,
+            worker,
+            lambda positions: blocks(plan, positions),
+            still_ours=lambda: holds(task.run, task.driver),
+            evaluate=evaluate,
+            last_failure=last_failure(task.driver),
+        )
+        if worker.rank == 0 and state.step == config.train.epochs * order.steps_per_epoch:
+            export_encoder(state.model.encoder, config, task.run)
+
+
+def _require_precision(precision: str, device: torch.device) -> None:
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise BadInput(
+            f"{torch.cuda.get_device_name(device)} has no bf16: set train.precision float32, under another --name"
+        )

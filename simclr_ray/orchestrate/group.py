@@ -1,0 +1,66 @@
+"""A run on a group of workers under Ray Train, which starts the group again after whatever ends it."""
+
+from __future__ import annotations
+
+import ray.train
+import ray.train.torch
+from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig  # ray.train's own names are typed as V1
+
+from simclr_ray.data.object_store import patiently
+from simclr_ray.orchestrate.claim import drop_claim
+from simclr_ray.orchestrate.cluster import rank_0_selector
+from simclr_ray.orchestrate.failure import ATTEMPTS, newest_step
+from simclr_ray.orchestrate.group_failure import StopOnFailure, cause_of, lost_while_starting
+from simclr_ray.orchestrate.interrupt import saved_at_interrupt
+from simclr_ray.orchestrate.task import Task
+from simclr_ray.orchestrate.train_fn import train_fn
+
+NEVER_S = 1e9
+"""Ray's own resize monitor would lose the steps since the last save: it is off."""
+
+
+def train_in_group(task: Task) -> None:
+    """Runs Ray Train to the end of the run, again where a group could not even start because a machine went."""
+    newest, fruitless = newest_step(task.run), 0
+    while True:
+        try:
+            return saved_at_interrupt(_trainer(task).fit, task.run)
+        except ray.train.TrainingFailedError as error:
+            before, newest = newest, newest_step(task.run)
+            fruitless = fruitless + 1 if newest == before else 1
+            if fruitless == ATTEMPTS or not lost_while_starting(error):
+                raise cause_of(error) from None
+
+
+def _trainer(task: Task) -> ray.train.torch.TorchTrainer:
+    """Ray keeps no checkpoint of its own, so nothing of it can be torn."""
+    share, run = task.share, task.run
+    drop_claim(run)
+    elastic = share.min_workers < share.max_workers
+    run_config = RunConfig(
+        name="ray",
+        storage_path=run.path,
+        storage_filesystem=run.filesystem,
+        failure_config=FailureConfig(max_failures=-1),
+        callbacks=[StopOnFailure(run, task.driver)],
+    )
+    if run.local is None:
+        patiently(run.uri, lambda: run_config.storage_context)  # Ray tries its storage here, and only once
+    resources = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
+    return ray.train.torch.TorchTrainer(
+        train_fn,
+        train_loop_config={"task": task},
+        torch_config=ray.train.torch.TorchConfig(
+            backend="cpu:gloo,cuda:nccl" if share.gpus else "gloo",
+            # The others wait in a collective while rank 0 insists on its last save.
+            timeout_s=int(task.config.machine.save_patience_s) + 1800,
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=(share.min_workers, share.max_workers) if elastic else share.max_workers,
+            use_gpu=share.gpus > 0,
+            resources_per_worker=resources,
+            label_selector=rank_0_selector(share),
+            elastic_resize_monitor_interval_s=NEVER_S,
+        ),
+        run_config=run_config,  # type: ignore[arg-type]
+    )

@@ -1,0 +1,92 @@
+"""The attempts at a run: in this process once, in this process until it is done, or in a group under Ray Train."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import numpy as np
+import torch
+from ray.experimental import internal_kv
+
+from simclr_ray.config import AugmentConfig
+from simclr_ray.data.augment import augment_pair
+from simclr_ray.data.rows import Row
+from simclr_ray.orchestrate.attempt import attempt
+from simclr_ray.orchestrate.failure import ATTEMPTS, described, is_final, newest_step, note_failure
+from simclr_ray.orchestrate.interrupt import saved_at_interrupt
+from simclr_ray.orchestrate.lease import holds
+from simclr_ray.orchestrate.task import Task
+from simclr_ray.orchestrate.watch import progress_line, rows_followed
+from simclr_ray.train.control import Interrupted
+from simclr_ray.train.metrics import note_giving_up
+
+
+def train(
+    task: Task, until: int, on_row: Callable[[Row | None], None] | None, attempts: Callable[[Task], None]
+) -> None:
+    """Runs `attempts` (one of the three ways to train) beside a progress line, or beside `on_row` (see pretrain).
+
+    `until`: the last step, for the progress line. A run that is given up gets a record that says why.
+    """
+    internal_kv._internal_kv_del(task.end_key)
+    if on_row:
+        watching = rows_followed(task.progress_key, on_row)
+    else:
+        watching = progress_line(task.progress_key, until, task.config.train.global_batch)
+    with watching, _giving_up_noted(task):
+        attempts(task)
+
+
+@contextmanager
+def _giving_up_noted(task: Task) -> Iterator[None]:
+    try:
+        yield
+    except Interrupted:
+        raise  # somebody goes on
+    except Exception as error:
+        with suppress(OSError):
+            if holds(task.run, task.driver):
+                note_giving_up(task.run, described(error))
+        raise
+
+
+def warm_up() -> None:
+    """What the first step would wait for: Numba's kernels, and imports that torch and TensorBoard put off."""
+    from torch.utils.tensorboard import SummaryWriter  # noqa: F401
+
+    config = AugmentConfig(size=8)
+    augment_pair(np.zeros((8, 8, 3), np.uint8), 0, 0, 0, config, np.empty((2, 8, 8, 3), np.uint8))
+
+
+def train_once(task: Task) -> None:
+    """This process is the only worker; whatever ends its attempt is raised."""
+    attempt(task, torch.device("cuda" if task.share.gpus else "cpu"))
+
+
+def train_alone(task: Task) -> None:
+    """This process is the only worker: on its own machine nothing is gained by a group, whose start takes seconds.
+
+    A failure is tried again as a group's would be: until ATTEMPTS in a row have brought no new checkpoint.
+    """
+    saved_at_interrupt(lambda: _attempts(task), task.run)
+
+
+def train_in_group(task: Task) -> None:
+    """Workers of a group under Ray Train."""
+    from simclr_ray.orchestrate.group import train_in_group as in_group  # Ray Train takes seconds to import
+
+    in_group(task)
+
+
+def _attempts(task: Task) -> None:
+    newest, fruitless = newest_step(task.run), 0
+    while True:
+        try:
+            return train_once(task)
+        except Exception as error:
+            before, newest = newest, newest_step(task.run)
+            fruitless = fruitless + 1 if newest == before else 1
+            if isinstance(error, Interrupted) or is_final(error) or fruitless == ATTEMPTS:
+                raise
+            note_failure(task.driver, error)

@@ -1,0 +1,101 @@
+"""The hand-over from the training process to the stream: every block once, in order, whenever the stream delivers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from simclr_ray.data import bridge
+from simclr_ray.data.bridge import bridged
+
+ROWS, PER_BLOCK, SLICES = 4, 3, 400
+
+
+def load(positions: np.ndarray) -> dict[str, np.ndarray]:
+    return {"id": (positions[:, None] * ROWS + np.arange(ROWS)).reshape(-1)}
+
+
+class Stream:
+    """Blocks of its own length, the first after `ready` is set."""
+
+    def __init__(self, block_slices: int) -> None:
+        self.ready, self.block_slices = threading.Event(), block_slices
+        self.first_position: int | None = None
+        self.closed = False
+
+    def __call__(self, positions: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+        self.first_position = int(positions[0])
+        self.ready.wait(20)
+        try:
+            for start in range(0, len(positions), self.block_slices):
+                yield load(positions[start : start + self.block_slices])
+        finally:
+            self.closed = True
+
+
+def ids_of(blocks: Iterator[dict[str, np.ndarray]], stream: Stream, ready_after: int) -> list[int]:
+    found: list[int] = []
+    for number, block in enumerate(blocks):
+        found += block["id"].tolist()
+        if number == ready_after:
+            stream.ready.set()
+    return found
+
+
+def start(stream: Any, slices: int = SLICES) -> Iterator[dict[str, np.ndarray]]:
+    return bridged(np.arange(7, 7 + slices), load, stream, block_slices=PER_BLOCK, slice_rows=ROWS)
+
+
+@pytest.mark.parametrize("block_slices", [PER_BLOCK, 5])
+@pytest.mark.parametrize("ready_after", [0, 10, 40, 1000])
+def test_every_row_comes_once_and_in_order(block_slices: int, ready_after: int) -> None:
+    stream = Stream(block_slices)
+    assert ids_of(start(stream), stream, ready_after) == list(range(7 * ROWS, (7 + SLICES) * ROWS))
+    assert stream.first_position == 7 + PER_BLOCK * (1 + bridge.MOST_BLOCKS)
+    stream.ready.set()
+
+
+def test_the_stream_begins_nearer_where_loading_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge, "_timed", lambda load, positions: (load(positions), 2.5))
+    stream = Stream(PER_BLOCK)
+    assert len(ids_of(start(stream), stream, 0)) == SLICES * ROWS
+    assert stream.first_position == 7 + PER_BLOCK * 3
+
+
+def test_the_stream_is_not_started_before_the_first_block_is_used_nor_for_a_few_blocks() -> None:
+    stream = Stream(PER_BLOCK)
+    blocks = start(stream)
+    next(blocks)
+    assert stream.first_position is None
+    assert ids_of(blocks, stream, 0)[-1] == (7 + SLICES) * ROWS - 1
+    short = Stream(PER_BLOCK)
+    assert len(ids_of(start(short, 20), short, 0)) == 20 * ROWS
+    assert short.first_position is None
+
+
+def test_an_error_of_either_side_is_raised() -> None:
+    def failing(positions: np.ndarray) -> Any:
+        raise OSError("unreadable")
+
+    with pytest.raises(OSError, match="unreadable"):
+        list(bridged(np.arange(9), failing, Stream(3), block_slices=3, slice_rows=ROWS))
+    with pytest.raises(OSError, match="unreadable"):
+        list(start(failing))
+
+
+def test_a_stream_that_nobody_came_to_use_is_closed() -> None:
+    stream = Stream(PER_BLOCK)
+    blocks = start(stream)
+    for _ in range(3):
+        next(blocks)
+    blocks.close()  # type: ignore[attr-defined]
+    stream.ready.set()
+    for _ in range(200):
+        if stream.closed:
+            break
+        threading.Event().wait(0.05)
+    assert stream.closed
