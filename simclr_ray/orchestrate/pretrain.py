@@ -17,7 +17,7 @@ import ray.train.torch
 from ray.experimental import internal_kv
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig  # ray.train's own names are typed as V1
 
-from simclr_ray.config import BadInput, Config, EvaluateConfig, science_changes
+from simclr_ray.config import FORMAT, BadInput, Config, EvaluateConfig, format_of, science_changes
 from simclr_ray.data.dataset import Dataset, is_dataset, open_dataset
 from simclr_ray.data.object_store import patiently
 from simclr_ray.data.rows import Row, read_rows
@@ -143,12 +143,18 @@ def run_folder(name: str, storage: str) -> Location:
 def _same_science(run: Location, config: Config) -> tuple[Config, Config | None]:
     """`config` with what the first start resolved, and that start's config if there was one.
 
-    Raises BadInput naming the science values that are others now.
+    Raises BadInput naming the science values that are others now, and for an unfinished run of another format.
     """
     file = run / "config.json"
     if not file.exists():
         return config, None
-    earlier = Config.from_json(file.read_bytes().decode())
+    text = file.read_bytes().decode()
+    if format_of(text) != FORMAT and not (run / FILE_NAME).exists():
+        raise BadInput(
+            f"{run} was begun by a version of simclr_ray with another order of samples (format {format_of(text)}, this "
+            f"is {FORMAT}): resuming would repeat and omit samples; finish it with that version, or use another --name"
+        )
+    earlier = Config.from_json(text)
     if config.train.precision == "auto":
         config = config.with_overrides({"train.precision": earlier.train.precision})
     changes = science_changes(earlier, config)
