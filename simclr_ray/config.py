@@ -15,6 +15,8 @@ from typing import Any, Literal, Self
 from simclr_ray.checks import BadInput as BadInput
 from simclr_ray.checks import checked, require, require_at_least
 
+FORMAT = 2
+"""Of a run folder. It is raised where runs of the version before cannot be resumed: 2 has another order of samples."""
 ADDRESSES = frozenset({"data.train", "evaluate.train", "evaluate.test"})
 
 
@@ -232,7 +234,7 @@ class Config:
     machine: MachineConfig = field(default_factory=MachineConfig)
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        return json.dumps({"format": FORMAT} | dataclasses.asdict(self), indent=2) + "\n"
 
     def flat(self) -> dict[str, Any]:
         """Every value by dotted key."""
@@ -240,8 +242,9 @@ class Config:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The config written by `to_json`, by another version too: `machine` keys that are no more change nothing."""
-        values, known = _flatten(json.loads(text)), config_types()
+        """The config written by `to_json`, in any format: `machine` keys that are no more change nothing."""
+        groups = {key: value for key, value in json.loads(text).items() if key != "format"}
+        values, known = _flatten(groups), config_types()
         return cls().with_overrides({k: v for k, v in values.items() if k in known or not k.startswith("machine.")})
 
     def with_overrides(self, overrides: dict[str, Any]) -> Self:
@@ -252,6 +255,11 @@ class Config:
             groups.setdefault(group, {})[name] = checked(key, config_types().get(key), value)
         replaced = {group: dataclasses.replace(getattr(self, group), **values) for group, values in groups.items()}
         return dataclasses.replace(self, **replaced)
+
+
+def format_of(text: str) -> int:
+    """The format of the run folder whose config.json holds `text`: the first did not write it."""
+    return json.loads(text).get("format", 1)
 
 
 def config_types() -> dict[str, Any]:

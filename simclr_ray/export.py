@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import safetensors.torch
 from safetensors import SafetensorError
@@ -39,7 +40,7 @@ def export_encoder(encoder: ResNet, config: Config, folder: Location | str) -> L
     """Writes `encoder.safetensors` into the run folder and returns where it is.
 
     The weights are written in the precision that they have; at width 1 with the imagenet stem torchvision's
-    ResNet of the same name loads them, all but its `fc`.
+    ResNet of the same name loads them, all but its `fc`. Equal weights and configs give equal bytes.
     """
     metadata = {
         "format": FORMAT,
@@ -53,7 +54,7 @@ def export_encoder(encoder: ResNet, config: Config, folder: Location | str) -> L
     }
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
     location = _opened(folder) / ENCODER
-    location.write_bytes(safetensors.torch.save(weights, metadata))
+    location.write_bytes(_with_metadata(safetensors.torch.save(weights), metadata))
     return location
 
 
@@ -120,10 +121,23 @@ def loading_lines(file: Location, arch: str, *, width: float, stem: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _with_metadata(content: bytes, metadata: dict[str, str]) -> bytes:
+    """A safetensors file with metadata in the order given; safetensors itself writes them in a random one."""
+    header, data_start = _header(content)
+    text = json.dumps({"__metadata__": metadata} | header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format has the data begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + content[data_start:]
+
+
 def _metadata(content: bytes) -> dict[str, str]:
-    # Of a file in memory safetensors gives the tensors only. The format: a little-endian u64, then that much JSON.
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return header.get("__metadata__", {})
+    """Of a file in memory, of which safetensors gives the tensors only."""
+    return _header(content)[0].get("__metadata__", {})
+
+
+def _header(content: bytes) -> tuple[dict[str, Any], int]:
+    """The header of a safetensors file, a little-endian u64 and then that much JSON, and where it ends."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:end]), end
 
 
 def _channels(text: str) -> tuple[float, float, float]:

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from typing import Any
 
 import pytest
 
-from simclr_ray.config import BadInput, Config, config_types, science_changes
+from simclr_ray.config import BadInput, Config, config_types, format_of, science_changes
 
 
 def test_json_gives_the_same_config_back() -> None:
     config = Config().with_overrides({"optim.temperature": 0.2, "data.mean": [0.1, 0.2, 0.3], "machine.threads": 3})
     assert Config.from_json(config.to_json()) == config
     assert config.data.mean == (0.1, 0.2, 0.3)
+
+
+def test_configs_of_the_first_format_can_still_be_read() -> None:
+    config = Config().with_overrides({"optim.temperature": 0.2})
+    groups = json.loads(config.to_json())
+    assert (groups.pop("format"), format_of(config.to_json())) == (2, 2)
+    assert format_of(json.dumps(groups)) == 1
+    assert Config.from_json(json.dumps(groups)) == config
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from pyarrow import fs
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torchvision import models
 
 import simclr_ray
@@ -70,6 +71,16 @@ def test_the_file_says_what_it_needs(tmp_path):
     assert pretrained.config == SMALL
     assert (pretrained.size, pretrained.mean, pretrained.std) == (32, SMALL.data.mean, SMALL.data.std)
     assert pretrained.encoder.conv1.weight.dtype == torch.float64
+
+
+def test_equal_weights_and_configs_give_equal_bytes(tmp_path):
+    encoder = trained(SMALL)
+    files = [export_encoder(encoder, SMALL, str(tmp_path / str(i))).read_bytes() for i in range(5)]
+    assert files == files[:1] * 5
+    assert int.from_bytes(files[0][:8], "little") % 8 == 0
+    weights = load_file(tmp_path / "0" / "encoder.safetensors")
+    assert weights.keys() == encoder.state_dict().keys()
+    assert all(torch.equal(weights[name], value) for name, value in encoder.state_dict().items())
 
 
 def test_the_lines_that_load_it_do(tmp_path):

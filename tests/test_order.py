@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from itertools import chain, product
+from time import monotonic
 
 import numpy as np
 import pytest
 
 from simclr_ray.config import BadInput
 from simclr_ray.data.order import Order
+from simclr_ray.data.swap_or_not import swap_or_not
 
 
 def order(**changes: int) -> Order:
@@ -20,8 +22,7 @@ def samples(order: Order, start: int, stop: int, rank: int, workers: int) -> lis
     rows = order.rows_per_pass(workers)[rank] * (order.global_batch // order.pass_size)
     ids = []
     for position in order.worker_positions(start, stop, rank, workers):
-        epoch, index = order.epoch_of(int(position))
-        first = int(order.permutation(epoch)[index]) * order.slice_rows
+        first = order.slice_at(int(position))[1] * order.slice_rows
         ids += range(first, first + order.slice_rows)
     return [ids[i : i + rows] for i in range(0, len(ids), rows)]
 
@@ -59,15 +60,34 @@ def test_a_stream_from_the_middle_is_the_rest_of_the_whole() -> None:
     np.testing.assert_array_equal(o.worker_positions(17, 40, 1, 3), whole[17 * per_step :])
 
 
-def test_the_permutation_is_pinned() -> None:
+def test_an_epochs_slices_are_its_own_permutation() -> None:
+    o = order()
+    assert [o.slice_at(position) for position in (0, 119, 120)] == [
+        (0, swap_or_not(0, 125, 3, 0)),
+        (0, swap_or_not(119, 125, 3, 0)),
+        (1, swap_or_not(0, 125, 3, 1)),
+    ]
+
+
+def test_the_order_is_pinned() -> None:
     """A run resumed by a later version must go on in the same order."""
-    assert order().permutation(0)[:8].tolist() == PINNED_0
-    assert order().permutation(1)[:8].tolist() == PINNED_1
-    assert sorted(order().permutation(7)) == list(range(125))
+    assert [order().slice_at(position)[1] for position in range(8)] == PINNED_0
+    assert [order().slice_at(120 + position)[1] for position in range(8)] == PINNED_1
 
 
-PINNED_0 = [20, 26, 101, 105, 65, 50, 52, 47]
-PINNED_1 = [59, 11, 29, 115, 43, 32, 33, 4]
+PINNED_0 = [19, 118, 94, 36, 86, 63, 108, 33]
+PINNED_1 = [101, 12, 95, 74, 85, 119, 99, 70]
+
+
+def test_the_size_of_the_data_costs_neither_time_nor_memory() -> None:
+    """An array of all slices would not fit into memory; one made for each epoch would take far longer."""
+    o = order(rows=10**15)
+    per_epoch = o.steps_per_epoch * o.slices_per_batch
+    o.slice_at(0)  # compiles
+    start = monotonic()
+    for epoch in range(200):
+        assert o.slice_at(epoch * per_epoch)[0] == epoch
+    assert monotonic() - start < 2
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from safetensors.torch import load_file
 
 import simclr_ray
 from commands import STEPS, events, finish, metrics, start, wait_until
+from simclr_ray.config import Config
 from simclr_ray.data.storage import open_location
+from simclr_ray.orchestrate.pretrain import pretrain
 from simclr_ray.train.checkpoint import newest_valid
 
 
@@ -83,6 +86,30 @@ def test_a_changed_science_value_is_refused_by_name(storage: Path) -> None:
     assert code == 2
     assert "optim.temperature was 0.5, is now 0.2" in err
     assert len(err.strip().splitlines()) == 1
+
+
+def written_in_format_1(run: Path, config: Config) -> None:
+    groups = json.loads(config.to_json())
+    del groups["format"]
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps(groups))
+
+
+def test_an_unfinished_run_of_another_order_of_samples_is_refused(tmp_path: Path) -> None:
+    written_in_format_1(tmp_path / "old", Config())
+    code, _, err = finish(start(tmp_path, "old", 1))
+    assert code == 2
+    assert "another order of samples (format 1, this is 2)" in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_finished_run_of_another_order_of_samples_is_left_as_it_is(tmp_path: Path) -> None:
+    written_in_format_1(tmp_path / "old", Config())
+    before = (tmp_path / "old" / "config.json").read_bytes()
+    (tmp_path / "old" / "metrics.jsonl").write_text('{"step": 24}\n')
+    (tmp_path / "old" / "encoder.safetensors").write_bytes(b"")
+    assert pretrain(Config(), "old", str(tmp_path)).step == 24
+    assert (tmp_path / "old" / "config.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(

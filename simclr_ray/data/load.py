@@ -23,7 +23,6 @@ class SliceLoader:
     def __init__(self, dataset: Dataset, order: Order, augment: AugmentConfig, cache: PixelCache | None) -> None:
         self._order, self._augment, self._cache = order, augment, cache
         self._reader = SliceReader(dataset)
-        self._epoch, self._permutation = -1, np.empty(0, np.int64)
 
     def __call__(self, positions: np.ndarray) -> dict[str, np.ndarray]:
         """A block: views uint8 (n, 2, size, size, 3), id int64 (n,), bad bool (n,), n = slices x slice_rows."""
@@ -41,10 +40,8 @@ class SliceLoader:
         The next good picture of the slice, cyclically, stands in for a bad one and is drawn with the bad one's key, so
         batches keep their size. A wholly bad slice is left black: whoever counts the bad ones ends the run.
         """
-        epoch, index = self._order.epoch_of(position)
-        if epoch != self._epoch:
-            self._epoch, self._permutation = epoch, self._order.permutation(epoch)
-        first = int(self._permutation[index]) * self._order.slice_rows
+        epoch, number = self._order.slice_at(position)
+        first = number * self._order.slice_rows
         ids = np.arange(first, first + self._order.slice_rows)
         pictures = self._pictures(first)
         bad = np.array([picture is None for picture in pictures])

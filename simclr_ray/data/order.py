@@ -12,7 +12,7 @@ import numpy as np
 
 from simclr_ray.config import BadInput, Config
 from simclr_ray.data.dataset import Dataset
-from simclr_ray.data.philox import ORDER, sort_words
+from simclr_ray.data.swap_or_not import swap_or_not
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,16 +56,13 @@ class Order:
 
     @property
     def steps_per_epoch(self) -> int:
-        """The tail of the permutation below a batch is dropped, another tail each epoch."""
+        """The tail of an epoch's order below a batch is dropped, another tail each epoch."""
         return self.slices // self.slices_per_batch
 
-    def permutation(self, epoch: int) -> np.ndarray:
-        """(slices,) int64: the slices of the dataset in the order of this epoch."""
-        return np.argsort(sort_words(self.seed, epoch, ORDER, self.slices), kind="stable")
-
-    def epoch_of(self, position: int) -> tuple[int, int]:
-        """The epoch of a position, and its index into that epoch's permutation."""
-        return divmod(position, self.steps_per_epoch * self.slices_per_batch)
+    def slice_at(self, position: int) -> tuple[int, int]:
+        """The epoch of a position, and the slice of the dataset that it holds."""
+        epoch, index = divmod(position, self.steps_per_epoch * self.slices_per_batch)
+        return epoch, swap_or_not(index, self.slices, self.seed, epoch)
 
     def worker_positions(self, start_step: int, stop_step: int, rank: int, workers: int) -> np.ndarray:
         """(m,) int64: positions that worker `rank` loads for steps start..stop - 1: r, r + W, ... of every pass."""

@@ -4,7 +4,8 @@ Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 20
 decide the views and the order of a run and library generators change between versions.
 
 The key is the seed (64 bits). The 128 bits of the counter are, from the lowest: item (64), epoch (32), block (24) and
-domain (8). No two draws of different meaning share a counter.
+domain (8). No two draws of different meaning share a counter: in ORDER, block 0 of item r is the key of round r, and
+block 1 + r of item x is the bit of x in round r.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from simclr_ray.config import BadInput, Config, EvaluateConfig, science_changes
+from simclr_ray.config import FORMAT, BadInput, Config, EvaluateConfig, format_of, science_changes
 from simclr_ray.data.dataset import Dataset, is_dataset, open_dataset
 from simclr_ray.data.order import last_step, order_of
 from simclr_ray.data.rows import Row, read_rows
@@ -110,12 +110,18 @@ def run_folder(name: str, storage: str) -> Location:
 def _same_science(run: Location, config: Config) -> tuple[Config, Config | None]:
     """`config` with what the first start resolved, and that start's config if there was one.
 
-    Raises BadInput naming the science values that are others now.
+    Raises BadInput naming the science values that are others now, and for an unfinished run of another format.
     """
     file = run / "config.json"
     if not file.exists():
         return config, None
-    earlier = Config.from_json(file.read_bytes().decode())
+    text = file.read_bytes().decode()
+    if format_of(text) != FORMAT and not (run / FILE_NAME).exists():
+        raise BadInput(
+            f"{run} was begun by a version of simclr_ray with another order of samples (format {format_of(text)}, this "
+            f"is {FORMAT}): resuming would repeat and omit samples; finish it with that version, or use another --name"
+        )
+    earlier = Config.from_json(text)
     if config.train.precision == "auto":
         config = config.with_overrides({"train.precision": earlier.train.precision})
     changes = science_changes(earlier, config)
