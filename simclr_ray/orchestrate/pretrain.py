@@ -116,7 +116,7 @@ def _same_science(run: Location, config: Config) -> tuple[Config, Config | None]
     if not file.exists():
         return config, None
     text = file.read_bytes().decode()
-    if format_of(text) != FORMAT and not (run / FILE_NAME).exists():
+    if format_of(text) != FORMAT and not (run / ENCODER).exists():
         raise BadInput(
             f"{run} was begun by a version of simclr_ray with another order of samples (format {format_of(text)}, this "
             f"is {FORMAT}): resuming would repeat and omit samples; finish it with that version, or use another --name"
