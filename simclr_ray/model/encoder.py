@@ -53,6 +53,9 @@ class Bottleneck(nn.Module):
         return F.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
+NARROW = 16
+"""Fewer channels than a vector register holds floats: strided shortcuts then go around oneDNN (_StridedPointwise)."""
+
 LAYOUTS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
     "resnet34": (BasicBlock, (3, 4, 6, 3)),
@@ -104,10 +107,27 @@ def _stage(
 def _shortcut(channels: int, out: int, stride: int) -> nn.Module | None:
     if stride == 1 and channels == out:
         return None
+    if channels < NARROW:
+        return nn.Sequential(_initialised(_StridedPointwise(channels, out, 1, stride, bias=False)), BatchNorm(out))
     return nn.Sequential(_convolution(channels, out, kernel=1, stride=stride), BatchNorm(out))
 
 
+class _StridedPointwise(nn.Conv2d):
+    """A strided 1x1 convolution as one of stride 1 on every second pixel: the same sums.
+
+    oneDNN's own, on channels_last, writes past its buffer in backward on CPUs without AVX512 where a layer has fewer
+    than eight channels (oneDNN issue 6035, in torch 2.15): the process dies, or trains on wrong gradients.
+    """
+
+    def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:
+        down, across = self.stride
+        return F.conv2d(x[:, :, ::down, ::across], self.weight)
+
+
 def _convolution(channels: int, out: int, *, kernel: int, stride: int = 1) -> nn.Conv2d:
-    convolution = nn.Conv2d(channels, out, kernel, stride, padding=kernel // 2, bias=False)
+    return _initialised(nn.Conv2d(channels, out, kernel, stride, padding=kernel // 2, bias=False))
+
+
+def _initialised(convolution: nn.Conv2d) -> nn.Conv2d:
     nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
     return convolution
