@@ -89,6 +89,7 @@ def _in_turns(arms: Arms, rounds: int) -> dict[str, list[Result]]:
     for _ in range(rounds):
         for name, arm in arms.items():
             results[name].append(arm())
+            print(f"  {name}: {results[name][-1]['images_per_s']:.0f} images/s", file=sys.stderr, flush=True)
     return results
 
 
@@ -137,10 +138,11 @@ def _print_steps(results: dict[str, list[Result]]) -> None:
 def _print_rates(results: dict[str, list[Result]], *, baseline: str | None = None) -> None:
     rates = {name: [turn["images_per_s"] for turn in turns] for name, turns in results.items()}
     unit = median(rates[baseline or next(iter(rates))])
-    print(f"{'':<{LABEL}}{'images/s':>9}{'min':>7}{'max':>7}{'ratio':>7}{'data wait':>11}")
+    waited = any("data_wait_fraction" in turn for turns in results.values() for turn in turns)
+    heading = f"{'':<{LABEL}}{'images/s':>9}{'min':>7}{'max':>7}{'ratio':>7}"
+    print(heading + (f"{'data wait':>11}" if waited else ""))
     for name, turns in rates.items():
-        waits = [turn["data_wait_fraction"] for turn in results[name] if "data_wait_fraction" in turn]
-        wait = f"{median(waits):>11.1%}" if waits else ""
+        wait = f"{median(turn['data_wait_fraction'] for turn in results[name]):>11.1%}" if waited else ""
         figures = f"{median(turns):>9.0f}{min(turns):>7.0f}{max(turns):>7.0f}{median(turns) / unit:>7.2f}"
         print(f"{name:<{LABEL}}{figures}{wait}", flush=True)
 
