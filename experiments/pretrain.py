@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from recipes import RECIPES
-from simclr_ray.command import choose_recipe, parse_with_config, run_command
+from simclr_ray.command import choose_recipe, given_keys, parse_with_config, run_command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ def main(argv: list[str]) -> None:
 
     from simclr_ray.orchestrate.pretrain import pretrain  # seconds to import: a wrong flag is told before
 
-    result = pretrain(config, arguments.name or recipe, arguments.storage)
+    result = pretrain(config, arguments.name or recipe, arguments.storage, requested=given_keys(rest))
 
     from simclr_ray.data.run_folder import ENCODER
     from simclr_ray.data.storage import open_location

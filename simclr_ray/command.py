@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from simclr_ray.config import BadInput, Config
+from simclr_ray.config import BadInput, Config, config_types
 
 T = TypeVar("T")
 
@@ -82,3 +82,9 @@ def parse_with_config(cls: type[T], argv: list[str], config: Config, description
     )
     parsed: Any = parse(both, argv, description=description)
     return parsed.arguments, parsed.config
+
+
+def given_keys(argv: list[str]) -> frozenset[str]:
+    """The dotted keys of the settings that `argv` names."""
+    names = (word.partition("=")[0].removeprefix("--") for word in argv if word.startswith("--"))
+    return frozenset(name.replace("-", "_") for name in names) & config_types().keys()

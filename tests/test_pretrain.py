@@ -74,13 +74,6 @@ def test_a_lost_worker_is_replaced_and_the_bits_stay(storage: Path) -> None:
     assert_same_bits(storage, "lost", "whole-2")
 
 
-def test_a_finished_run_is_left_as_it_is(storage: Path) -> None:
-    before = (storage / "whole-1" / "events.jsonl").read_bytes()
-    code, out, err = finish(start(storage, "whole-1", 1))
-    assert (code, f"done at step {STEPS}" in out) == (0, True), err
-    assert (storage / "whole-1" / "events.jsonl").read_bytes() == before
-
-
 def test_a_changed_science_value_is_refused_by_name(storage: Path) -> None:
     code, _, err = finish(start(storage, "whole-1", 1, **{"optim.temperature": 0.2}))
     assert code == 2

@@ -10,6 +10,7 @@ from simclr_ray.config import BadInput, Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.evaluate.accuracy import hits
 from simclr_ray.evaluate.features import Features, extract
+from simclr_ray.evaluate.fitted import first_held_out
 from simclr_ray.evaluate.knn import knn_predict
 from simclr_ray.evaluate.label_free import rankme
 from simclr_ray.evaluate.linear import predict, probe_config, train_probe
@@ -26,10 +27,9 @@ def rows_of_check(config: Config, bank: Dataset, test: Dataset | None) -> tuple[
     settings = config.evaluate
     if test is not None:
         return range(min(settings.bank_rows, bank.rows)), range(min(settings.test_rows, test.rows))
-    held = min(settings.test_rows, bank.rows // 2)
-    first = (bank.rows - held) // bank.slice_rows * bank.slice_rows
+    first = first_held_out(settings, bank)
     if not first:
-        raise BadInput(f"{bank.uri} has too few pictures to hold any out: name a labelled test set")
+        raise BadInput(f"{bank.uri} has too few images to hold any out: name a labelled test set")
     return range(min(settings.bank_rows, first)), range(first, bank.rows)
 
 

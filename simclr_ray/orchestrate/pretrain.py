@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
@@ -12,17 +12,19 @@ from typing import Any
 
 import ray
 
-from simclr_ray.config import FORMAT, BadInput, Config, EvaluateConfig, format_of, science_changes
+from simclr_ray.config import FORMAT, BadInput, Config, EvaluateConfig, config_types, format_of, science_changes
 from simclr_ray.data.dataset import Dataset, is_dataset, open_dataset
 from simclr_ray.data.order import last_step, order_of
 from simclr_ray.data.rows import Row, read_rows
 from simclr_ray.data.run_folder import ENCODER
 from simclr_ray.data.storage import Location, open_location
-from simclr_ray.evaluate.labels import require_same_classes
+from simclr_ray.evaluate.fitted import allowing_for_fit, fitted_checks
 from simclr_ray.orchestrate.cluster import Share, join_or_start, share_of, started_here
 from simclr_ray.orchestrate.lease import lease
 from simclr_ray.orchestrate.prepare import prepare_into
 from simclr_ray.orchestrate.task import Task
+
+ALL_KEYS = frozenset(config_types())
 
 
 @dataclass(frozen=True)
@@ -40,21 +42,24 @@ def pretrain(
     name: str,
     storage: str,
     *,
+    requested: Set[str] = ALL_KEYS,
     share: Share | None = None,
     alone: bool = False,
     on_row: Callable[[Row | None], None] | None = None,
 ) -> RunResult:
     """Starts or resumes the run `STORAGE/NAME`, leaves a finished one as it is, and gives what its folder holds.
 
-    `share`: of the cluster, where several runs share it; None: as the config says. `alone`: this process is the only
-    worker and trains by itself, without a group that could be restarted: whatever ends the attempt is raised. `on_row`
-    is called with the newest metrics row, on a thread, in place of a progress line on the terminal.
+    `requested`: the dotted keys that the user set; the others are a recipe's, and its check during training is fitted
+    to what the data allow. `share`: of the cluster, where several runs share it; None: as the config says. `alone`:
+    this process is the only worker and trains by itself, without a group that could be restarted: whatever ends the
+    attempt is raised. `on_row` is called with the newest metrics row, on a thread, in place of a progress line on the
+    terminal.
 
     Raises BadInput for whatever the caller can mend: a changed science value, data that are not there, a batch or a
     number of workers that does not fit. Another failure is raised as it came; what was saved until then stays.
     """
     run = run_folder(name, storage)
-    config, earlier = _same_science(run, config)
+    config, earlier = _same_science(run, config, requested)
     if earlier and (run / ENCODER).exists():
         return result_of(run)
     loading = ThreadPoolExecutor(1).submit(_load_training, config)
@@ -65,7 +70,7 @@ def pretrain(
     share = share or share_of(config.machine, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
     order.rows_per_pass(share.max_workers)
     training = loading.result()
-    config, bank, test = _resolved(config, dataset, storage, share, earlier)
+    config, bank, test = _resolved(config, requested, dataset, storage, share, earlier)
     with lease(run) as driver:
         config, _ = _same_science(run, config)  # another driver may have been first since
         (run / "config.json").write_bytes(config.to_json().encode())
@@ -107,7 +112,7 @@ def run_folder(name: str, storage: str) -> Location:
     return run
 
 
-def _same_science(run: Location, config: Config) -> tuple[Config, Config | None]:
+def _same_science(run: Location, config: Config, requested: Set[str] = ALL_KEYS) -> tuple[Config, Config | None]:
     """`config` with what the first start resolved, and that start's config if there was one.
 
     Raises BadInput naming the science values that are others now, and for an unfinished run of another format.
@@ -124,7 +129,7 @@ def _same_science(run: Location, config: Config) -> tuple[Config, Config | None]
     earlier = Config.from_json(text)
     if config.train.precision == "auto":
         config = config.with_overrides({"train.precision": earlier.train.precision})
-    changes = science_changes(earlier, config)
+    changes = science_changes(earlier, allowing_for_fit(config, earlier, requested))
     if changes:
         listed = ", ".join(f"{key} was {old!r}, is now {new!r}" for key, (old, new) in changes.items())
         raise BadInput(f"{run} was started with other settings ({listed}): use another --name, or the old values")
@@ -141,7 +146,7 @@ def _prepared(source: str, storage: str, earlier: str | None) -> Dataset:
 
 
 def _resolved(
-    config: Config, dataset: Dataset, storage: str, share: Share, earlier: Config | None
+    config: Config, requested: Set[str], dataset: Dataset, storage: str, share: Share, earlier: Config | None
 ) -> tuple[Config, Dataset | None, Dataset | None]:
     """The config as the run folder keeps it, with the datasets of the check during training."""
     resolved: dict[str, Any] = {"data.train": dataset.uri}
@@ -149,14 +154,12 @@ def _resolved(
         from simclr_ray.train.precision import auto_precision  # torch is there by now, but not at this file's import
 
         resolved["train.precision"] = auto_precision(on_gpu=share.gpus > 0)
-    bank = test = None
     settings, before = config.evaluate, earlier.evaluate if earlier else EvaluateConfig()
-    if settings.every_epochs:
-        bank = _prepared(settings.train, storage, before.train) if settings.train else dataset
-        resolved["evaluate.train"] = bank.uri
-    if bank and settings.test:
-        test = _prepared(settings.test, storage, before.test)
-        resolved["evaluate.test"] = test.uri
-    if bank and settings.method != "rankme":
-        require_same_classes(bank, test or bank)
-    return config.with_overrides(resolved), bank, test
+    if not settings.every_epochs:
+        return config.with_overrides(resolved), None, None
+    bank = _prepared(settings.train, storage, before.train) if settings.train else dataset
+    config, test, line = fitted_checks(config, requested, bank, lambda source: _prepared(source, storage, before.test))
+    if line:
+        print(line, flush=True)
+    resolved |= {"evaluate.train": bank.uri} | ({"evaluate.test": test.uri} if test else {})
+    return config.with_overrides(resolved), bank if config.evaluate.every_epochs else None, test

@@ -1,0 +1,77 @@
+"""The check during training fitted to the data: a recipe's own check adapts to them, one that the user set does not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from dataclasses import replace
+
+from simclr_ray.config import BadInput, Config, EvaluateConfig
+from simclr_ray.data.dataset import Dataset
+from simclr_ray.evaluate.labels import require_same_classes
+
+
+def fitted_checks(
+    config: Config, requested: Set[str], bank: Dataset, open_test: Callable[[str], Dataset]
+) -> tuple[Config, Dataset | None, str]:
+    """The config with a check that its data allow, the test set, and a line about what was changed, or "".
+
+    `requested`: the dotted keys that the user set. Unless evaluate.test is one of them, a test set with other classes
+    than the `bank` gives way to rows held out of the bank. Unless any evaluate.* is, a method that needs labels gives
+    way to rankme, and there is no check where the bank is too small. Otherwise these are BadInput.
+    """
+    check, source, reason = config.evaluate, config.evaluate.train or config.data.train, ""
+    if check.method != "rankme" and not bank.labelled:
+        if _check_requested(requested):
+            raise BadInput(
+                f"evaluate.method {check.method} needs labels: {source} has images without; use --evaluate.method "
+                "rankme, or name labelled images by --evaluate.train"
+            )
+        check, reason = replace(check, method="rankme"), "it has images without labels"
+    test = _test_set(check, bank, open_test, named="evaluate.test" in requested)
+    if check.test and not test:
+        check, reason = replace(check, test=None), reason or f"its classes are not those of {check.test}"
+    if not test and not first_held_out(check, bank):
+        if _check_requested(requested):
+            raise BadInput(
+                f"evaluate.every_epochs {check.every_epochs}: {source} has too few images to hold any out; name a test "
+                "set by --evaluate.test, or use --evaluate.every-epochs 0"
+            )
+        check, reason = replace(check, every_epochs=0), "it has too few images to hold any out"
+    measured = f"{check.method} on images held out of {source}" if check.every_epochs else f"none on {source}"
+    return replace(config, evaluate=check), test, f"check: {measured}, because {reason}" if reason else ""
+
+
+def allowing_for_fit(config: Config, earlier: Config, requested: Set[str]) -> Config:
+    """`config` with what `fitted_checks` may have changed at the first start, whose config is `earlier`."""
+    if _check_requested(requested):
+        return config
+    before = earlier.flat()
+    may_be_fitted = {"evaluate.method": "rankme", "evaluate.every_epochs": 0}
+    return config.with_overrides({key: value for key, value in may_be_fitted.items() if before[key] == value})
+
+
+def first_held_out(settings: EvaluateConfig, bank: Dataset) -> int:
+    """The first row that is held out of `bank` where there is no test set, at a slice's start; 0: it is too small."""
+    held = min(settings.test_rows, bank.rows // 2)
+    return (bank.rows - held) // bank.slice_rows * bank.slice_rows
+
+
+def _check_requested(requested: Set[str]) -> bool:
+    return any(key.startswith("evaluate.") for key in requested)
+
+
+def _test_set(
+    check: EvaluateConfig, bank: Dataset, open_test: Callable[[str], Dataset], *, named: bool
+) -> Dataset | None:
+    """The test set, or None where there is none or it is a recipe's for other classes."""
+    if not check.test or not (named or bank.labelled):
+        return None
+    test = open_test(check.test)
+    if not named:
+        return test if test.labelled and test.classes == bank.classes else None
+    if check.method != "rankme":
+        try:
+            require_same_classes(bank, test)
+        except BadInput as error:
+            raise BadInput(f"evaluate.test {check.test}: {error}") from None
+    return test
