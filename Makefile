@@ -21,7 +21,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations=10
 
 test-all: lint
 	$(BIN)/python -m pytest -m "slow or not slow"

@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from threading import Thread
+from contextlib import contextmanager
 
 from simclr_ray.data.storage import Location
 from simclr_ray.orchestrate.task import ask_to_end
+
+SAVING = "\nsaving; Ctrl-C again ends at once"
+
+
+@contextmanager
+def saving_at_interrupt(run: Location) -> Iterator[None]:
+    """For training in this very thread: at Ctrl-C the run saves and ends, then KeyboardInterrupt; at the next at once.
+
+    Only a process's main thread hears Ctrl-C; in another one this does nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    interrupted = False
+
+    def ask(*_: object) -> None:
+        nonlocal interrupted
+        interrupted = True
+        signal.signal(signal.SIGINT, before)
+        print(SAVING, file=sys.stderr)
+        ask_to_end(run)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if interrupted:
+        raise KeyboardInterrupt
 
 
 def saved_at_interrupt(train: Callable[[], object], run: Location) -> None:
@@ -25,11 +56,11 @@ def saved_at_interrupt(train: Callable[[], object], run: Location) -> None:
         except BaseException as error:  # noqa: BLE001 (raised by the caller's thread)
             ended.set_exception(error)
 
-    Thread(target=call, name="train", daemon=True).start()
+    threading.Thread(target=call, name="train", daemon=True).start()
     try:
         ended.result()
     except KeyboardInterrupt:
-        print("\nsaving; Ctrl-C again ends at once", file=sys.stderr)
+        print(SAVING, file=sys.stderr)
         ask_to_end(run)
         ended.result()
         raise

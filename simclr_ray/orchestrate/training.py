@@ -14,7 +14,7 @@ from simclr_ray.data.augment import augment_pair
 from simclr_ray.data.rows import Row
 from simclr_ray.orchestrate.attempt import attempt
 from simclr_ray.orchestrate.failure import ATTEMPTS, described, is_final, newest_step, note_failure
-from simclr_ray.orchestrate.interrupt import saved_at_interrupt
+from simclr_ray.orchestrate.interrupt import saving_at_interrupt
 from simclr_ray.orchestrate.lease import holds
 from simclr_ray.orchestrate.task import Task
 from simclr_ray.orchestrate.watch import progress_line, rows_followed
@@ -69,7 +69,17 @@ def train_alone(task: Task) -> None:
 
     A failure is tried again as a group's would be: until ATTEMPTS in a row have brought no new checkpoint.
     """
-    saved_at_interrupt(lambda: _attempts(task), task.run)
+    newest, fruitless = newest_step(task.run), 0
+    with saving_at_interrupt(task.run):
+        while True:
+            try:
+                return train_once(task)
+            except Exception as error:
+                before, newest = newest, newest_step(task.run)
+                fruitless = fruitless + 1 if newest == before else 1
+                if isinstance(error, Interrupted) or is_final(error) or fruitless == ATTEMPTS:
+                    raise
+                note_failure(task.driver, error)
 
 
 def train_in_group(task: Task) -> None:
@@ -77,16 +87,3 @@ def train_in_group(task: Task) -> None:
     from simclr_ray.orchestrate.group import train_in_group as in_group  # Ray Train takes seconds to import
 
     in_group(task)
-
-
-def _attempts(task: Task) -> None:
-    newest, fruitless = newest_step(task.run), 0
-    while True:
-        try:
-            return train_once(task)
-        except Exception as error:
-            before, newest = newest, newest_step(task.run)
-            fruitless = fruitless + 1 if newest == before else 1
-            if isinstance(error, Interrupted) or is_final(error) or fruitless == ATTEMPTS:
-                raise
-            note_failure(task.driver, error)
