@@ -29,7 +29,7 @@ from simclr_ray.train.control import Interrupted, Signals
 from simclr_ray.train.worker import LocalWorker
 from small_runs import local_blocks
 
-ATTEMPT_TIMEOUT_S = 120.0
+ATTEMPT_TIMEOUT_S = 300.0
 INTERRUPTED = 3
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["torch", "torch.distributed", "simclr_ray.train.attempt"])

@@ -14,7 +14,7 @@ from simclr_ray.data.rows import read_rows
 from simclr_ray.data.storage import open_location
 
 ROOT = Path(__file__).parent.parent
-TIMEOUT_S = 150.0
+TIMEOUT_S = 300.0
 # Ray's own patience is made for clouds; on one machine nothing takes so long.
 FAST = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 
 def command(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, str(ROOT / "experiments" / script), *arguments]
-    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=100)
+    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ def test_the_command_lists_runs_without_torch_and_ray(tmp_path: Path) -> None:
 
     def command(*arguments: str) -> subprocess.CompletedProcess[str]:
         line = [sys.executable, "-c", code, *arguments]
-        return subprocess.run(line, cwd=EXPERIMENTS, capture_output=True, text=True, timeout=60)
+        return subprocess.run(line, cwd=EXPERIMENTS, capture_output=True, text=True, timeout=200)
 
     listed = command("--storage", str(tmp_path / "runs"))
     assert (listed.returncode, listed.stderr) == (0, "")

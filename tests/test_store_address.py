@@ -104,7 +104,7 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         [sys.executable, SCRIPT, *arguments],
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=250,
         check=False,
         env=os.environ | environment,
     )

@@ -241,7 +241,7 @@ def report(*arguments: str) -> subprocess.CompletedProcess[str]:
         "assert not {'matplotlib.pyplot', 'torch', 'ray'} & set(sys.modules)"
     )
     line = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(line, cwd=EXPERIMENTS, capture_output=True, text=True, timeout=100)
+    return subprocess.run(line, cwd=EXPERIMENTS, capture_output=True, text=True, timeout=300)
 
 
 def test_the_command_prints_what_was_found_and_where_the_page_is(tmp_path: Path) -> None:

@@ -19,9 +19,14 @@ from torch import Tensor, nn
 
 
 def _sum(x: Tensor) -> Tensor:
+    """The sum over all workers: by the collective that the compiler traces, or the one that costs no Python."""
     world = dist.group.WORLD
     assert world is not None
-    return funcol.all_reduce(x.contiguous(), "sum", world)
+    if torch.compiler.is_compiling():
+        return funcol.all_reduce(x.contiguous(), "sum", world)
+    total = x.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total
 
 
 def _several_workers() -> bool:
@@ -133,9 +138,8 @@ class _FusedOverWorkers(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         # The kernel's results have the type of the running statistics that it is given; these two are dropped.
         own_mean, own_var = torch.batch_norm_update_stats(x, torch.zeros_like(weight), torch.ones_like(weight), 0.0)
-        mean, square, rows = _moments_over_workers(
-            own_mean.double(), own_var.double() + own_mean.double().square(), x.shape[0]
-        )
+        own_mean, own_var = own_mean.double(), own_var.double()
+        mean, square, rows = _moments_over_workers(own_mean, own_var + own_mean.square(), x.shape[0])
         mean, var = mean.to(weight.dtype), (square - mean.square()).clamp(min=0).to(weight.dtype)
         ctx.save_for_backward(x, weight, mean, var, rows)
         ctx.eps = eps

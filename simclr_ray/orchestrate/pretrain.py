@@ -51,9 +51,8 @@ def pretrain(
 
     `requested`: the dotted keys that the user set; the others are a recipe's, and its check during training is fitted
     to what the data allow. `share`: of the cluster, where several runs share it; None: as the config says. `alone`:
-    this process is the only worker and trains by itself, without a group that could be restarted: whatever ends the
-    attempt is raised. `on_row` is called with the newest metrics row, on a thread, in place of a progress line on the
-    terminal.
+    this process is the only worker and is not tried again: whatever ends the attempt is raised. `on_row` is called
+    with the newest metrics row, on a thread, in place of a progress line on the terminal.
 
     Raises BadInput for whatever the caller can mend: a changed science value, data that are not there, a batch or a
     number of workers that does not fit. Another failure is raised as it came; what was saved until then stays.
@@ -75,13 +74,7 @@ def pretrain(
         config, _ = _same_science(run, config)  # another driver may have been first since
         (run / "config.json").write_bytes(config.to_json().encode())
         task = Task(config=config, dataset=dataset, bank=bank, test=test, run=run, driver=driver, share=share)
-        if alone:
-            attempts = training.train_once
-        elif started_here() and share.max_workers == 1:
-            attempts = training.train_alone
-        else:
-            attempts = training.train_in_group
-        training.train(task, last_step(config, order), on_row, attempts)
+        training.train(task, last_step(config, order), on_row, _attempts(training, share, alone=alone))
     return result_of(run)
 
 
@@ -91,6 +84,13 @@ def _load_training(config: Config) -> ModuleType:
     if config.machine.max_workers in (None, 1):  # else other processes train
         training.warm_up()
     return training
+
+
+def _attempts(training: ModuleType, share: Share, *, alone: bool) -> Callable[[Task], None]:
+    """One of the three ways to train; a group only where there are other processes or other machines to restart."""
+    if alone:
+        return training.train_once
+    return training.train_alone if started_here() and share.max_workers == 1 else training.train_in_group
 
 
 def result_of(run: Location) -> RunResult:
