@@ -114,6 +114,14 @@ def test_a_finished_run_whose_check_was_adapted_is_left_as_it_is(
     assert events.read_bytes() == before
 
 
+def test_a_finished_run_does_not_pass_for_one_of_other_data(
+    folder: Path, done: dict[str, subprocess.CompletedProcess[str]]
+) -> None:
+    refused = run(PRETRAIN.replace("photos", "labelled"), folder)
+    assert (refused.returncode, len(refused.stderr.strip().splitlines())) == (2, 1)
+    assert "is finished, and was trained on photos, not labelled: use another --name" in refused.stderr
+
+
 def test_bad_images_are_mentioned(done: dict[str, subprocess.CompletedProcess[str]]) -> None:
     assert "1 bad images were left out, listed in " in done[PRETRAIN].stdout
 
