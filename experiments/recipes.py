@@ -23,7 +23,7 @@ CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
 def quickstart() -> Config:
-    """Minutes on two CPU cores: a narrow ResNet-18 learns the pictures that the package draws itself.
+    """Minutes on two CPU cores: a narrow ResNet-18 learns synthetic images, or yours; its check adapts to them.
 
     python experiments/pretrain.py quickstart
     """
@@ -82,6 +82,7 @@ def imagenet_rn50_b256_100ep() -> Config:
         base,
         optim=replace(base.optim, lr_per_256=1.2, lr_scaling="sqrt"),
         train=replace(base.train, global_batch=256),
+        machine=MachineConfig(),
     )
 
 

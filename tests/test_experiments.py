@@ -31,7 +31,7 @@ TYPED = {
     "prepare.py synthetic:256 labelled": "256 pictures, labelled, 10 classes, in ",
     PRETRAIN: "check: rankme on images held out of photos, because it ",
     "evaluate.py runs/quickstart knn --train labelled --test synthetic:64:test": "pretrained",
-    "report.py runs/quickstart": "finished",
+    "report.py runs/quickstart": "rankme ",
     "report.py runs/quickstart --goodput": "goodput",
     "plan.py quickstart": "images/s",
     f"sweep.py quickstart --data.train labelled --trials 2 {SETTINGS}": "2 of 2 trials: 2 complete",
@@ -57,12 +57,13 @@ def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With 300 images in `photos`, which have no labels."""
+    """With 300 images in `photos`, which have no labels, and a broken one."""
     folder = tmp_path_factory.mktemp("user")
     (folder / "photos").mkdir()
     for number in range(300):
         image = simplejpeg.encode_jpeg(draw("train", number), colorsubsampling="444")
         (folder / "photos" / f"{number}.jpg").write_bytes(image)
+    (folder / "photos" / "broken.jpg").write_bytes(b"\xff\xd8 broken")
     return folder
 
 
@@ -111,6 +112,18 @@ def test_a_finished_run_whose_check_was_adapted_is_left_as_it_is(
     again = run(PRETRAIN, folder)
     assert (again.returncode, "done at step 2" in again.stdout) == (0, True), again.stderr
     assert events.read_bytes() == before
+
+
+def test_a_finished_run_does_not_pass_for_one_of_other_data(
+    folder: Path, done: dict[str, subprocess.CompletedProcess[str]]
+) -> None:
+    refused = run(PRETRAIN.replace("photos", "labelled"), folder)
+    assert (refused.returncode, len(refused.stderr.strip().splitlines())) == (2, 1)
+    assert "is finished, and was trained on photos, not labelled: use another --name" in refused.stderr
+
+
+def test_bad_images_are_mentioned(done: dict[str, subprocess.CompletedProcess[str]]) -> None:
+    assert "1 bad images were left out, listed in " in done[PRETRAIN].stdout
 
 
 @pytest.mark.slow

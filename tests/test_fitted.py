@@ -42,15 +42,16 @@ def fitted(bank: Dataset, test: Dataset, requested: Set[str] = DATA, **changes: 
     return found, test_set is not None, line
 
 
+def unreachable(source: str) -> Dataset:
+    raise BadInput("no network")
+
+
 def test_a_check_that_the_data_allow_stays(synthetic: Dataset) -> None:
     assert fitted(synthetic, synthetic) == (RECIPE, True, "")
 
 
 def test_a_recipes_check_adapts_to_images_without_labels(flat: Dataset) -> None:
-    def unopened(source: str) -> Dataset:
-        raise AssertionError(f"{source} may be a download")
-
-    config, test, line = fitted_checks(RECIPE, DATA, flat, unopened)
+    config, test, line = fitted_checks(RECIPE, DATA, flat, unreachable)
     assert config == RECIPE.with_overrides({"evaluate.method": "rankme", "evaluate.test": None})
     assert test is None
     assert line == "check: rankme on images held out of photos, because it has images without labels"
@@ -93,6 +94,8 @@ def test_a_test_set_that_the_user_named_is_used_or_refused(cats: Dataset, synthe
         fitted(cats, synthetic, named)
     with pytest.raises(BadInput, match="evaluate.test synthetic:64:test: .* without labels"):
         fitted(synthetic, flat, named)
+    with pytest.raises(BadInput, match="evaluate.test synthetic:64:test: no network"):
+        fitted_checks(RECIPE, DATA, synthetic, unreachable)
     assert fitted(replace(synthetic, classes=None), synthetic, named)[1], "not every source names its classes"
     assert fitted(flat, flat, named, evaluate__method="rankme")[1:] == (True, ""), "rankme needs no labels"
 

@@ -29,7 +29,8 @@ def test_the_line_says_how_far_how_fast_and_how_long() -> None:
         "[#####               ]  25%  epoch 1.25  step 50/200  loss 4.200  100 images/s  data wait 3%  2 workers  "
         "0:00:15 left"
     )
-    assert "kNN 40.5 %" in render_line(ROW | {"checked": {"knn_top1": 40.5}}, 200, 10)
+    assert "kNN 40.5 %" in render_line(ROW | {"checked": {"knn_top1": 40.5, "rankme": 9.0}}, 200, 10)
+    assert "rankme 9.0" in render_line(ROW | {"checked": {"rankme": 9.0}}, 200, 10)
     assert "saving fails: disk full" in render_line(ROW | {"save_error": "disk full"}, 200, 10)
 
 

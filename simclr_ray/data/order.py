@@ -38,7 +38,7 @@ class Order:
         if self.global_batch > self.slices * self.slice_rows:
             raise BadInput(
                 f"train.global_batch {self.global_batch} is more than the data holds: {self.rows} pictures, "
-                f"{self.slices * self.slice_rows} in whole slices of {self.slice_rows}"
+                f"{self.slices * self.slice_rows} in whole slices of {self.slice_rows}; lower it"
             )
 
     @property

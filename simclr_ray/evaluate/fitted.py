@@ -66,12 +66,10 @@ def _test_set(
     """The test set, or None where there is none or it is a recipe's for other classes."""
     if not check.test or not (named or bank.labelled):
         return None
-    test = open_test(check.test)
-    if not named:
-        return test if test.labelled and test.classes == bank.classes else None
-    if check.method != "rankme":
-        try:
+    try:
+        test = open_test(check.test)
+        if named and check.method != "rankme":
             require_same_classes(bank, test)
-        except BadInput as error:
-            raise BadInput(f"evaluate.test {check.test}: {error}") from None
-    return test
+    except BadInput as error:
+        raise BadInput(f"evaluate.test {check.test}: {error}") from None
+    return test if named or (test.labelled and test.classes == bank.classes) else None

@@ -10,7 +10,9 @@ def require_same_classes(train: Dataset, test: Dataset) -> None:
     """Raises BadInput where labels are missing or mean other things; not every kind of source names its classes."""
     for dataset in (train, test):
         if not dataset.labelled:
-            raise BadInput(f"{dataset.uri} has pictures without labels: evaluation needs a labelled dataset")
+            raise BadInput(
+                f"{dataset.uri} has images without labels: evaluation needs labelled ones, such as class folders"
+            )
     if train.classes and test.classes and train.classes != test.classes:
         raise BadInput(
             f"the {len(train.classes)} classes of {train.uri} are not the {len(test.classes)} of {test.uri}: "

@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import RayTaskError
 
 from simclr_ray.config import BadInput
-from simclr_ray.data.dataset import Dataset, is_dataset, open_dataset
+from simclr_ray.data.dataset import BAD_LIST, Dataset, is_dataset, open_dataset
 from simclr_ray.data.prepare import check, in_threads, ordered_work, require_settings, write_dataset
 from simclr_ray.data.source import Source, open_source, source_digest
 from simclr_ray.data.storage import open_location
@@ -74,7 +74,10 @@ def prepare_into(
         print(f"data: {source} as prepared before in {dest}", flush=True)
         return open_dataset(dest.uri)
     print(f"data: preparing {source} into {dest}", flush=True)
-    return prepare(source, dest.uri, seed=seed, max_side=max_side, slice_rows=slice_rows, progress=progress)
+    dataset = prepare(source, dest.uri, seed=seed, max_side=max_side, slice_rows=slice_rows, progress=progress)
+    if dataset.bad:
+        print(f"data: {dataset.bad:,} bad images were left out, listed in {dest / BAD_LIST}", flush=True)
+    return dataset
 
 
 def open_any(spec: str) -> Source:

@@ -60,6 +60,7 @@ def pretrain(
     run = run_folder(name, storage)
     config, earlier = _same_science(run, config, requested)
     if earlier and (run / ENCODER).exists():
+        _require_same_data(run, config.data.train, storage, earlier.data.train)
         return result_of(run)
     loading = ThreadPoolExecutor(1).submit(_load_training, config)
     dataset = _prepared(config.data.train, storage, earlier.data.train if earlier else None)
@@ -143,6 +144,17 @@ def _prepared(source: str, storage: str, earlier: str | None) -> Dataset:
         if dataset.source["spec"] == source:
             return dataset
     return prepare_into(storage, source)
+
+
+def _require_same_data(run: Location, source: str, storage: str, earlier: str) -> None:
+    """Raises BadInput for a finished run of other data, which would else pass for one of these."""
+    if source == earlier or not is_dataset(earlier):  # data that are gone cannot be compared
+        return
+    before = open_dataset(earlier)
+    if _prepared(source, storage, earlier).fingerprint != before.fingerprint:
+        raise BadInput(
+            f"{run} is finished, and was trained on {before.source['spec']}, not {source}: use another --name"
+        )
 
 
 def _resolved(

@@ -73,10 +73,15 @@ def render_line(row: Row, total_steps: int, global_batch: int) -> str:
     seconds_left = (total_steps - row["step"]) * global_batch / row["images_per_s"]
     workers = f"{row['workers']} worker" + ("s" if row["workers"] > 1 else "")
     checked = row["checked"] or {}
-    knn = f"  kNN {checked['knn_top1']:.1f} %" if "knn_top1" in checked else ""
+    check = ""
+    if "knn_top1" in checked:
+        check = f"  kNN {checked['knn_top1']:.1f} %"
+    elif "rankme" in checked:
+        check = f"  rankme {checked['rankme']:.1f}"
     warning = f"  saving fails: {row['save_error']}" if row["save_error"] else ""
     return (
         f"[{bar:<{BAR}}] {done:4.0%}  epoch {row['epoch']:.2f}  step {row['step']}/{total_steps}  "
-        f"loss {row['loss']:.3f}{knn}  {row['images_per_s']:.0f} images/s  data wait {row['data_wait_fraction']:.0%}  "
+        f"loss {row['loss']:.3f}{check}  {row['images_per_s']:.0f} images/s  "
+        f"data wait {row['data_wait_fraction']:.0%}  "
         f"{workers}  {timedelta(seconds=round(seconds_left))} left{warning}"
     )

@@ -62,9 +62,11 @@ def summary(run: RunRecords) -> str:
             f"loss       {row['loss']:.4f} at step {row['step']:,}",
             f"images/s   {row['images_per_s']:,.1f}",
         ]
-    checked = [row for row in run.rows if "knn_top1" in row]
+    checked = [row for row in run.rows if {"knn_top1", "rankme"} & row.keys()]
     if checked:
-        lines.append(f"kNN        {checked[-1]['knn_top1']:.2f} % top-1 at step {checked[-1]['step']:,}")
+        row = checked[-1]
+        found = f"kNN        {row['knn_top1']:.2f} % top-1" if "knn_top1" in row else f"rankme     {row['rankme']:.2f}"
+        lines.append(f"{found} at step {row['step']:,}")
     saves = [event for event in run.events if event["event"] == "save"]
     if saves:
         when = datetime.fromtimestamp(saves[-1]["time"], UTC)
