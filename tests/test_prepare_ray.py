@@ -119,7 +119,9 @@ def test_a_torchvision_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     script = Path(__file__).parent.parent / "experiments" / "prepare.py"
-    return subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, timeout=200, check=False)
+    return subprocess.run(
+        [sys.executable, script, *arguments], capture_output=True, text=True, timeout=200, check=False
+    )
 
 
 def test_the_command(tmp_path: Path) -> None:

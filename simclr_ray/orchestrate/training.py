@@ -53,6 +53,7 @@ def _giving_up_noted(task: Task) -> Iterator[None]:
 
 def warm_up() -> None:
     """What the first step would wait for: Numba's kernels, and imports that torch and TensorBoard put off."""
+    import torch._dynamo  # noqa: F401 (a second and a half, which the first optimizer of a process would take)
     from torch.utils.tensorboard import SummaryWriter  # noqa: F401
 
     config = AugmentConfig(size=8)
