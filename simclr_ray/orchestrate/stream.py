@@ -7,6 +7,7 @@ restart needs is a number.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -120,6 +121,7 @@ def _stream(plan: StreamPlan, positions: np.ndarray) -> Iterator[dict[str, np.nd
     cpus_each = min(1.0, plan.cpus)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it announces executions, now in the user's own process
     context.execution_options.preserve_order = True
     context.execution_options.verbose_progress = False
     context.execution_options.resource_limits = context.execution_options.resource_limits.copy(
