@@ -65,7 +65,7 @@ class BatchNorm(nn.Module):
             return y
         if not self.update_running:
             return F.batch_norm(x, None, None, self.weight, self.bias, True, self.momentum, self.eps)
-        self.num_batches_tracked += 1
+        self.num_batches_tracked.add_(1)
         return F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, True, self.momentum, self.eps
         )
@@ -93,7 +93,7 @@ class BatchNorm(nn.Module):
             unbiased = var * (count / (count - 1))
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
-            self.num_batches_tracked += 1
+            self.num_batches_tracked.add_(1)
 
     def extra_repr(self) -> str:
         return f"{self.weight.numel()}, bias={self.bias is not None}"
