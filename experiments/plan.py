@@ -65,11 +65,10 @@ def main(argv: list[str]) -> None:
     fleet = fleet_of(arguments, config.machine)
     cost = model_cost(config.model, config.augment.size)
     pictures = pictures_of(config, arguments.images, arguments.picture_kb)
-    job = job_of(config, cost, pictures, arguments.workers)
     threads = training_threads(
         config.machine, fleet.workers, fleet.vcpus, node_cpus=fleet.machine.vcpus, on_gpu=fleet.machine.gpus > 0
     )
-    job = replace(job, threads=threads)
+    job = job_of(config, cost, pictures, arguments.workers, threads=threads)
     figures = default_figures(job, cost, fleet)
     if arguments.measure:
         figures = measured(config, job, figures)

@@ -37,12 +37,12 @@ CIFAR = ModelConfig(arch="resnet18", stem="cifar", head_hidden=512, head_batchno
 def test_more_workers_take_as_many_samples() -> None:
     cost, pictures = model_cost(CIFAR, 32), Pictures(count=50_000, kb=2.0, cached=True)
     config = Config().with_overrides({"train.global_batch": 512, "train.epochs": 10})
-    jobs = {workers: job_of(config, cost, pictures, workers) for workers in (1, 2, 3, 16)}
+    jobs = {workers: job_of(config, cost, pictures, workers, threads=1) for workers in (1, 2, 3, 16)}
     assert {job.steps for job in jobs.values()} == {10 * (50_000 // 512)}
     assert {workers: job.busiest_rows for workers, job in jobs.items()} == {1: 512, 2: 256, 3: 192, 16: 32}
     with pytest.raises(BadInput, match="more than the 16 slices"):
-        job_of(config, cost, pictures, 17)
-    split = job_of(config.with_overrides({"train.pass_size": 128}), cost, pictures, 3)
+        job_of(config, cost, pictures, 17, threads=1)
+    split = job_of(config.with_overrides({"train.pass_size": 128}), cost, pictures, 3, threads=1)
     assert (split.passes, split.busiest_rows) == (4, 4 * 64)
 
 
@@ -83,7 +83,7 @@ def test_a_pass_that_does_not_fit_is_told_with_what_does() -> None:
     ):
         config = config.with_overrides({"machine.min_workers": fewest, "machine.max_workers": workers})
         fleet = replace(FLEET, workers=workers, machine=instance(machine))
-        job = job_of(config, cost, pictures, workers)
+        job = job_of(config, cost, pictures, workers, threads=1)
         warning = memory_warning(config, cost, job, fleet)
         assert warning is None if says is None else says in (warning or "")
     assert pass_gib(cost, 512) == pytest.approx(41, rel=0.02)
@@ -169,7 +169,7 @@ def test_this_machine_trains_and_feeds_what_is_measured() -> None:
     machine = this_machine()
     assert machine.vcpus >= 1
     config = TINY.with_overrides({"data.train": "synthetic:64", "train.global_batch": 64})
-    job = job_of(config, model_cost(config.model, 16), pictures_of(config, None, None), 1)
+    job = job_of(config, model_cost(config.model, 16), pictures_of(config, None, None), 1, threads=1)
     found = measure(config, job, seconds=0.1)
     assert found.step_images_per_s > 1
     assert found.core_images_per_s > 1

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 Block = dict[str, np.ndarray]
-"""See SliceLoader."""
+"""views uint8 (n, 2, size, size, 3), id int64 (n,), bad bool (n,): rows of whole slices, in the worker's order."""
 
 STREAM_START_S = 5.0
 MOST_BLOCKS = 16

@@ -43,11 +43,11 @@ def open_cache(dataset: Dataset, limit_gib: float, folder: str | None, *, build:
     if dataset.pixel_bytes > limit_gib * 2**30:
         return None
     home = Path(folder) if folder else Path(tempfile.gettempdir()) / f"simclr_ray-{getpass.getuser()}"
-    home.mkdir(parents=True, exist_ok=True)
     index = home / f"{dataset.fingerprint}-{FORMAT}.npz"
-    if not index.exists() and not build:
-        return None
     if not index.exists():
+        if not build:
+            return None
+        home.mkdir(parents=True, exist_ok=True)
         with open(index.with_suffix(".lock"), "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not index.exists():

@@ -28,6 +28,19 @@ def newest_step(run: Location) -> int | None:
         return None
 
 
+class FailedAttempts:
+    """Counts attempts at a run that fail in a row, each without a new checkpoint."""
+
+    def __init__(self, run: Location) -> None:
+        self._run, self._newest, self._fruitless = run, newest_step(run), 0
+
+    def one_too_many(self) -> bool:
+        """Counts one more; whether they are ATTEMPTS now."""
+        before, self._newest = self._newest, newest_step(self._run)
+        self._fruitless = self._fruitless + 1 if self._newest == before else 1
+        return self._fruitless == ATTEMPTS
+
+
 def note_failure(driver: str, cause: BaseException) -> None:
     """For the records of the next attempt, which alone can write them."""
     internal_kv._internal_kv_put(_key(driver), described(cause), overwrite=True)

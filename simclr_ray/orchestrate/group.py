@@ -9,7 +9,7 @@ from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig  # r
 from simclr_ray.data.object_store import patiently
 from simclr_ray.orchestrate.claim import drop_claim
 from simclr_ray.orchestrate.cluster import rank_0_selector
-from simclr_ray.orchestrate.failure import ATTEMPTS, newest_step
+from simclr_ray.orchestrate.failure import FailedAttempts
 from simclr_ray.orchestrate.group_failure import StopOnFailure, cause_of, lost_while_starting
 from simclr_ray.orchestrate.interrupt import saved_at_interrupt
 from simclr_ray.orchestrate.task import Task
@@ -21,14 +21,12 @@ NEVER_S = 1e9
 
 def train_in_group(task: Task) -> None:
     """Runs Ray Train to the end of the run, again where a group could not even start because a machine went."""
-    newest, fruitless = newest_step(task.run), 0
+    failed = FailedAttempts(task.run)
     while True:
         try:
             return saved_at_interrupt(_trainer(task).fit, task.run)
         except ray.train.TrainingFailedError as error:
-            before, newest = newest, newest_step(task.run)
-            fruitless = fruitless + 1 if newest == before else 1
-            if fruitless == ATTEMPTS or not lost_while_starting(error):
+            if failed.one_too_many() or not lost_while_starting(error):
                 raise cause_of(error) from None
 
 

@@ -54,21 +54,22 @@ class _Load:
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         try:
             # Not in the constructor: an actor that cannot start looks like a lost node, and would be retried for ever.
-            self._loader = self._loader or self._open()
+            self._loader = self._loader or _loader(self._plan, build_cache=True)
             return self._loader(block["position"])
         except BadInput as error:
             return {"error": np.array([str(error)])}  # as data: Ray Data would leave nothing of it but a traceback
 
-    def _open(self) -> SliceLoader:
-        plan = self._plan
-        try:
-            cache = open_cache(plan.dataset, plan.cache_gib, plan.cache_dir)
-        except OSError as error:
-            raise BadInput(
-                f"the decoded cache cannot be written ({error}): set machine.cache_dir to a folder with "
-                f"{plan.dataset.pixel_bytes >> 20} MiB of room, or machine.cache_gib 0"
-            ) from None
-        return SliceLoader(plan.dataset, plan.order, plan.augment, cache)
+
+def _loader(plan: StreamPlan, *, build_cache: bool) -> SliceLoader:
+    """Raises BadInput where the cache cannot be read or written."""
+    try:
+        cache = open_cache(plan.dataset, plan.cache_gib, plan.cache_dir, build=build_cache)
+    except OSError as error:
+        raise BadInput(
+            f"the decoded cache cannot be written ({error}): set machine.cache_dir to a folder with "
+            f"{plan.dataset.pixel_bytes >> 20} MiB of room, or machine.cache_gib 0"
+        ) from None
+    return SliceLoader(plan.dataset, plan.order, plan.augment, cache)
 
 
 def plan_stream(config: Config, dataset: Dataset, order: Order, workers: int, cpus: float) -> StreamPlan:
@@ -95,8 +96,7 @@ def blocks(plan: StreamPlan, positions: np.ndarray) -> Iterator[dict[str, np.nda
 
     def load(part: np.ndarray) -> dict[str, np.ndarray]:
         if not loaders:
-            cache = open_cache(plan.dataset, plan.cache_gib, plan.cache_dir, build=False)
-            loaders.append(SliceLoader(plan.dataset, plan.order, plan.augment, cache))
+            loaders.append(_loader(plan, build_cache=False))
         return loaders[0](part)
 
     return bridged(

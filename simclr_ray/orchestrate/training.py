@@ -13,7 +13,7 @@ from simclr_ray.config import AugmentConfig
 from simclr_ray.data.augment import augment_pair
 from simclr_ray.data.rows import Row
 from simclr_ray.orchestrate.attempt import attempt
-from simclr_ray.orchestrate.failure import ATTEMPTS, described, is_final, newest_step, note_failure
+from simclr_ray.orchestrate.failure import FailedAttempts, described, is_final, note_failure
 from simclr_ray.orchestrate.interrupt import saving_at_interrupt
 from simclr_ray.orchestrate.lease import holds
 from simclr_ray.orchestrate.task import Task
@@ -68,17 +68,15 @@ def train_once(task: Task) -> None:
 def train_alone(task: Task) -> None:
     """This process is the only worker: on its own machine nothing is gained by a group, whose start takes seconds.
 
-    A failure is tried again as a group's would be: until ATTEMPTS in a row have brought no new checkpoint.
+    A failure is tried again as a group's would be: until several in a row have brought no new checkpoint.
     """
-    newest, fruitless = newest_step(task.run), 0
+    failed = FailedAttempts(task.run)
     with saving_at_interrupt(task.run):
         while True:
             try:
                 return train_once(task)
             except Exception as error:
-                before, newest = newest, newest_step(task.run)
-                fruitless = fruitless + 1 if newest == before else 1
-                if isinstance(error, Interrupted) or is_final(error) or fruitless == ATTEMPTS:
+                if isinstance(error, Interrupted) or is_final(error) or failed.one_too_many():
                     raise
                 note_failure(task.driver, error)
 

@@ -73,8 +73,8 @@ class Job:
     """Of one evaluation."""
 
 
-def job_of(config: Config, cost: ModelCost, pictures: Pictures, workers: int) -> Job:
-    """Raises BadInput where data, batch and workers do not fit together, as the run would."""
+def job_of(config: Config, cost: ModelCost, pictures: Pictures, workers: int, *, threads: int) -> Job:
+    """`threads`: torch's of a worker. Raises BadInput where data, batch and workers do not fit, as the run would."""
     train, checks, machine = config.train, config.evaluate, config.machine
     order = Order(
         seed=train.seed,
@@ -90,7 +90,7 @@ def job_of(config: Config, cost: ModelCost, pictures: Pictures, workers: int) ->
         busiest_rows=max(order.rows_per_pass(workers)) * passes,
         steps=train.epochs * order.steps_per_epoch,
         size=config.augment.size,
-        threads=machine.threads or max(1, int(machine.cpus_per_worker)),
+        threads=threads,
         picture_kb=pictures.kb,
         cached=pictures.cached,
         parameters=cost.parameters,

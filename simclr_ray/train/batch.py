@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-Block = dict[str, np.ndarray]
-"""views uint8 (n, 2, size, size, 3), id int64 (n,), bad bool (n,): rows of whole slices, in the worker's order."""
+from simclr_ray.data.bridge import Block
 
 
 @dataclass(frozen=True)
