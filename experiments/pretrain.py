@@ -1,45 +1,7 @@
-"""Pretrains an encoder: python experiments/pretrain.py RECIPE [overrides] [--name NAME] [--storage URI].
+"""The command `simclr-ray pretrain` from a checkout: python experiments/pretrain.py --help."""
 
-The same command resumes a run that was interrupted.
-"""
-
-from __future__ import annotations
-
-from dataclasses import dataclass
-
-from recipes import RECIPES
-from simclr_ray.command import choose_recipe, given_keys, parse_with_config, run_command
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arguments:
-    """Which run."""
-
-    name: str | None = None
-    """Name of the run, a folder below the storage; the recipe's unless told."""
-    storage: str = "runs"
-    """Folder or object-store URI for runs and prepared data."""
-
-
-def main(argv: list[str]) -> None:
-    recipe, rest = choose_recipe(argv, RECIPES)
-    arguments, config = parse_with_config(Arguments, rest, RECIPES[recipe](), RECIPES[recipe].__doc__)
-
-    from simclr_ray.orchestrate.pretrain import pretrain  # seconds to import: a wrong flag is told before
-
-    result = pretrain(config, arguments.name or recipe, arguments.storage, requested=given_keys(rest))
-
-    from simclr_ray.data.run_folder import ENCODER
-    from simclr_ray.data.storage import open_location
-    from simclr_ray.export import loading_lines
-
-    encoder = open_location(result.path) / ENCODER
-    if not encoder.exists():
-        print(f"\nstopped at step {result.step}: {result.path}\nwithout --machine.stop-after-epochs it goes on")
-        return
-    print(f"\ndone at step {result.step}: {result.path}\n")
-    print(loading_lines(encoder, config.model.arch, width=config.model.width, stem=config.model.stem))
-
+from simclr_ray.cli.command import run_command
+from simclr_ray.cli.pretrain import main
 
 if __name__ == "__main__":
     run_command(main)

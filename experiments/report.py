@@ -1,53 +1,7 @@
-"""Says how far a run is, or where its time went, or what a sweep found.
+"""The command `simclr-ray report` from a checkout: python experiments/report.py --help."""
 
-    python experiments/report.py RUN
-    python experiments/report.py RUN --goodput
-    python experiments/report.py SWEEP
-
-RUN: a run folder, local or by URI, that is trained now or was once. SWEEP: the folder of a sweep, whose pictures and
-page go into its folder report/.
-"""
-
-from __future__ import annotations
-
-from dataclasses import dataclass
-from time import time
-from typing import Annotated
-
-import tyro
-
-from simclr_ray.command import parse, run_command
-from simclr_ray.config import BadInput
-from simclr_ray.report.goodput import account, table
-from simclr_ray.report.page import write_page
-from simclr_ray.report.run import read_run, summary
-from simclr_ray.report.sweep import findings, is_sweep, read_sweep
-
-
-@dataclass(frozen=True, kw_only=True)
-class Arguments:
-    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    """The folder of a run or a sweep, local or by URI."""
-    goodput: bool = False
-    """Of a run, account for every second: training, lost work, set-up, waiting by cause."""
-
-
-def main(argv: list[str]) -> None:
-    arguments = parse(Arguments, argv, description=__doc__)
-    if is_sweep(arguments.run):
-        if arguments.goodput:
-            raise BadInput(f"{arguments.run} is a sweep: --goodput is for one of its runs, such as SWEEP/trial-0000")
-        sweep = read_sweep(arguments.run)
-        print(findings(sweep))
-        print(f"\npictures and all of this: {write_page(sweep)}")
-        return
-    now = time()
-    run = read_run(arguments.run, now)
-    if arguments.goodput:
-        print(table(account(run.events, run.rows, now=now if run.state == "running" else None)))
-    else:
-        print(summary(run))
-
+from simclr_ray.cli.command import run_command
+from simclr_ray.cli.report import main
 
 if __name__ == "__main__":
     run_command(main)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from simclr_ray.model.encoder import ResNet
+    from simclr_ray.model.resnet import ResNet
 
 
 def load(run_or_file: str) -> ResNet:
@@ -13,6 +13,6 @@ def load(run_or_file: str) -> ResNet:
 
     (n, 3, h, w) pictures, normalised with the run's mean and std -> (n, feature_dim). Raises BadInput if none is there.
     """
-    from simclr_ray.export import load_encoder  # here, so that data workers never import torch
+    from simclr_ray.export.encoder import load_encoder  # here, so that data workers never import torch
 
     return load_encoder(run_or_file)

@@ -16,5 +16,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 import torch  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
-install_import_hook(["simclr_ray.model", "simclr_ray.train", "simclr_ray.evaluate"], "checked.checked")
+install_import_hook(
+    ["simclr_ray.model", "simclr_ray.methods", "simclr_ray.optim", "simclr_ray.train", "simclr_ray.evaluate"],
+    "checked.checked",
+)
 torch.set_num_threads(1)

@@ -12,19 +12,21 @@ import pytest
 import simclr_ray
 
 ROOT = Path(simclr_ray.__file__).parent
-ALLOWED = {
-    "checks": set(),
-    "config": {"checks"},
-    "space": {"checks", "config"},
-    "data": {"config"},
-    "model": {"config"},
-    "train": {"config", "data", "model"},
-    "evaluate": {"config", "data", "model", "train"},
-    "export": {"config", "data", "model", "train"},
-    "report": {"config", "data", "model", "train"},
-    "command": {"config"},
-    "orchestrate": {"config", "space", "data", "model", "train", "evaluate", "export", "report"},
-}
+FLOORS = [
+    {"config", "periodic", "cloud_notice"},
+    {"collective", "storage", "recipes"},
+    {"data", "model"},
+    {"methods", "optim"},
+    {"train"},
+    {"evaluate", "export", "sweep", "planning"},
+    {"report"},
+    {"orchestrate"},
+    {"cli"},
+]
+"""From the bottom to the top: a package imports itself and the floors below it, but for `data` and `model`."""
+NO_TORCH = {"config", "storage", "recipes", "periodic", "cloud_notice", "data"}
+TORCHVISION_SOURCE = "data/prepare/torchvision.py"
+"""Reads torchvision's datasets, for `prepare` alone."""
 MODULES = [path for path in ROOT.rglob("*.py") if path.parent != ROOT or path.stem != "__init__"]
 
 
@@ -39,18 +41,40 @@ def imports(path: Path) -> set[str]:
     return found
 
 
+def floor_of(package: str) -> int:
+    return next(number for number, packages in enumerate(FLOORS) if package in packages)
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_go_one_way(path: Path) -> None:
-    layer = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    inside = path.relative_to(ROOT)
+    package = inside.parts[0].removesuffix(".py")
     for name in imports(path):
-        package = name.split(".")[0]
-        if package == "simclr_ray":
-            target = name.split(".")[1]
-            assert target == layer or target in ALLOWED[layer], f"{layer} imports {target}"
-        if package == "ray":
-            assert layer == "orchestrate", f"{path} imports ray"
-        if package in ("torch", "torchvision"):
-            assert layer not in ("checks", "config", "space", "data", "command"), f"{path} imports {package}"
+        first, _, rest = name.partition(".")
+        if first == "simclr_ray" and rest:
+            target = rest.split(".")[0]
+            assert target == package or floor_of(target) < floor_of(package), f"{package} imports {target}"
+        if first == "ray":
+            assert package == "orchestrate", f"{inside} imports ray"
+        if first in ("torch", "torchvision"):
+            assert package not in NO_TORCH or str(inside) == TORCHVISION_SOURCE, f"{inside} imports {first}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "orchestrate").rglob("[!_]*.py")), ids=lambda path: path.stem)
+def test_what_lies_in_orchestrate_needs_ray(path: Path) -> None:
+    names = imports(path)
+    assert any(name == "ray" or name.startswith(("ray.", "simclr_ray.orchestrate.")) for name in names)
+
+
+def test_rank_and_size_are_asked_in_one_file() -> None:
+    asking = {"get_rank", "get_world_size"}
+    found = {
+        str(path.relative_to(ROOT))
+        for path in MODULES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in asking
+    }
+    assert found == {"collective.py"}
 
 
 def test_a_data_worker_loads_neither_torch_nor_ray() -> None:

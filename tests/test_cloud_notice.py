@@ -9,8 +9,8 @@ from time import monotonic, time
 import pytest
 
 from fake_metadata import FakeMetadata, fake_metadata
-from simclr_ray.orchestrate import cloud_notice
-from simclr_ray.orchestrate.cloud_notice import Aws, NoAnswer, Notice, Poll, Risk, poll_azure, poll_gcp
+from simclr_ray import cloud_notice
+from simclr_ray.cloud_notice import Aws, NoAnswer, Notice, Poll, Risk, poll_azure, poll_gcp
 
 NOON = datetime(2026, 11, 20, 12, 0, 30, tzinfo=UTC).timestamp()
 CLOUDS: dict[str, Callable[[str], Poll]] = {

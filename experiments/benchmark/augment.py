@@ -26,7 +26,7 @@ import tyro
 from PIL import Image, ImageFilter
 
 from simclr_ray.config import AugmentConfig
-from simclr_ray.data.augment import ViewParams, augment_pair, draw_views, render
+from simclr_ray.data.augment.views import ViewParams, augment_pair, draw_views, render
 from simclr_ray.data.decode import decode
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -34,7 +34,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MEMORY_PROBE = """
 import sys, numpy as np
 from simclr_ray.config import AugmentConfig
-from simclr_ray.data.augment import augment_pair
+from simclr_ray.data.augment.views import augment_pair
 from simclr_ray.data.decode import decode
 config = AugmentConfig()
 out = np.empty((2, config.size, config.size, 3), np.uint8)

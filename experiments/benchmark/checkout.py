@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import sleep, time
 
-from simclr_ray.data.rows import Row, read_rows
-from simclr_ray.data.storage import open_location
+from simclr_ray.storage.location import open_location
+from simclr_ray.storage.rows import Row, read_rows
 
 HERE = Path(__file__).parents[2]
 POLL_S = 0.05

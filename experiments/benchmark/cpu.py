@@ -32,7 +32,7 @@ import torch
 
 from checkout import HERE, environment, prepare, pretrain
 from plain_loop import LEAST_ROWS, ROW_STEPS, SKIPPED_ROWS
-from simclr_ray.command import parse, run_command
+from simclr_ray.cli.command import parse, run_command
 from simclr_ray.config import BadInput
 from simclr_ray.data.dataset import SliceReader, open_dataset
 from simclr_ray.data.decode import decode

@@ -22,8 +22,8 @@ from typing import Literal
 
 from ray.cluster_utils import Cluster
 
-from simclr_ray.command import parse, run_command
-from simclr_ray.orchestrate.notice import drain_here
+from simclr_ray.cli.command import parse, run_command
+from simclr_ray.orchestrate.preemption.drain import drain_here
 from simclr_ray.report.goodput import account, table
 from simclr_ray.report.run import read_run
 

@@ -1,8 +1,8 @@
 """Our training step on a fixed batch, without Ray. cpu.py starts it for this checkout, and for another one too.
 
-    PYTHONPATH=CHECKOUT:CHECKOUT/experiments python experiments/benchmark/our_step.py [--width 0.25] [--processes 2]
+    PYTHONPATH=CHECKOUT python experiments/benchmark/our_step.py [--width 0.25] [--processes 2]
 
-The package and the recipe are those of the checkout, so `our_step` alone uses them, and only what old and new ones
+The package is that of the checkout (of this layout or a later one), so `our_step` alone uses it, and only what both
 share. Prints a JSON line: images/s, the parameters of the encoder, and the shares of the step's parts.
 """
 
@@ -21,8 +21,8 @@ import torch
 import torch.distributed as dist
 import tyro
 
-from recipes import cifar10_rn18_200ep
-from simclr_ray.train import collective
+from simclr_ray import collective
+from simclr_ray.recipes import cifar10_rn18_200ep
 from simclr_ray.train import step as step_module
 from simclr_ray.train.memory import keep_freed_memory
 from simclr_ray.train.state import initial_state

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Literal
 
-from simclr_ray.command import parse, run_command
+from simclr_ray.cli.command import parse, run_command
 from simclr_ray.config import Config
-from simclr_ray.space import parse_space
+from simclr_ray.sweep.space import parse_space
 
 SETTINGS = {
     "data.train": "synthetic:2048",
@@ -76,8 +76,8 @@ class _Row:
 
 
 def _sweep(sampler: Literal["tpe", "random"], seed: int, arguments: Arguments, storage: str) -> _Row:
-    from simclr_ray.orchestrate.sweep import SweepSettings, sweep
-    from simclr_ray.report.sweep import read_sweep
+    from simclr_ray.orchestrate.sweep.tune import SweepSettings, sweep
+    from simclr_ray.sweep.records import read_sweep
 
     config = Config().with_overrides(SETTINGS | {"train.seed": seed})
     settings = SweepSettings(
@@ -105,8 +105,8 @@ def _sweep(sampler: Literal["tpe", "random"], seed: int, arguments: Arguments, s
 def _rankme_against_knn(runs: list[str]) -> float:
     from scipy.stats import spearmanr
 
-    from simclr_ray.data.rows import read_rows
-    from simclr_ray.data.storage import open_location
+    from simclr_ray.storage.location import open_location
+    from simclr_ray.storage.rows import read_rows
 
     checks = [[row for row in read_rows(open_location(run) / "metrics.jsonl") if "rankme" in row] for run in runs]
     first = [rows[0] for rows in checks if rows]

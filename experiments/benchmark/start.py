@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from time import time
 
 from checkout import HERE, Run, pretrain
-from simclr_ray.command import parse, run_command
+from simclr_ray.cli.command import parse, run_command
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from simclr_ray.config import BadInput
-from simclr_ray.data.storage import Location, open_location
+from simclr_ray.storage.location import Location, open_location
 
 INDEX = "dataset.json"
 BAD_LIST = "bad.jsonl"

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from simclr_ray.config import AugmentConfig
-from simclr_ray.data.augment import augment_pair
+from simclr_ray.data.augment.views import augment_pair
 from simclr_ray.data.cache import PixelCache
 from simclr_ray.data.dataset import Dataset, SliceReader
 from simclr_ray.data.decode import BadPicture, decode

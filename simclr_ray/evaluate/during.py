@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from simclr_ray import collective
 from simclr_ray.config import BadInput, Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.evaluate.accuracy import hits
 from simclr_ray.evaluate.features import Features, extract
 from simclr_ray.evaluate.fitted import first_held_out
+from simclr_ray.evaluate.images import PictureBatch, centered, read_pictures
 from simclr_ray.evaluate.knn import knn_predict
 from simclr_ray.evaluate.label_free import rankme
 from simclr_ray.evaluate.linear import predict, probe_config, train_probe
-from simclr_ray.evaluate.pictures import PictureBatch, centered, read_pictures
-from simclr_ray.model.simclr import SimCLR
-from simclr_ray.train import collective
+from simclr_ray.methods.network import SimCLR
 from simclr_ray.train.loop import Diverged, Evaluate
 
 BATCH_SLICES = 8

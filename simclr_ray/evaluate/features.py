@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from simclr_ray.evaluate.pictures import PictureBatch
-from simclr_ray.model.encoder import ResNet
+from simclr_ray.evaluate.images import PictureBatch
+from simclr_ray.model.resnet import ResNet
 from simclr_ray.train.batch import channel_scale, normalise
 
 

@@ -11,26 +11,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
-import torch.distributed._functional_collectives as funcol
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-
-def _sum(x: Tensor) -> Tensor:
-    """The sum over all workers: by the collective that the compiler traces, or the one that costs no Python."""
-    world = dist.group.WORLD
-    assert world is not None
-    if torch.compiler.is_compiling():
-        return funcol.all_reduce(x.contiguous(), "sum", world)
-    total = x.clone(memory_format=torch.contiguous_format)
-    dist.all_reduce(total)
-    return total
-
-
-def _several_workers() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+from simclr_ray import collective
 
 
 class BatchNorm(nn.Module):
@@ -59,7 +44,7 @@ class BatchNorm(nn.Module):
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         if not has_fused_kernels(x):
             return self._arithmetic(x)
-        if _several_workers():
+        if not collective.alone():
             y, mean, var, rows = _FusedOverWorkers.apply(x, self.weight, self.bias, self.eps)
             self._update_running(mean, var, rows * x[0, 0].numel())
             return y
@@ -76,7 +61,7 @@ class BatchNorm(nn.Module):
         wide = x if x.dtype == torch.float64 else x.float()
         mean, square = wide.mean(dims), wide.square().mean(dims)
         rows: Tensor | int = x.shape[0]
-        if _several_workers():
+        if not collective.alone():
             mean, square, rows = _moments_over_workers(mean, square, x.shape[0])
         # float32 may put E[x^2] - E[x]^2 of a constant channel just below zero.
         var = (square - mean.square()).clamp(min=0)
@@ -109,11 +94,11 @@ class _SumOverWorkers(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        return _sum(x)
+        return collective.summed(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return _sum(grad)
+        return collective.summed(grad)
 
 
 def _moments_over_workers(mean: Tensor, square: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,7 +137,7 @@ class _FusedOverWorkers(torch.autograd.Function):
         dx, d_weight, d_bias = torch.ops.aten.native_batch_norm_backward(
             dy, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
         )
-        sums = _sum(torch.cat([d_weight, d_bias])) / (rows * x[0, 0].numel()).to(weight.dtype)
+        sums = collective.summed(torch.cat([d_weight, d_bias])) / (rows * x[0, 0].numel()).to(weight.dtype)
         slope, offset = (-weight * torch.rsqrt(var + ctx.eps) * sums.view(2, -1)).unbind()
         dx += F.batch_norm(x, mean, var, slope, offset, False, 0.0, ctx.eps)
         return dx, d_weight, d_bias if ctx.needs_input_grad[2] else None, None

@@ -12,13 +12,13 @@ import torch
 from simclr_ray.config import BadInput
 from simclr_ray.data.order import order_of
 from simclr_ray.evaluate.during import check_during
-from simclr_ray.export import export_encoder
-from simclr_ray.orchestrate.cluster import data_cpus, training_threads
+from simclr_ray.export.encoder import export_encoder
 from simclr_ray.orchestrate.failure import last_failure
-from simclr_ray.orchestrate.lease import holds, require_held
 from simclr_ray.orchestrate.stream import blocks, plan_stream
 from simclr_ray.orchestrate.task import Task
 from simclr_ray.orchestrate.worker import RayWorker
+from simclr_ray.planning.shares import data_cpus, training_threads
+from simclr_ray.storage.lease import holds, require_held
 from simclr_ray.train.attempt import run_attempt
 from simclr_ray.train.control import Ended
 from simclr_ray.train.memory import keep_freed_memory

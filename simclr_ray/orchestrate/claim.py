@@ -13,7 +13,7 @@ from ray.exceptions import RayError
 from ray.experimental import internal_kv
 from ray.train.v2._internal.execution.context import get_train_context
 
-from simclr_ray.data.storage import Location
+from simclr_ray.storage.location import Location
 
 COORDINATOR = "AutoscalingCoordinator"
 TIMEOUT_S = 10.0

@@ -1,22 +1,13 @@
-"""The Ray cluster that a run gets: joined or started, and what each worker may take of it."""
+"""The Ray cluster that a run gets: joined, or started on this machine."""
 
 from __future__ import annotations
 
 import logging
-import math
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
 
 import ray
 
-from simclr_ray.config import BadInput, MachineConfig
-
-MIN_DATA_CPUS = 0.1
-"""Less than this of a CPU for a worker's data is starvation, not sharing."""
-
-TRAINING_PER_DATA_CPU = 8
-"""On a CPU an image takes 30 to 100 times as long to train on as to load: one data CPU for so many that train."""
+from simclr_ray.planning.shares import Share, workers_that_fit
 
 ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
 """Ray Train and Tune train in a thread, and glibc gives the memory that a thread frees back to the system, whatever
@@ -46,58 +37,6 @@ def started_here() -> bool:
     return node is not None and node.is_head()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Share:
-    """What each training worker takes of the cluster."""
-
-    min_workers: int
-    max_workers: int
-    cpus: float
-    gpus: float
-    part: float = 1.0
-    """Of the cluster's CPUs and GPUs, what the run may count as its own."""
-
-
-def share_of(machine: MachineConfig, total_cpus: float, total_gpus: float) -> Share:
-    """Resolves what the config leaves open. Raises BadInput where nothing would be left for the data, never a hang."""
-    gpus = machine.gpus_per_worker
-    if gpus is None:
-        gpus = 1.0 if total_gpus else 0.0
-    most = machine.max_workers or max(machine.min_workers, _times(total_gpus, gpus) if gpus >= 1 else 1)
-    if 0 < gpus < 1 and most > 1:
-        raise BadInput(f"machine.gpus_per_worker {gpus:g}: NCCL wants a GPU for each worker of a run; set it to 1")
-    share = Share(min_workers=machine.min_workers, max_workers=most, cpus=machine.cpus_per_worker, gpus=gpus)
-    workers = workers_that_fit(share, [{"CPU": total_cpus, "GPU": total_gpus}])
-    if workers < share.min_workers:
-        raise BadInput(
-            f"machine.min_workers {share.min_workers} need {share.min_workers * share.cpus:g} CPUs and "
-            f"{share.min_workers * gpus:g} GPUs, the cluster has {total_cpus:g} and {total_gpus:g}: "
-            "lower machine.min_workers, machine.cpus_per_worker or machine.gpus_per_worker"
-        )
-    left, wanted = (total_cpus - workers * share.cpus) / workers, machine.data_cpus or MIN_DATA_CPUS
-    if left < wanted:
-        raise BadInput(
-            f"{workers} workers of {share.cpus:g} CPUs leave {left:g} of {total_cpus:g} CPUs for each one's data, "
-            f"{wanted:g} are needed: lower machine.max_workers or machine.cpus_per_worker"
-            + (", or machine.data_cpus" if machine.data_cpus else "")
-        )
-    return share
-
-
-def workers_that_fit(share: Share, nodes: Iterable[dict[str, float]]) -> int:
-    """Workers that nodes with these resources hold, counted as Ray's elastic policy does: node by node."""
-    total = 0.0
-    for node in nodes:
-        by_gpu = _times(node.get("GPU", 0.0), share.gpus) if share.gpus else math.inf
-        total += min(_times(node.get("CPU", 0.0), share.cpus), by_gpu)
-    return int(min(total, share.max_workers))
-
-
-def _times(whole: float, part: float) -> int:
-    """How often `part` fits: 0.1 fits into 1.0 ten times, whatever floats make of it."""
-    return int(whole / part + 1e-6)
-
-
 def rank_0_selector(share: Share) -> list[dict[str, str]] | None:
     """Labels of the nodes for each worker: the first, which is rank 0, on a machine that no notice comes for.
 
@@ -108,27 +47,3 @@ def rank_0_selector(share: Share) -> list[dict[str, str]] | None:
         if stays and workers_that_fit(share, [node["Resources"]]):
             return [{MARKET: ON_DEMAND}] + [{} for _ in range(share.max_workers - 1)]
     return None
-
-
-def data_cpus(machine: MachineConfig, workers: int, total_cpus: float, *, on_gpu: bool) -> float:
-    """CPUs that decode and augment for each of `workers`; 0 where training has taken all.
-
-    On a GPU whatever is left, on a CPU what its training can use up. `share_of` refuses to start with none; a group
-    that Ray has made larger since shares its CPUs rather than hang.
-    """
-    left = (total_cpus - workers * machine.cpus_per_worker) / workers
-    wanted = math.inf if on_gpu else max(1.0, total_cpus / workers / TRAINING_PER_DATA_CPU)
-    share = min(left, machine.data_cpus or wanted)
-    return math.floor(share) if share >= 1 else max(0.0, math.floor(share * 100) / 100)
-
-
-def training_threads(machine: MachineConfig, workers: int, total_cpus: float, *, node_cpus: int, on_gpu: bool) -> int:
-    """Torch's threads in a training worker: on a CPU its whole part of the cluster, up to what its node has.
-
-    Data workers run between its threads: they need a few percent of the time, and a core of their own would idle.
-    """
-    if machine.threads:
-        return machine.threads
-    if on_gpu:
-        return max(1, int(machine.cpus_per_worker))
-    return max(1, min(node_cpus, int(total_cpus / workers + 1e-6)))

@@ -13,19 +13,19 @@ from typing import Any, Literal
 import torch
 
 from simclr_ray.config import BadInput, EvaluateConfig
-from simclr_ray.data.center import center_view
+from simclr_ray.data.augment.center import center_view
 from simclr_ray.data.dataset import Dataset
-from simclr_ray.data.storage import Location
 from simclr_ray.evaluate.accuracy import Accuracy
 from simclr_ray.evaluate.features import Features, Pixels, extract
+from simclr_ray.evaluate.images import View, centered, cropped, read_pictures
 from simclr_ray.evaluate.knn import knn_accuracy
 from simclr_ray.evaluate.labels import require_same_classes
 from simclr_ray.evaluate.linear import ProbeConfig, probe_accuracy, probe_config, train_probe
-from simclr_ray.evaluate.pictures import View, centered, cropped, read_pictures
-from simclr_ray.export import Pretrained, encoder_file, load_pretrained
-from simclr_ray.model.encoder import ResNet
-from simclr_ray.model.simclr import build_model
+from simclr_ray.export.encoder import Pretrained, encoder_file, load_pretrained
+from simclr_ray.methods.network import build_model
+from simclr_ray.model.resnet import ResNet
 from simclr_ray.orchestrate.prepare import prepare_into
+from simclr_ray.storage.location import Location
 
 RESULTS_FILE = "evaluation.jsonl"
 PIXELS_SIZE = 32

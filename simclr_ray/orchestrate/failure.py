@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ray.experimental import internal_kv
 
 from simclr_ray.config import BadInput
-from simclr_ray.data.storage import Location
+from simclr_ray.storage.location import Location
 from simclr_ray.train.checkpoint import SavesFailed, complete_steps
 from simclr_ray.train.loop import Diverged
 

@@ -6,7 +6,6 @@ import ray.train
 import ray.train.torch
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig  # ray.train's own names are typed as V1
 
-from simclr_ray.data.object_store import patiently
 from simclr_ray.orchestrate.claim import drop_claim
 from simclr_ray.orchestrate.cluster import rank_0_selector
 from simclr_ray.orchestrate.failure import FailedAttempts
@@ -14,6 +13,7 @@ from simclr_ray.orchestrate.group_failure import StopOnFailure, cause_of, lost_w
 from simclr_ray.orchestrate.interrupt import saved_at_interrupt
 from simclr_ray.orchestrate.task import Task
 from simclr_ray.orchestrate.train_fn import train_fn
+from simclr_ray.storage.object_store import patiently
 
 NEVER_S = 1e9
 """Ray's own resize monitor would lose the steps since the last save: it is off."""

@@ -9,9 +9,9 @@ from ray.exceptions import ActorDiedError, RayActorError
 from ray.train import ControllerError, UserCallback, WorkerGroupError
 from torch.distributed import DistNetworkError
 
-from simclr_ray.data.storage import Location
 from simclr_ray.orchestrate.failure import ATTEMPTS, is_final, layers, newest_step, note_failure, unwrapped
-from simclr_ray.orchestrate.notice import draining
+from simclr_ray.orchestrate.preemption.drain import draining
+from simclr_ray.storage.location import Location
 from simclr_ray.train.control import Interrupted
 
 NODE_DIED = "its node has died"

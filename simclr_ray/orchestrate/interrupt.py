@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 
-from simclr_ray.data.storage import Location
 from simclr_ray.orchestrate.task import ask_to_end
+from simclr_ray.storage.location import Location
 
 SAVING = "\nsaving; Ctrl-C again ends at once"
 

@@ -13,12 +13,12 @@ from ray.exceptions import RayTaskError
 
 from simclr_ray.config import BadInput
 from simclr_ray.data.dataset import BAD_LIST, Dataset, is_dataset, open_dataset
-from simclr_ray.data.prepare import check, in_threads, ordered_work, require_settings, write_dataset
-from simclr_ray.data.source import Source, open_source, source_digest
-from simclr_ray.data.storage import open_location
-from simclr_ray.data.writer import claim
+from simclr_ray.data.prepare.build import check, in_threads, ordered_work, require_settings, write_dataset
+from simclr_ray.data.prepare.progress import shown
+from simclr_ray.data.prepare.source import Source, open_source, source_digest
+from simclr_ray.data.prepare.writer import claim
 from simclr_ray.orchestrate.cluster import join_or_start
-from simclr_ray.orchestrate.progress import shown
+from simclr_ray.storage.location import open_location
 
 # Up to here the threads of one machine are about done when a cluster's first tasks come back (1-3 s).
 SMALL_BYTES = 256 * 2**20
@@ -84,7 +84,7 @@ def open_any(spec: str) -> Source:
     """The source that `spec` names, torchvision's too."""
     if not spec.startswith("torchvision:"):
         return open_source(spec)
-    from simclr_ray.orchestrate.torchvision_source import open_torchvision  # seconds of imports
+    from simclr_ray.data.prepare.torchvision import open_torchvision  # seconds of imports
 
     return open_torchvision(spec)
 

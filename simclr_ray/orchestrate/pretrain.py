@@ -15,14 +15,15 @@ import ray
 from simclr_ray.config import FORMAT, BadInput, Config, EvaluateConfig, config_types, format_of, science_changes
 from simclr_ray.data.dataset import Dataset, is_dataset, open_dataset
 from simclr_ray.data.order import last_step, order_of
-from simclr_ray.data.rows import Row, read_rows
-from simclr_ray.data.run_folder import ENCODER
-from simclr_ray.data.storage import Location, open_location
 from simclr_ray.evaluate.fitted import allowing_for_fit, fitted_checks
-from simclr_ray.orchestrate.cluster import Share, join_or_start, share_of, started_here
-from simclr_ray.orchestrate.lease import lease
+from simclr_ray.orchestrate.cluster import join_or_start, started_here
 from simclr_ray.orchestrate.prepare import prepare_into
 from simclr_ray.orchestrate.task import Task
+from simclr_ray.planning.shares import Share, share_of
+from simclr_ray.storage.lease import lease
+from simclr_ray.storage.location import Location, open_location
+from simclr_ray.storage.rows import Row, read_rows
+from simclr_ray.storage.run_folder import ENCODER
 
 ALL_KEYS = frozenset(config_types())
 

@@ -8,8 +8,8 @@ from ray.experimental import internal_kv
 
 from simclr_ray.config import Config
 from simclr_ray.data.dataset import Dataset
-from simclr_ray.data.storage import Location
-from simclr_ray.orchestrate.cluster import Share
+from simclr_ray.planning.shares import Share
+from simclr_ray.storage.location import Location
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ray.train.torch
 import torch.distributed as dist
 
+from simclr_ray import collective
 from simclr_ray.orchestrate.attempt import attempt
 from simclr_ray.orchestrate.claim import note_claim
 from simclr_ray.orchestrate.task import Task
-from simclr_ray.train import collective
 
 
 def train_fn(settings: dict[str, Task]) -> None:

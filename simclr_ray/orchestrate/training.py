@@ -10,14 +10,14 @@ import torch
 from ray.experimental import internal_kv
 
 from simclr_ray.config import AugmentConfig
-from simclr_ray.data.augment import augment_pair
-from simclr_ray.data.rows import Row
+from simclr_ray.data.augment.views import augment_pair
 from simclr_ray.orchestrate.attempt import attempt
 from simclr_ray.orchestrate.failure import FailedAttempts, described, is_final, note_failure
 from simclr_ray.orchestrate.interrupt import saving_at_interrupt
-from simclr_ray.orchestrate.lease import holds
 from simclr_ray.orchestrate.task import Task
 from simclr_ray.orchestrate.watch import progress_line, rows_followed
+from simclr_ray.storage.lease import holds
+from simclr_ray.storage.rows import Row
 from simclr_ray.train.control import Interrupted
 from simclr_ray.train.metrics import note_giving_up
 

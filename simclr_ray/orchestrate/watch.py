@@ -13,8 +13,8 @@ from typing import TextIO
 from ray.exceptions import RayError
 from ray.experimental import internal_kv
 
-from simclr_ray.data.rows import Row
-from simclr_ray.orchestrate.background import repeating
+from simclr_ray.periodic import repeating
+from simclr_ray.storage.rows import Row
 
 BAR = 20
 LINE_EVERY_S = 10.0

@@ -14,11 +14,11 @@ import torch
 from ray.exceptions import RayError
 from ray.experimental import internal_kv
 
-from simclr_ray.data.rows import Row
-from simclr_ray.orchestrate.background import repeating
-from simclr_ray.orchestrate.cluster import Share, workers_that_fit
-from simclr_ray.orchestrate.notice import draining, save_requested_at
-from simclr_ray.train import collective
+from simclr_ray import collective
+from simclr_ray.orchestrate.preemption.drain import draining, save_requested_at
+from simclr_ray.periodic import repeating
+from simclr_ray.planning.shares import Share, workers_that_fit
+from simclr_ray.storage.rows import Row
 from simclr_ray.train.control import Signals
 
 POLL_S = 1.0

@@ -1,0 +1,1 @@
+"""What run and sweep folders say afterwards: status, goodput, curves, the sweep's page."""

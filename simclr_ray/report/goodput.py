@@ -21,8 +21,8 @@ from itertools import accumulate
 from math import inf
 from statistics import median
 
-from simclr_ray.data.rows import Row
 from simclr_ray.report.attempts import DRIVER_GONE, Attempt, attempts_of
+from simclr_ray.storage.rows import Row
 
 TRAINING, LOST, STALLS, EVALUATION = "training", "lost, trained again", "held up by saves", "evaluation"
 SETUP, FIRST_BATCH = "set-up", "first batch, compilation"

@@ -17,8 +17,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from simclr_ray.report.sweep import SweepRecords
-from simclr_ray.report.trials import Setting, Trial, short
+from simclr_ray.sweep.records import SweepRecords
+from simclr_ray.sweep.trials import Setting, Trial, short
 
 BEST, COMPLETE, PRUNED, FAILED, DEFAULT = "#D55E00", "#0072B2", "#666666", "#000000", "#009E73"
 DPI = 200

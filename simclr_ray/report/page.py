@@ -6,8 +6,9 @@ import base64
 from collections.abc import Iterator
 from html import escape
 
-from simclr_ray.data.storage import Location
-from simclr_ray.report.sweep import SweepRecords, against_default, best_recipe, cells, commands, cost, counts
+from simclr_ray.report.sweep import against_default, best_recipe, cells, commands, cost, counts
+from simclr_ray.storage.location import Location
+from simclr_ray.sweep.records import SweepRecords
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }

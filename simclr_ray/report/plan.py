@@ -1,204 +1,133 @@
-"""How long a run will take, what it will cost and what will hold it up: sums over the figures of plan_figures.py.
-
-A step is as slow as the slowest of what goes on side by side: training it and adding up its gradients, feeding it,
-reading its pictures, and, where training itself runs on CPUs, the cores that all this shares. Interruptions are counted
-to first order: each costs a restart, the work since the last save if it came unannounced, and the time that a smaller
-group, or none, trains until the node is replaced. Not counted: gradients, views and pictures that meet on one network,
-the loss of a node that only augments, storage and traffic in the price.
-"""
+"""A plan for a terminal, with all that it rests on; and beside what a run that has ended tells."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from statistics import median
 
-from simclr_ray.config import BadInput
-from simclr_ray.report.plan_figures import Figures, network_gbit_per_s
-from simclr_ray.report.plan_job import Fleet, Job
+from simclr_ray.config import BadInput, Config, science_changes
+from simclr_ray.planning.estimate import Plan, usd_per_hour
+from simclr_ray.planning.figures import Figures
+from simclr_ray.planning.job import Fleet, Job
+from simclr_ray.report.goodput import EVALUATION, FIRST_BATCH, SETUP, TRAINING, account
+from simclr_ray.report.run import read_run
+from simclr_ray.storage.location import open_location
 
-STEP, FEED, GRADIENTS, STORE = "step", "feed", "gradients", "store"
-SECOND_FORWARD = 4 / 3
-"""A pass that is run twice costs a forward more, which is a third of a step."""
-EVALUATION_SPEEDUP = 6
-"""Over training, in pictures: one view instead of two, and no backward."""
+
+def table(plan: Plan, job: Job, fleet: Fleet, figures: Figures) -> str:
+    """The answer, what each part alone would allow, where the time goes, and every figure with its source."""
+    price = usd_per_hour(fleet, figures)
+    return "\n".join(
+        [
+            f"{_machines(fleet)}: {job.steps:,} steps of {job.global_batch:,} pictures",
+            "",
+            f"time        {plan.hours:,.1f} h ({_clock(3600 * plan.hours)})",
+            f"price       {plan.dollars:,.2f} USD at {price:,.2f} an hour, without storage and traffic",
+            f"speed       {plan.images_per_s:,.0f} images/s",
+            f"bottleneck  {plan.step_time.bottleneck}",
+            f"goodput     {plan.goodput:.1%}, with {plan.interruptions:,.1f} interruptions",
+            "",
+            *_limits(plan, job),
+            "",
+            *_seconds(plan),
+            "",
+            *_figures(figures),
+        ]
+    )
+
+
+def _machines(fleet: Fleet) -> str:
+    cpu_nodes = f" and {fleet.cpu_nodes} x {fleet.cpu_machine.name}" if fleet.cpu_machine else ""
+    return (
+        f"{fleet.workers} workers on {fleet.nodes} x {fleet.machine.name}{cpu_nodes}, {fleet.data_cpus:g} CPUs for the "
+        "data of each"
+    )
+
+
+def _limits(plan: Plan, job: Job) -> list[str]:
+    time = plan.step_time
+    parts = [
+        ("step", time.step, "training alone"),
+        ("gradients", time.step + time.gradients, "training, then all-reduces"),
+        ("feed", time.feed, "decoding, views, Ray Data"),
+        ("store", time.store, "reading pictures; 0: cached on every node"),
+        ("cores", time.cores, "step and feed on the same CPUs; 0: on a GPU"),
+    ]
+    lines = [f"{name:<12}{job.global_batch / s if s else 0:>12,.0f}  {what}" for name, s, what in parts]
+    return ["images/s that each alone allows", *lines]
+
+
+def _seconds(plan: Plan) -> list[str]:
+    parts = [
+        ("until the first worker", plan.start_s),
+        ("set-up, first step", plan.first_step_s),
+        ("training", plan.training_s),
+        ("slower in smaller groups", plan.slow_s),
+        ("interruptions, work lost", plan.lost_s),
+        ("evaluation", plan.evaluation_s),
+        ("held up by saves", plan.stalls_s),
+    ]
+    return [f"{'':<26}{'seconds':>12}", *(f"{name:<26}{seconds:>12,.1f}" for name, seconds in parts)]
+
+
+def _figures(figures: Figures) -> list[str]:
+    lines = [f"{name:<28}{_number(figure.value):>10}  {figure.source}" for name, figure in figures.rows()]
+    return [f"{'what this rests on':<40}whence", *lines]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepTime:
-    """Seconds of one global step."""
+class Compared:
+    """One quantity, as planned and as a run had it."""
 
-    step: float
-    gradients: float
-    """Follows the step's backward."""
-    feed: float
-    store: float
-    cores: float
-    """What step and feed take together of all cores; 0 with GPUs."""
-    feeds_cores_most: bool
+    name: str
+    planned: float
+    actual: float
 
     @property
-    def seconds(self) -> float:
-        return max(self.step + self.gradients, self.feed, self.store, self.cores)
-
-    @property
-    def bottleneck(self) -> str:
-        if self.seconds == self.feed or (self.seconds == self.cores and self.feeds_cores_most):
-            return FEED
-        if self.seconds == self.store:
-            return STORE
-        return GRADIENTS if self.seconds == self.step + self.gradients and self.gradients > self.step else STEP
+    def ratio(self) -> float:
+        return self.planned / self.actual if self.actual else float("nan")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What to expect, in seconds unless named otherwise."""
-
-    step_time: StepTime
-    images_per_s: float
-    start_s: float
-    """Until the first worker is up: nodes, Ray."""
-    first_step_s: float
-    """From there until the first step is done."""
-    training_s: float
-    """By the whole group, undisturbed."""
-    evaluation_s: float
-    stalls_s: float
-    """Held up by saves."""
-    interruptions: float
-    lost_s: float
-    """Restarts and work done again, of all interruptions."""
-    slow_s: float
-    """What training by smaller groups adds."""
-    dollars: float
-
-    @property
-    def records_s(self) -> float:
-        """From the first worker to the end, as events.jsonl will tell it."""
-        parts = (self.first_step_s, self.training_s, self.evaluation_s, self.stalls_s, self.lost_s, self.slow_s)
-        return sum(parts)
-
-    @property
-    def hours(self) -> float:
-        return (self.start_s + self.records_s) / 3600
-
-    @property
-    def goodput(self) -> float:
-        """Training's part of `records_s`, as experiments/report.py --goodput counts it."""
-        return (self.training_s + self.slow_s) / self.records_s
+def against(plan: Plan, config: Config, run: str, now: float) -> list[Compared]:
+    """The plan beside the records of a finished run of the same science. Raises BadInput for another one."""
+    folder = open_location(run)
+    records = read_run(run, now)
+    theirs = Config.from_json((folder / "config.json").read_bytes().decode())
+    if config.train.precision == "auto":
+        config = config.with_overrides({"train.precision": theirs.train.precision})
+    changes = science_changes(theirs, config)
+    if changes:
+        raise BadInput(f"{run} was trained with other settings ({', '.join(changes)}): plan for the same ones")
+    if records.state != "finished":
+        raise BadInput(f"{run} is {records.state}: compare with a run that has ended")
+    found = account(records.events, records.rows)
+    # The first row has waited for the first batch too.
+    speeds = [row["images_per_s"] for row in records.rows[1:]] or [row["images_per_s"] for row in records.rows]
+    return [
+        Compared(name="images/s", planned=plan.images_per_s, actual=median(speeds)),
+        Compared(name="seconds of set-up, first step", planned=plan.first_step_s, actual=_sum(found.seconds)),
+        Compared(name="seconds of training", planned=plan.training_s + plan.slow_s, actual=found.seconds[TRAINING]),
+        Compared(name="seconds of evaluation", planned=plan.evaluation_s, actual=found.seconds[EVALUATION]),
+        Compared(name="seconds in all", planned=plan.records_s, actual=found.total_s),
+        Compared(name="goodput", planned=plan.goodput, actual=found.fraction),
+    ]
 
 
-def plan(job: Job, fleet: Fleet, figures: Figures) -> Plan:
-    """Raises BadInput where a figure is missing, or interruptions cost more than training gains between them."""
-    step_time = step_time_of(job, fleet, figures)
-    training = job.steps * step_time.seconds
-    evaluation = job.evaluations * _evaluation_s(job, fleet, figures)
-    save_every = min(job.save_every_s, step_time.seconds * (job.save_every_steps or job.steps))
-    stalls = training / save_every * job.state_bytes / (1e9 * figures.snapshot_gb_per_s.value)
-    useful = training + evaluation + stalls
-    lost_each, slow_each = _interruption_s(job, fleet, figures, save_every)
-    rate = fleet.nodes * figures.interruptions_per_node_hour.value / 3600
-    left = 1 - rate * (lost_each + slow_each)
-    if left <= 0:
-        raise BadInput(
-            f"an interruption every {1 / rate:,.0f} s that costs {lost_each + slow_each:,.0f} s leaves no time to "
-            "train: take fewer nodes, or lower machine.save_every_s"
-        )
-    interruptions = rate * useful / left
-    start = figures.node_start_s.value + figures.launch_s.value
-    first = figures.ready_s.value + figures.compile_s.value
-    hours = (start + first + useful / left) / 3600
-    return Plan(
-        step_time=step_time,
-        images_per_s=job.global_batch / step_time.seconds,
-        start_s=start,
-        first_step_s=first,
-        training_s=training,
-        evaluation_s=evaluation,
-        stalls_s=stalls,
-        interruptions=interruptions,
-        lost_s=interruptions * lost_each,
-        slow_s=interruptions * slow_each,
-        dollars=hours * usd_per_hour(fleet, figures),
-    )
+def _sum(seconds: dict[str, float]) -> float:
+    return seconds[SETUP] + seconds[FIRST_BATCH]
 
 
-def usd_per_hour(fleet: Fleet, figures: Figures) -> float:
-    """Of all nodes and the head."""
-    cpu_nodes = fleet.cpu_nodes * figures.cpu_node_usd_per_hour.value
-    return fleet.nodes * figures.usd_per_hour.value + cpu_nodes + figures.head_usd_per_hour.value
-
-
-def step_time_of(job: Job, fleet: Fleet, figures: Figures) -> StepTime:
-    rate = figures.step_images_per_s.value
-    if not rate:
-        raise BadInput(f"nobody knows how fast {fleet.machine.name} trains: give --measure, or --gpu-images-per-s")
-    forwards = SECOND_FORWARD if job.passes > 1 else 1.0
-    feed_core_s = 1 / (figures.core_images_per_s.value * figures.stream_efficiency.value)
-    step_core_s = 0.0 if fleet.machine.gpus else job.threads * forwards / rate
-    return StepTime(
-        step=job.busiest_rows * forwards / rate,
-        gradients=_gradients_s(job, fleet, figures),
-        feed=job.global_batch / _feed_images_per_s(job, fleet, figures),
-        store=0.0 if job.cached else job.global_batch * job.picture_kb * 1e3 / _store_bytes_per_s(fleet, figures),
-        cores=job.global_batch * (step_core_s + feed_core_s) / _cores(fleet, figures) if step_core_s else 0.0,
-        feeds_cores_most=feed_core_s > step_core_s,
-    )
-
-
-def _cores(fleet: Fleet, figures: Figures) -> float:
-    cpu_vcpus = fleet.vcpus - fleet.nodes * fleet.machine.vcpus
-    ours = fleet.nodes * fleet.machine.vcpus * figures.cores_per_vcpu.value
-    return ours + cpu_vcpus * figures.cpu_node_cores_per_vcpu.value
-
-
-def _feed_images_per_s(job: Job, fleet: Fleet, figures: Figures) -> float:
-    """Data workers next to training first, then those of the CPU nodes, whose views come through the network."""
-    view_bytes = 2 * 3 * job.size**2
-    wanted = fleet.workers * max(1, int(fleet.data_cpus))
-    left = fleet.nodes * fleet.machine.vcpus - fleet.workers * fleet.cpus_per_worker
-    near = min(wanted, left) if fleet.cpu_nodes else wanted
-    per_core = figures.core_images_per_s.value * figures.stream_efficiency.value
-    far_rate = (wanted - near) * figures.cpu_node_cores_per_vcpu.value * per_core
-    network = fleet.nodes * network_gbit_per_s(fleet.machine) / 8 * 1e9 * figures.network_efficiency.value
-    rate = near * figures.cores_per_vcpu.value * per_core + min(far_rate, network / view_bytes)
-    return min(rate, fleet.workers * figures.stream_mb_per_s.value * 1e6 / view_bytes)
-
-
-def _store_bytes_per_s(fleet: Fleet, figures: Figures) -> float:
-    def of(gbit_per_s: float) -> float:
-        usable = gbit_per_s * figures.network_efficiency.value
-        return min(usable, figures.store_gbit_per_s.value) / 8 * 1e9
-
-    far = fleet.cpu_nodes * of(network_gbit_per_s(fleet.cpu_machine)) if fleet.cpu_machine else 0.0
-    return fleet.nodes * of(network_gbit_per_s(fleet.machine)) + far
-
-
-def _gradients_s(job: Job, fleet: Fleet, figures: Figures) -> float:
-    """A ring within each node, one between the nodes, and two small all-reduces for each BatchNorm."""
-    if fleet.workers == 1:
-        return 0.0
-    moved, here = 2 * 4 * job.parameters, -(-fleet.workers // fleet.nodes)
-    within = moved * (here - 1) / here / (1e9 * figures.link_gb_per_s.value)
-    gbit_per_s = min(
-        network_gbit_per_s(fleet.machine) * figures.network_efficiency.value, figures.gradient_gbit_per_s.value
-    )
-    between = moved * (fleet.nodes - 1) / fleet.nodes / (gbit_per_s / 8 * 1e9)
-    syncs = job.batchnorms * (3 * job.passes if job.passes > 1 else 2)
-    return within + between + syncs * figures.sync_ms.value / 1e3
-
-
-def _evaluation_s(job: Job, fleet: Fleet, figures: Figures) -> float:
-    """Each worker decodes on its own threads, then extracts the features of its share."""
-    decoding = 1 / (figures.core_images_per_s.value * job.threads)
-    extracting = 1 / (EVALUATION_SPEEDUP * figures.step_images_per_s.value)
-    return job.evaluated_pictures / fleet.workers * (decoding + extracting)
-
-
-def _interruption_s(job: Job, fleet: Fleet, figures: Figures, save_every_s: float) -> tuple[float, float]:
-    """What one costs in restarts and lost work, and what the smaller group costs in training time."""
-    unannounced = figures.unannounced.value
-    killed = unannounced * (figures.kill_s.value + save_every_s / 2)
-    lost = (1 - unannounced) * figures.notice_s.value + killed + figures.compile_s.value
-    if not fleet.elastic:
-        return lost + figures.node_start_s.value, 0.0
-    alone = max(figures.node_start_s.value + job.settle_s, job.resize_every_s)
-    return lost + figures.grow_s.value + figures.compile_s.value, alone / fleet.nodes
+def comparison(rows: Sequence[Compared]) -> str:
+    """For a terminal. Seconds are those of the records, from the first worker on."""
+    lines = [f"{row.name:<32}{_number(row.planned):>10}{_number(row.actual):>10}{row.ratio:>8.2f}" for row in rows]
+    return "\n".join([f"{'':<32}{'planned':>10}{'run':>10}{'ratio':>8}", *lines])

@@ -12,7 +12,6 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
-from simclr_ray.report.importances import importances
 from simclr_ray.report.marks import (
     BEST,
     COMPLETE,
@@ -34,8 +33,9 @@ from simclr_ray.report.marks import (
     scatter,
 )
 from simclr_ray.report.surface import contours
-from simclr_ray.report.sweep import SweepRecords
-from simclr_ray.report.trials import Setting, Trial
+from simclr_ray.sweep.importances import importances
+from simclr_ray.sweep.records import SweepRecords
+from simclr_ray.sweep.trials import Setting, Trial
 
 LINES = {"best": BEST, "complete": COMPLETE, "pruned": PRUNED, "failed": FAILED, "running": DEFAULT}
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from simclr_ray.config import BadInput
-from simclr_ray.data.rows import Row, read_rows
-from simclr_ray.data.storage import open_location
 from simclr_ray.report.attempts import attempts_of
+from simclr_ray.storage.location import open_location
+from simclr_ray.storage.rows import Row, read_rows
 
 LEASE_S = 60.0
 """A driver renews driver.json every 10 s; by then another one would take its run over."""

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from simclr_ray.config import BadInput, Config
 from simclr_ray.data.dataset import open_dataset
 from simclr_ray.data.order import Order
-from simclr_ray.data.storage import Location, open_location
 from simclr_ray.report.attempts import attempts_of
 from simclr_ray.report.goodput import account
 from simclr_ray.report.run import LEASE_S, RunRecords, read_run
+from simclr_ray.storage.location import Location, open_location
 
 DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError)
 """What reading a folder raises whose files are not what a run writes; BadInput is a ValueError."""

@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from simclr_ray.report.marks import MARKS, SAYS, Picture, beside, kind, legend, panels, png, scale
-from simclr_ray.report.sweep import SweepRecords
-from simclr_ray.report.trials import Setting
+from simclr_ray.sweep.records import SweepRecords
+from simclr_ray.sweep.trials import Setting
 
 COLOURS = "viridis"
 GRID = 241

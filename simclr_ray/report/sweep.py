@@ -5,90 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from dataclasses import dataclass
 from typing import Any
 
 from simclr_ray.config import BadInput, config_types
-from simclr_ray.data.storage import Location, open_location
-from simclr_ray.report.trials import STATES, Setting, Trial, read_trials, setting, short
+from simclr_ray.sweep.records import SweepRecords
+from simclr_ray.sweep.trials import STATES, Trial, short
 
-FILE = "sweep.json"
 BUDGET_KEY = "machine.stop_after_epochs"
 """Where a trial is cut."""
-UNITS = {"knn_top1": "kNN top-1 (%)", "linear_top1": "linear top-1 (%)", "rankme": "RankMe (effective rank)"}
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepRecords:
-    """A sweep's settings (sweep.json) and its trials, best first."""
-
-    folder: Location
-    recipe: str
-    overrides: dict[str, Any]
-    """What the user set besides the recipe."""
-    space: list[Setting]
-    objective: str
-    trials_wanted: int
-    seed: int
-    budget_samples: int
-    trials: list[Trial]
-    """In the order of `read_trials`."""
-
-    @property
-    def best(self) -> Trial | None:
-        """Of the trials at full budget; None before one is complete."""
-        return next(iter(self.of_state("complete")), None)
-
-    @property
-    def default(self) -> Trial | None:
-        """The trial with the recipe's own values, if there is one."""
-        own = {setting.key: setting.default for setting in self.space}
-        return next((trial for trial in self.trials if trial.params == own), None)
-
-    @property
-    def unit(self) -> str:
-        """The objective in words, with its unit."""
-        return UNITS.get(self.objective, self.objective)
-
-    def budget_of(self, trial: Trial) -> int:
-        """Samples of the whole trial: searched epochs or batches give it its own."""
-        return self.budget_samples if trial.budget is None else trial.budget
-
-    def of_state(self, *states: str) -> list[Trial]:
-        return [trial for trial in self.trials if trial.state in states]
-
-
-def is_sweep(folder: str) -> bool:
-    """Whether a folder, local or by URI, is that of a sweep."""
-    return (open_location(folder) / FILE).exists()
-
-
-def read_sweep(folder: str) -> SweepRecords:
-    """The records of a sweep's folder, local or by URI. Raises BadInput where there is no sweep, or no trial yet."""
-    place = open_location(folder)
-    file = place / FILE
-    if not file.exists():
-        raise BadInput(f"there is no sweep {folder}: give the folder STORAGE/NAME that sweep.py wrote")
-    try:
-        told = json.loads(file.read_bytes())
-        keys = list(told["space"])
-        settings = [setting(key, told["space"][key], told["defaults"].get(key), keys) for key in keys]
-        records = SweepRecords(
-            folder=place,
-            recipe=told["recipe"],
-            overrides=told["overrides"],
-            space=settings,
-            objective=told["objective"],
-            trials_wanted=told["trials"],
-            seed=told["seed"],
-            budget_samples=told["budget_samples"],
-            trials=read_trials(place / "study.journal"),
-        )
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise BadInput(f"{file} is damaged ({error!r}): run the sweep's command again, which writes it") from None
-    if not records.trials:
-        raise BadInput(f"the sweep {folder} has no trials yet: ask again when the first has begun")
-    return records
 
 
 def cost(records: SweepRecords) -> str:

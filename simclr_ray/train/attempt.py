@@ -11,12 +11,13 @@ from contextlib import closing, nullcontext
 
 import numpy as np
 
+from simclr_ray import collective
 from simclr_ray.config import BadInput, Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.order import Order, last_step, order_of
-from simclr_ray.data.rows import Row, read_rows
-from simclr_ray.data.storage import Location
-from simclr_ray.train import checkpoint, collective
+from simclr_ray.storage.location import Location
+from simclr_ray.storage.rows import Row, read_rows
+from simclr_ray.train import checkpoint
 from simclr_ray.train.batch import Block, batches, on_device
 from simclr_ray.train.checkpoint import Saver
 from simclr_ray.train.control import Control

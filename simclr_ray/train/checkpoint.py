@@ -18,7 +18,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 
 from simclr_ray.config import BadInput
-from simclr_ray.data.storage import Location
+from simclr_ray.storage.location import Location
 from simclr_ray.train.state import Snapshot
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")

@@ -14,17 +14,17 @@ from time import monotonic, time
 
 import torch
 
+from simclr_ray import collective
 from simclr_ray.config import BadInput, Config
 from simclr_ray.data.order import Order
-from simclr_ray.data.rows import Row
-from simclr_ray.model.simclr import SimCLR
-from simclr_ray.train import collective
-from simclr_ray.train.bad_pictures import count_bad, new_bad
+from simclr_ray.methods.network import SimCLR
+from simclr_ray.optim.schedule import rate_at
+from simclr_ray.storage.rows import Row
+from simclr_ray.train.bad_images import count_bad, new_bad
 from simclr_ray.train.batch import Batch
 from simclr_ray.train.control import Action, Ended, Interrupted
 from simclr_ray.train.metrics import Meter, collapse_signals
 from simclr_ray.train.recorder import Recorder
-from simclr_ray.train.schedule import rate_at
 from simclr_ray.train.state import TrainState
 from simclr_ray.train.step import Project, StepResult, training_step
 from simclr_ray.train.worker import Worker

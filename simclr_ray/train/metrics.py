@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from simclr_ray.data.rows import Row, read_rows
-from simclr_ray.data.storage import Location
+from simclr_ray.storage.location import Location
+from simclr_ray.storage.rows import Row, read_rows
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from simclr_ray.config import Config, OptimConfig
-from simclr_ray.model.simclr import SimCLR, build_model
-from simclr_ray.train.lars import LARS, parameter_groups
-from simclr_ray.train.schedule import peak_lr
+from simclr_ray.methods.network import SimCLR, build_model
+from simclr_ray.optim.lars import LARS, parameter_groups
+from simclr_ray.optim.schedule import peak_lr
 
 
 @dataclass

@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from simclr_ray import collective
+from simclr_ray.methods.network import SimCLR
+from simclr_ray.methods.simclr import nt_xent
 from simclr_ray.model.batchnorm import set_update_running
-from simclr_ray.model.simclr import SimCLR
-from simclr_ray.train import collective
 from simclr_ray.train.batch import channel_scale, normalise
-from simclr_ray.train.loss import nt_xent
 
 Project = Callable[[UInt8[Tensor, "n h w 3"]], Float[Tensor, "n d"]]
 

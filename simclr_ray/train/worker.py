@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 
-from simclr_ray.train import collective
+from simclr_ray import collective
 from simclr_ray.train.control import Signals
 
 

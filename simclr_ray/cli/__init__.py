@@ -1,0 +1,1 @@
+"""The commands. One file each: arguments in, a library call, a few lines out."""

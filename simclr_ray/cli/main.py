@@ -1,0 +1,31 @@
+"""`simclr-ray COMMAND ...`: the commands under one name, as `pip install` puts it on the PATH."""
+
+from __future__ import annotations
+
+import difflib
+from importlib import import_module
+
+from simclr_ray.cli.command import run_command
+from simclr_ray.config import BadInput
+
+COMMANDS = ("pretrain", "prepare", "sweep", "evaluate", "report", "plan", "status", "demo")
+USAGE = f"usage: simclr-ray COMMAND ...\ncommands: {', '.join(COMMANDS)}\nsimclr-ray COMMAND --help lists its settings"
+
+
+def main(argv: list[str]) -> int | None:
+    if argv and argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    if not argv:
+        raise BadInput(f"name a command first: {', '.join(COMMANDS)}")
+    if argv[0] not in COMMANDS:
+        near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+        raise BadInput(f"no command is called {argv[0]!r}: " + (f"did you mean {near[0]}?" if near else USAGE))
+    command = import_module(f"simclr_ray.cli.{argv[0]}")  # that one alone: some take seconds to import
+    code: int | None = command.main(argv[1:])
+    return code
+
+
+def entry() -> None:
+    """The console script."""
+    run_command(main)

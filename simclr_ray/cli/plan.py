@@ -1,0 +1,87 @@
+"""Says what a run will take and cost on which machines, and what will hold it up; nothing is started.
+
+    python experiments/plan.py RECIPE [overrides] --instance TYPE --workers N [--cpu-instance TYPE --cpu-workers M]
+    python experiments/plan.py RECIPE [overrides] --workers 1 --measure [--against RUN]    # on this machine
+
+The last table names every figure that the answer rests on, and whether it was measured or assumed. `--measure` replaces
+the two that matter most by what this machine does; `--against` sets the plan beside a run that has ended.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import time
+
+from simclr_ray.cli.command import choose_recipe, parse_with_config
+from simclr_ray.planning.cost import model_cost
+from simclr_ray.planning.estimate import plan
+from simclr_ray.planning.figures import default_figures
+from simclr_ray.planning.fleet import fleet_of
+from simclr_ray.planning.job import job_of, memory_warning, pictures_of
+from simclr_ray.planning.machines import LOCAL, instance
+from simclr_ray.planning.measure import this_machine, with_measured
+from simclr_ray.planning.shares import training_threads
+from simclr_ray.recipes import RECIPES
+from simclr_ray.report.plan import against, comparison, table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """Machines, and what is known better than the planner does."""
+
+    instance: str = "local"
+    """Type of the nodes that train; local: this machine."""
+    workers: int = 1
+    """Training workers: one GPU each, unless --machine.gpus-per-worker says otherwise."""
+    cpu_instance: str | None = None
+    """Type of the nodes that only augment."""
+    cpu_workers: int = 0
+    """How many of those nodes."""
+    spot_price: float | None = None
+    """USD an hour of a training node."""
+    cpu_spot_price: float | None = None
+    """USD an hour of an augmenting node."""
+    interruptions_per_hour: float | None = None
+    """Of each training node."""
+    images: int | None = None
+    """Pictures in the data; None: asked of the data, if they are prepared."""
+    picture_kb: float | None = None
+    """Size of an encoded picture."""
+    gpu_images_per_s: float | None = None
+    """Of one worker's training step, on whatever device."""
+    core_images_per_s: float | None = None
+    """Of one core that decodes and renders both views."""
+    measure: bool = False
+    """Measure those two here, for about 10 s each; on drawn pictures, unless --data.train is a prepared dataset."""
+    against: str | None = None
+    """A run folder to compare the plan with."""
+
+
+def main(argv: list[str]) -> None:
+    recipe, rest = choose_recipe(argv, RECIPES)
+    arguments, config = parse_with_config(Arguments, rest, RECIPES[recipe](), __doc__)
+
+    machine = this_machine() if arguments.instance == LOCAL else instance(arguments.instance)
+    fleet = fleet_of(config.machine, arguments.workers, machine, arguments.cpu_instance, arguments.cpu_workers)
+    cost = model_cost(config.model, config.augment.size)
+    pictures = pictures_of(config, arguments.images, arguments.picture_kb)
+    threads = training_threads(
+        config.machine, fleet.workers, fleet.vcpus, node_cpus=fleet.machine.vcpus, on_gpu=fleet.machine.gpus > 0
+    )
+    job = job_of(config, cost, pictures, arguments.workers, threads=threads)
+    figures = default_figures(job, cost, fleet)
+    if arguments.measure:
+        figures = with_measured(figures, config, job)
+    figures = figures.given(
+        step_images_per_s=arguments.gpu_images_per_s,
+        core_images_per_s=arguments.core_images_per_s,
+        usd_per_hour=arguments.spot_price,
+        cpu_node_usd_per_hour=arguments.cpu_spot_price,
+        interruptions_per_node_hour=arguments.interruptions_per_hour,
+    )
+    found = plan(job, fleet, figures)
+    print(table(found, job, fleet, figures))
+    if warning := memory_warning(config, cost, job, fleet):
+        print(f"\nwarning: {warning}")
+    if arguments.against:
+        print(f"\n{comparison(against(found, config, arguments.against, time()))}")

@@ -1,0 +1,50 @@
+"""Says how far a run is, or where its time went, or what a sweep found.
+
+    python experiments/report.py RUN
+    python experiments/report.py RUN --goodput
+    python experiments/report.py SWEEP
+
+RUN: a run folder, local or by URI, that is trained now or was once. SWEEP: the folder of a sweep, whose pictures and
+page go into its folder report/.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import time
+from typing import Annotated
+
+import tyro
+
+from simclr_ray.cli.command import parse
+from simclr_ray.config import BadInput
+from simclr_ray.report.goodput import account, table
+from simclr_ray.report.page import write_page
+from simclr_ray.report.run import read_run, summary
+from simclr_ray.report.sweep import findings
+from simclr_ray.sweep.records import is_sweep, read_sweep
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
+    """The folder of a run or a sweep, local or by URI."""
+    goodput: bool = False
+    """Of a run, account for every second: training, lost work, set-up, waiting by cause."""
+
+
+def main(argv: list[str]) -> None:
+    arguments = parse(Arguments, argv, description=__doc__)
+    if is_sweep(arguments.run):
+        if arguments.goodput:
+            raise BadInput(f"{arguments.run} is a sweep: --goodput is for one of its runs, such as SWEEP/trial-0000")
+        sweep = read_sweep(arguments.run)
+        print(findings(sweep))
+        print(f"\npictures and all of this: {write_page(sweep)}")
+        return
+    now = time()
+    run = read_run(arguments.run, now)
+    if arguments.goodput:
+        print(table(account(run.events, run.rows, now=now if run.state == "running" else None)))
+    else:
+        print(summary(run))

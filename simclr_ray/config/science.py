@@ -1,0 +1,155 @@
+"""What determines the result of a run: data, views, network, objective, optimizer, batch and the check's protocol."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from simclr_ray.config.checks import require, require_at_least
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The pictures: where they are, and what the run expects of them."""
+
+    train: str = "synthetic:4096"
+    """A prepared dataset, or anything that experiments/prepare.py takes: it is then prepared once into the storage."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Channel means of [0, 1] pictures, subtracted on the device (ImageNet's unless told)."""
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    """Channel standard deviations, divided by on the device."""
+    max_bad_fraction: float = 0.001
+    """The run ends when more pictures than max(10, this fraction of the rows) cannot be decoded."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.train), "data.train is empty: give a folder of pictures or a prepared dataset")
+        require(min(self.std) > 0, f"data.std must be positive, not {self.std}")
+        require(0 <= self.max_bad_fraction <= 1, "data.max_bad_fraction must lie in [0, 1]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """The distribution of views (SimCLR, appendix A). The defaults are those of ImageNet."""
+
+    size: int = 224
+    """Side of a view in pixels."""
+    crop_min: float = 0.08
+    """Smallest part of the picture's area that a crop keeps; the largest is all of it."""
+    flip_p: float = 0.5
+    strength: float = 1.0
+    """s: brightness, contrast and saturation up to 0.8 s, hue up to 0.2 s."""
+    jitter_p: float = 0.8
+    grayscale_p: float = 0.2
+    blur_p: float = 0.5
+    blur_sigma_min: float = 0.1
+    blur_sigma_max: float = 2.0
+
+    def __post_init__(self) -> None:
+        require(8 <= self.size <= 1024, f"augment.size must lie in 8..1024 pixels, not {self.size}")
+        require(0 < self.crop_min <= 1, f"augment.crop_min must lie in (0, 1], not {self.crop_min}")
+        require(0 <= self.strength <= 2.5, f"augment.strength must lie in [0, 2.5], not {self.strength}")
+        for name in ("flip_p", "jitter_p", "grayscale_p", "blur_p"):
+            require(0 <= getattr(self, name) <= 1, f"augment.{name} is a probability, not {getattr(self, name)}")
+        require(
+            0 < self.blur_sigma_min <= self.blur_sigma_max, "augment.blur_sigma_min must lie in (0, blur_sigma_max]"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The encoder, which is kept, and the projection head, which is not."""
+
+    arch: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet50"
+    width: float = 1.0
+    """Multiplies every channel count: 1, 2, 4, or a fraction."""
+    stem: Literal["imagenet", "cifar"] = "imagenet"
+    """imagenet: 7x7 stride 2 and max pool; cifar: 3x3 stride 1 and no pool, for pictures of 32 px and below."""
+    head: Literal["none", "linear", "mlp"] = "mlp"
+    head_layers: Literal[2, 3] = 2
+    """Layers of the mlp head."""
+    head_hidden: int | None = None
+    """Hidden width of the mlp head; None: that of the feature."""
+    head_dim: int = 128
+    """Dimension of the projection z (not used by the head `none`)."""
+    head_batchnorm: bool = False
+    """BatchNorm after every layer of the mlp head, whose dense layers then have no bias."""
+
+    def __post_init__(self) -> None:
+        planes = 64 * self.width
+        require(planes >= 1 and planes == int(planes), f"model.width must make 64 x width whole, not {self.width}")
+        require_at_least(1, "model", self, "head_dim", "head_hidden")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """NT-Xent's temperature, the optimizer and its schedule."""
+
+    temperature: float = 0.1
+    optimizer: Literal["lars", "sgd", "adamw"] = "lars"
+    lr_per_256: float = 0.3
+    """Learning rate at a global batch of 256; see lr_scaling."""
+    lr_scaling: Literal["linear", "sqrt"] = "linear"
+    """linear: lr_per_256 x B / 256; sqrt: lr_per_256 x sqrt(B / 256) (the paper's 0.075 sqrt(B) is 1.2 here)."""
+    momentum: float = 0.9
+    """Momentum of lars and sgd."""
+    weight_decay: float = 1e-6
+    trust_coefficient: float = 0.001
+    """LARS's eta."""
+    warmup_epochs: float = 10.0
+
+    def __post_init__(self) -> None:
+        require(self.temperature > 0, f"optim.temperature must be positive, not {self.temperature}")
+        require(self.lr_per_256 > 0, f"optim.lr_per_256 must be positive, not {self.lr_per_256}")
+        require(0 <= self.momentum < 1, f"optim.momentum must lie in [0, 1), not {self.momentum}")
+        require(self.trust_coefficient > 0, "optim.trust_coefficient must be positive")
+        require_at_least(0, "optim", self, "weight_decay", "warmup_epochs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long, over which batch, with which arithmetic."""
+
+    epochs: int = 100
+    global_batch: int = 4096
+    """B: pictures in a step, over all workers; a multiple of the dataset's slice_rows."""
+    pass_size: int | None = None
+    """Pictures in one forward over all workers, a divisor of B; BatchNorm is over both their views. None: B."""
+    precision: Literal["auto", "float64", "float32", "bf16"] = "auto"
+    """auto: bf16 autocast on a GPU and on a CPU with instructions for it (AVX512-BF16, AMX), float32 on others;
+    resolved at the first start and kept."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_at_least(1, "train", self, "epochs", "pass_size")
+        require_at_least(2, "train", self, "global_batch")
+        require(0 <= self.seed < 2**63, f"train.seed must lie in 0..2^63 - 1, not {self.seed}")
+        if self.pass_size is not None:
+            require(
+                self.global_batch % self.pass_size == 0,
+                f"train.pass_size {self.pass_size} does not divide train.global_batch {self.global_batch}",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """The check during training: off unless every_epochs is set."""
+
+    every_epochs: int = 0
+    """Epochs between two checks, and one at the end; 0: none."""
+    method: Literal["knn", "linear", "rankme"] = "knn"
+    """What is measured: accuracy of kNN, of a linear classifier as well, or rankme alone, which needs no labels."""
+    train: str | None = None
+    """Labelled pictures for the bank; None: data.train."""
+    test: str | None = None
+    """Labelled pictures to classify: a dataset, or anything that prepare takes. None: rows held out of the bank's."""
+    bank_rows: int = 50_000
+    """The first so many rows of the (shuffled) training set are the bank."""
+    test_rows: int = 10_000
+    """The first so many of the test set, or the last of the training set (half of it at most) where there is none."""
+    neighbours: int = 200
+    temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        require_at_least(0, "evaluate", self, "every_epochs")
+        require_at_least(1, "evaluate", self, "bank_rows", "test_rows", "neighbours")
+        require(self.temperature > 0, "evaluate.temperature must be positive")

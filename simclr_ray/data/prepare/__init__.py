@@ -1,0 +1,1 @@
+"""From a source of images (folder, Parquet, tars, torchvision, synthetic) to a prepared dataset."""

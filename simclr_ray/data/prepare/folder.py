@@ -1,0 +1,56 @@
+"""A folder of pictures: one file each, with class folders or without."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+
+from simclr_ray.config import BadInput
+from simclr_ray.data.dataset import PICTURE
+from simclr_ray.storage.location import Location
+
+SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"
+})  # fmt: skip
+
+# Requests in flight to an object store, where a small file costs a round trip and no CPU.
+REQUESTS = 16
+
+
+def list_pictures(paths: list[str]) -> tuple[pa.Table, tuple[str, ...] | None]:
+    """A row (path, label) for each path, and the class names.
+
+    Labels number the sorted first-level folders, as torchvision's ImageFolder does. There are none unless every
+    picture lies in such a folder and there are two of them at least: one class tells nothing.
+    """
+    tops = [path.partition("/")[0] if "/" in path else None for path in paths]
+    classes = tuple(sorted({top for top in tops if top is not None}))
+    if None in tops or len(classes) < 2:
+        return pa.table({"path": paths, "label": pa.nulls(len(paths), pa.int32())}), None
+    number = {name: label for label, name in enumerate(classes)}
+    labels = pa.array([number[top] for top in tops if top is not None], pa.int32())
+    return pa.table({"path": paths, "label": labels}), classes
+
+
+def read(location: Location, work: pa.Table) -> Iterator[pa.Table]:
+    """One table with the files of `work`. Raises BadInput for a file that was listed and cannot be opened here."""
+    paths = work["path"].to_pylist()
+
+    def fetch(path: str) -> bytes:
+        try:
+            return (location / path).read_bytes()
+        except (FileNotFoundError, PermissionError):
+            raise BadInput(
+                f"{location / path} was listed but cannot be read on {socket.gethostname()}: every node must see the "
+                "pictures, and nobody may move them meanwhile"
+            ) from None
+
+    if location.local:
+        images = [fetch(path) for path in paths]
+    else:
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            images = list(pool.map(fetch, paths))
+    yield pa.table([images, work["label"], paths], schema=PICTURE)

@@ -1,0 +1,71 @@
+"""torchvision's datasets as a source: `torchvision:CIFAR10`, `torchvision:STL10:unlabeled`, downloaded if missing."""
+
+from __future__ import annotations
+
+import inspect
+import io
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+import torchvision
+from PIL import Image
+
+from simclr_ray.config import BadInput
+from simclr_ray.data.dataset import PICTURE
+from simclr_ray.data.prepare.source import Source, spec_digest
+
+
+def open_torchvision(spec: str) -> Source:
+    """`torchvision:NAME[:SPLIT]`, SPLIT train unless told.
+
+    The rule: a dataset class with a parameter `split` is given SPLIT; one with `train` is given whether SPLIT is train
+    (else it must be test); others cannot be used. Raises BadInput also where the download fails.
+    """
+    parts = spec.split(":")
+    name, split = parts[1], parts[2] if len(parts) > 2 else "train"
+    dataset_class = getattr(torchvision.datasets, name, None)
+    parameters = inspect.signature(dataset_class).parameters if inspect.isclass(dataset_class) else {}
+    arguments: dict[str, Any]
+    if "split" in parameters:
+        arguments = {"split": split}
+    elif "train" in parameters and split in ("train", "test"):
+        arguments = {"train": split == "train"}
+    else:
+        raise BadInput(f"{spec}: torchvision.datasets has no {name} with a split {split}; try torchvision:CIFAR10")
+    root = Path(torch.hub.get_dir()).parent / "datasets"
+    try:
+        pictures = dataset_class(root, download=True, **arguments)  # type: ignore[misc]
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(f"{spec} cannot be had: {reason}; put its files into {root}, or give another source") from None
+    classes = getattr(pictures, "classes", None)
+    return Source(
+        spec=spec,
+        digest=spec_digest(spec),
+        work=pa.table({"index": pa.array(range(len(pictures)), pa.int64())}),
+        listed=True,
+        read=partial(_read, pictures, split),
+        classes=tuple(str(name) for name in classes) if classes else None,
+        rows=len(pictures),
+        bytes=len(pictures) * len(_png(pictures[0][0])),
+        anywhere=False,
+    )
+
+
+def _read(pictures: Any, split: str, work: pa.Table) -> Iterator[pa.Table]:
+    """One table with the pictures of these numbers as PNG; labels that are no whole numbers are left out."""
+    numbers = work["index"].to_pylist()
+    samples = [pictures[i] for i in numbers]
+    images = [_png(picture) for picture, _ in samples]
+    labels = [int(label) if isinstance(label, int) else None for _, label in samples]
+    yield pa.table([images, labels, [f"{split}/{i}" for i in numbers]], schema=PICTURE)
+
+
+def _png(picture: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()

@@ -1,0 +1,74 @@
+"""WebDataset tars: pictures with their labels beside them, `key.jpg` and `key.cls`."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+
+import pyarrow as pa
+
+from simclr_ray.config import BadInput
+from simclr_ray.data.dataset import PICTURE
+from simclr_ray.storage.location import Location
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+BATCH_ROWS = 256
+BATCH_BYTES = 32 * 2**20
+
+Picture = dict[str, object]
+
+
+def read(location: Location, work: pa.Table) -> Iterator[pa.Table]:
+    """The pictures of these tars, in their order and in batches. Raises BadInput for a damaged tar."""
+    for name in work["name"].to_pylist():
+        batch: list[Picture] = []
+        size = 0
+        for picture in _pictures(location / name):
+            batch.append(picture)
+            size += len(picture["image"])  # type: ignore[arg-type]
+            if len(batch) == BATCH_ROWS or size >= BATCH_BYTES:
+                yield pa.Table.from_pylist(batch, PICTURE)
+                batch, size = [], 0
+        if batch:
+            yield pa.Table.from_pylist(batch, PICTURE)
+
+
+def _pictures(where: Location) -> Iterator[Picture]:
+    """Pictures with the label of their sample: the files in a row that share a name up to its first dot."""
+    sample: list[Picture] = []
+    label: int | None = None
+    current = None
+    for name, content in _files(where):
+        folder, _, base = name.rpartition("/")
+        key = f"{folder}/{base.partition('.')[0]}"
+        if key != current:
+            yield from (picture | {"label": label} for picture in sample)
+            sample, label, current = [], None, key
+        if name.lower().endswith(".cls"):
+            label = _label(where, name, content)
+        elif name.lower().endswith(SUFFIXES):
+            sample.append({"image": content, "path": f"{where.name}:{name}"})
+    yield from (picture | {"label": label} for picture in sample)
+
+
+def _files(where: Location) -> Iterator[tuple[str, bytes]]:
+    try:
+        with (
+            where.reading() as stream,
+            tarfile.open(fileobj=stream, mode="r|", bufsize=2**20) as tar,
+        ):
+            for member in tar:
+                if member.isfile() and member.name.lower().endswith((*SUFFIXES, ".cls")):
+                    content = tar.extractfile(member)
+                    assert content is not None
+                    yield member.name, content.read()
+                tar.members = []  # type: ignore[attr-defined]  # or it keeps every header that it has seen
+    except tarfile.TarError as error:
+        raise BadInput(f"{where} is a damaged tar ({error}): fetch it again") from None
+
+
+def _label(where: Location, name: str, content: bytes) -> int:
+    try:
+        return int(content)
+    except ValueError:
+        raise BadInput(f"{where}: {name} must hold the number of a class, not {content[:40]!r}") from None

@@ -1,0 +1,105 @@
+"""The pictures of a dataset as batches of single views with labels, decoded on a few threads ahead of their use."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Int64, UInt8
+
+from simclr_ray.config import AugmentConfig, BadInput
+from simclr_ray.data.augment.center import center_view
+from simclr_ray.data.augment.views import draw_views, render
+from simclr_ray.data.dataset import Dataset, SliceReader
+from simclr_ray.data.decode import BadPicture, decode
+
+View = Callable[[int, UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "s s 3"]]
+"""From a sample's id and decoded picture to the one view of it that is used."""
+
+UNLABELLED = -1
+
+LAST_EPOCH = 2**32 - 1
+
+
+@dataclass(frozen=True)
+class PictureBatch:
+    """Views of the rows that could be decoded, in the order of the dataset."""
+
+    pixels: UInt8[np.ndarray, "n s s 3"]
+    labels: Int64[np.ndarray, " n"]
+    """UNLABELLED where the dataset has none."""
+    ids: Int64[np.ndarray, " n"]
+    bad: int
+    """Pictures that could not be decoded and were left out."""
+
+
+def centered(size: int) -> View:
+    """The test-time view, of side `size`."""
+    return lambda _, image: center_view(image, size)
+
+
+def cropped(size: int, seed: int, copy: int) -> View:
+    """Random resized crop and flip, as the linear evaluation trains on (SimCLR, B.6); keyed by seed, copy and id."""
+    config = AugmentConfig(size=size, jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
+
+    def view(sample_id: int, image: np.ndarray) -> np.ndarray:
+        height, width = image.shape[:2]
+        # Epochs counted from the last possible one: the pretraining's own crops are not drawn again.
+        first, _ = draw_views(seed, LAST_EPOCH - copy, sample_id, height, width, config)
+        return render(image, first, size)
+
+    return view
+
+
+def read_pictures(
+    dataset: Dataset,
+    view: View,
+    *,
+    slices: Sequence[int] | None = None,
+    rows: int | None = None,
+    batch_slices: int = 8,
+    threads: int = 4,
+) -> Iterator[PictureBatch]:
+    """One view of every picture of `slices` (None: all) whose id is below `rows` (None: all).
+
+    With W workers, worker r passes slices r, r + W, ... Raises BadInput if none of a batch's pictures can be decoded.
+    """
+    reader = SliceReader(dataset)
+    rows = dataset.rows if rows is None else min(rows, dataset.rows)
+    if slices is None:
+        slices = range(-(-rows // dataset.slice_rows))
+    ahead: deque[tuple[pa.Table, Iterator[np.ndarray | None]]] = deque()
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, len(slices), batch_slices):
+            table = pa.concat_tables([reader.read_slice(g) for g in slices[start : start + batch_slices]])
+            table = table.filter(pc.field("id") < rows)
+            ids, images = table["id"].to_pylist(), table["image"].to_pylist()
+            ahead.append((table, pool.map(_viewed, [view] * len(ids), ids, images)))
+            if len(ahead) == 2:  # one batch is decoded while the caller works on the one before
+                yield _batch(*ahead.popleft())
+        while ahead:
+            yield _batch(*ahead.popleft())
+
+
+def _viewed(view: View, sample_id: int, content: bytes) -> np.ndarray | None:
+    try:
+        return view(sample_id, decode(content))
+    except BadPicture:
+        return None
+
+
+def _batch(table: pa.Table, views: Iterator[Any]) -> PictureBatch:
+    decoded = list(views)
+    good = np.array([view is not None for view in decoded])
+    ids = table["id"].to_numpy()
+    if not good.any():
+        raise BadInput(f"none of the pictures {ids[0]}..{ids[-1]} can be decoded; prepare the dataset again")
+    labels = table["label"].fill_null(UNLABELLED).to_numpy().astype(np.int64)
+    pixels = np.stack([view for view in decoded if view is not None])
+    return PictureBatch(pixels, labels[good], ids[good], int((~good).sum()))

@@ -1,0 +1,1 @@
+"""A trained encoder in the forms that other tools load."""

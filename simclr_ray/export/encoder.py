@@ -1,0 +1,149 @@
+"""The trained encoder as one safetensors file: torchvision's weight names, and what is needed to use them.
+
+Nothing here pickles: a file from anywhere can be loaded without running what it holds.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+
+from simclr_ray.config import BadInput, Config
+from simclr_ray.model.resnet import ResNet
+from simclr_ray.storage.location import Location, open_location
+from simclr_ray.storage.run_folder import ENCODER
+
+FORMAT = "simclr_ray encoder 1"
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """An encoder in eval mode, the pictures it expects, and the run that made it."""
+
+    encoder: ResNet
+    size: int
+    """Side in pixels of the views it was trained on."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    config_json: str
+
+    @property
+    def config(self) -> Config:
+        return Config.from_json(self.config_json)
+
+
+def export_encoder(encoder: ResNet, config: Config, folder: Location | str) -> Location:
+    """Writes `encoder.safetensors` into the run folder and returns where it is.
+
+    The weights are written in the precision that they have; at width 1 with the imagenet stem torchvision's
+    ResNet of the same name loads them, all but its `fc`. Equal weights and configs give equal bytes.
+    """
+    metadata = {
+        "format": FORMAT,
+        "arch": encoder.arch,
+        "width": str(encoder.width),
+        "stem": encoder.stem,
+        "size": str(config.augment.size),
+        "mean": json.dumps(config.data.mean),
+        "std": json.dumps(config.data.std),
+        "config": config.to_json(),
+    }
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    location = _opened(folder) / ENCODER
+    location.write_bytes(_with_metadata(safetensors.torch.save(weights), metadata))
+    return location
+
+
+def load_encoder(run_or_file: Location | str) -> ResNet:
+    """The encoder of a run folder or of a .safetensors file, local or by URI; on the CPU, in eval mode.
+
+    Raises BadInput if there is none, or if the file is not one of ours.
+    """
+    return load_pretrained(run_or_file).encoder
+
+
+def load_pretrained(run_or_file: Location | str) -> Pretrained:
+    """`load_encoder`, with the size, mean and std of the pictures and the config of the run."""
+    location = encoder_file(run_or_file)
+    content = location.read_bytes()
+    try:
+        weights = safetensors.torch.load(content)
+    except SafetensorError as error:
+        raise BadInput(f"{location} is no safetensors file ({error}); export the run again") from None
+    metadata = _metadata(content)
+    if metadata.get("format") != FORMAT:
+        raise BadInput(f"{location} was not written by this version of simclr_ray (its metadata lack '{FORMAT}')")
+    encoder = ResNet(metadata["arch"], width=float(metadata["width"]), stem=metadata["stem"])
+    encoder.to(weights["conv1.weight"].dtype).load_state_dict(weights)
+    return Pretrained(
+        encoder=encoder.eval(),
+        size=int(metadata["size"]),
+        mean=_channels(metadata["mean"]),
+        std=_channels(metadata["std"]),
+        config_json=metadata["config"],
+    )
+
+
+def encoder_file(run_or_file: Location | str) -> Location:
+    """Where the encoder of a run folder lies, or the file itself; BadInput if neither is there."""
+    location = _opened(run_or_file)
+    is_file = location.name.endswith(".safetensors")
+    file = location if is_file else location / ENCODER
+    try:
+        found = file.exists()
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise BadInput(f"cannot read {file}: {reason}; check the address, the credentials and the network") from None
+    if found:
+        return file
+    if is_file:
+        raise BadInput(f"there is no file {file}; give a run folder or an {ENCODER}")
+    raise BadInput(f"{location} has no {ENCODER}: a run writes it when it ends; finish the run or check the path")
+
+
+def loading_lines(file: Location, arch: str, *, width: float, stem: str) -> str:
+    """Python lines that load the file; without simclr_ray too, where torchvision has the same network."""
+    lines = ["import simclr_ray", f"encoder = simclr_ray.load({file.uri!r})"]
+    path = str(file.local) if file.local else file.name
+    if width == 1 and stem == "imagenet":
+        lines += [
+            "",
+            "# or with torchvision alone" + ("" if file.local else f", from a copy of {file.uri}"),
+            "from safetensors.torch import load_file",
+            f"from torchvision.models import {arch}",
+            f"model = {arch}()",
+            f"model.load_state_dict(load_file({path!r}), strict=False)  # all but fc",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _with_metadata(content: bytes, metadata: dict[str, str]) -> bytes:
+    """A safetensors file with metadata in the order given; safetensors itself writes them in a random one."""
+    header, data_start = _header(content)
+    text = json.dumps({"__metadata__": metadata} | header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the format has the data begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + content[data_start:]
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """Of a file in memory, of which safetensors gives the tensors only."""
+    return _header(content)[0].get("__metadata__", {})
+
+
+def _header(content: bytes) -> tuple[dict[str, Any], int]:
+    """The header of a safetensors file, a little-endian u64 and then that much JSON, and where it ends."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:end]), end
+
+
+def _channels(text: str) -> tuple[float, float, float]:
+    red, green, blue = map(float, json.loads(text))
+    return red, green, blue
+
+
+def _opened(where: Location | str) -> Location:
+    return open_location(where) if isinstance(where, str) else where

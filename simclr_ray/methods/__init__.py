@@ -1,0 +1,1 @@
+"""The objectives, one file each: the module that is trained and its loss over the global batch."""

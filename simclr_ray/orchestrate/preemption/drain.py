@@ -1,0 +1,88 @@
+"""Machines that will go, as the cluster knows it: the watcher of each tells Ray, and rank 0 asks.
+
+Ray's own word for it is a drain: it kills nothing, no new work is scheduled on the node, and an idle node leaves at
+once.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import time
+
+import ray._private.services as services
+import ray._private.state
+from ray._raylet import GcsClient  # type: ignore[attr-defined]
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason  # type: ignore[attr-defined]
+from ray.core.generated.gcs_pb2 import GcsNodeInfo  # type: ignore[attr-defined]
+from ray.exceptions import RayError
+from ray.experimental import internal_kv
+
+from simclr_ray.cloud_notice import NoAnswer
+
+SAVE_KEY = "simclr_ray/save_requested_at"
+TIMEOUT_S = 5.0
+
+
+def draining() -> dict[str, float]:
+    """Node id (hex) -> when it goes (unix seconds; inf: no time was given) of the living nodes that are drained.
+
+    One round trip to the head, measured 0.2 ms: cheap enough to poll every second. Needs a process that Ray is
+    connected in.
+    """
+    nodes = ray._private.state.state.get_draining_nodes()
+    return {node: milliseconds / 1000 if milliseconds else math.inf for node, milliseconds in nodes.items()}
+
+
+def save_requested_at() -> float | None:
+    """When a watcher last asked for a save (unix seconds by its clock: compare it with the value seen before)."""
+    value = internal_kv._internal_kv_get(SAVE_KEY)
+    return float(value) if value else None
+
+
+def request_save(address: str | None) -> None:
+    """Asks every run of the cluster for a save. Raises NoAnswer."""
+    with _gcs(address) as gcs:
+        gcs.internal_kv_put(SAVE_KEY.encode(), str(time()).encode(), True, None, timeout=TIMEOUT_S)
+
+
+def nodes_here(address: str | None, node_id: str | None) -> list[str]:
+    """Ids (hex) of the living Ray nodes on this machine, or `node_id` alone. Raises NoAnswer if there is none."""
+    with _gcs(address) as gcs:
+        return _nodes_here(gcs, node_id)
+
+
+def drain_here(address: str | None, node_id: str | None, reason: str, deadline: float) -> list[str]:
+    """Drains `nodes_here` until `deadline` (unix seconds) and gives their ids. Raises NoAnswer."""
+    with _gcs(address) as gcs:
+        nodes = _nodes_here(gcs, node_id)
+        for node in nodes:
+            why = DrainNodeReason.DRAIN_NODE_REASON_PREEMPTION
+            accepted, refusal = gcs.drain_node(node, why, reason, int(deadline * 1000), timeout=TIMEOUT_S)
+            if not accepted:
+                raise NoAnswer(f"Ray refuses to drain {node}: {refusal}")
+    return nodes
+
+
+def _nodes_here(gcs: GcsClient, node_id: str | None) -> list[str]:
+    # Ray accepts to drain a node that it has never heard of, and other clusters may run here: both are looked up.
+    known = gcs.get_all_node_info(timeout=TIMEOUT_S).values()
+    living = {info.node_id.hex() for info in known if info.state == GcsNodeInfo.ALIVE}
+    asked = {node_id} if node_id else services.find_node_ids()
+    if not living & asked:
+        raise NoAnswer(f"none of the cluster's {len(living)} nodes is {node_id or 'a raylet process on this machine'}")
+    return sorted(living & asked)
+
+
+@contextmanager
+def _gcs(address: str | None) -> Iterator[GcsClient]:
+    """A client of the cluster at `address` (host:port), else RAY_ADDRESS, else of the one that this machine is in."""
+    try:
+        where = services.canonicalize_bootstrap_address_or_die(address or "auto")
+        # Where nobody listens, GcsClient would wait for 40 seconds.
+        socket.create_connection(services.extract_ip_port(where), timeout=TIMEOUT_S).close()
+        yield GcsClient(address=where)
+    except (OSError, RayError) as error:
+        raise NoAnswer(f"Ray: {error}") from None

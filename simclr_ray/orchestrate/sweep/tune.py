@@ -1,0 +1,296 @@
+"""A sweep: many short pretraining runs under Ray Tune, each trial a run that can be resumed, judged or trained on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import tempfile
+import uuid
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+from optuna.trial import FrozenTrial
+from ray import tune
+
+from simclr_ray.config import BadInput, Config
+from simclr_ray.data.dataset import Dataset
+from simclr_ray.data.order import last_step, order_of
+from simclr_ray.orchestrate.cluster import join_or_start
+from simclr_ray.orchestrate.prepare import prepare_into
+from simclr_ray.orchestrate.pretrain import run_folder
+from simclr_ray.orchestrate.sweep.search import StudyAsha, StudySearch
+from simclr_ray.orchestrate.sweep.trial import TrialRun
+from simclr_ray.orchestrate.task import ask_to_end
+from simclr_ray.planning.shares import Share, share_of
+from simclr_ray.storage.lease import holds, lease
+from simclr_ray.storage.location import Location
+from simclr_ray.sweep.space import Choices, Space
+from simclr_ray.sweep.study import Study
+
+FILE = "sweep.json"
+TRIAL_CPUS = 0.01
+"""Of the process that starts a trial's run and waits for it."""
+OBJECTIVES = {"knn": "knn_top1", "linear": "linear_top1", "rankme": "rankme"}
+"""The key of the metrics rows by evaluate.method."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSettings:
+    """What may not change between two starts of a sweep, but for `trials`."""
+
+    recipe: str
+    defaults: Config
+    """The recipe's own values."""
+    space: Space
+    trials: int = 30
+    startup: int = 8
+    sampler: Literal["tpe", "random"] = "tpe"
+    reduction: int = 3
+    """ASHA's eta: of the trials that reach a rung, one in so many goes on; 1: all do."""
+    seed: int = 0
+
+
+def sweep(config: Config, settings: SweepSettings, name: str, storage: str, *, concurrent: int | None = None) -> str:
+    """Runs or goes on with the sweep `STORAGE/NAME` until its study holds `settings.trials` trials, all ended.
+
+    Every trial is the run STORAGE/NAME/trial-0000 and so on. `config`: the recipe with its overrides; the objective is
+    its evaluate.method on rows held out of the labelled training set. Gives the sweep's address. Raises BadInput for
+    what the caller can mend.
+    """
+    folder = run_folder(name, storage)
+    config, dataset = _prepared(config, storage)
+    _require_fits(config, settings.space, dataset, workers=1)
+    record = _record(config, settings, _budget(config, dataset))
+    _require_same(folder, record)
+    join_or_start()
+    concurrent = concurrent or _concurrent(config)
+    share = _share(config, concurrent)
+    _require_fits(config, settings.space, dataset, share.max_workers)
+    with lease(folder) as driver, tempfile.TemporaryDirectory(prefix="simclr_ray-sweep-") as work:
+        _require_same(folder, record)
+        (folder / FILE).write_bytes((json.dumps(record, indent=2) + "\n").encode())
+        study = Study(
+            folder,
+            Path(work),
+            settings.space,
+            sampler=settings.sampler,
+            seed=settings.seed,
+            startup=settings.startup,
+            first=_first(settings.space, record["defaults"]),
+            still_ours=lambda: holds(folder, driver),
+        )
+        _search(study, config, dataset, settings, folder, share, concurrent)
+    return folder.uri
+
+
+def _require_fits(config: Config, space: Space, dataset: Dataset, workers: int) -> None:
+    """A batch that does not fit the data or the workers is told before anything starts."""
+    for key, domain in space.items():
+        for value in domain.samples():
+            order_of(config.with_overrides({key: value}), dataset).rows_per_pass(workers)
+
+
+def _search(
+    study: Study,
+    config: Config,
+    dataset: Dataset,
+    settings: SweepSettings,
+    folder: Location,
+    share: Share,
+    concurrent: int,
+) -> None:
+    """Brings the study to its end, or raises what kept it from there."""
+
+    def budget_of(trial: FrozenTrial) -> int:
+        return _budget(config.with_overrides(trial.params), dataset)
+
+    def task(trial: FrozenTrial) -> dict[str, Any]:
+        order_of(config.with_overrides(trial.params), dataset).rows_per_pass(share.max_workers)
+        return _task(config, folder, trial, share, budget_of(trial))
+
+    search = StudySearch(study, settings.trials, task, _say, lambda run: ask_to_end(folder / run))
+    asha = None
+    budget = _budget(config, dataset)
+    rung = _budget(config.with_overrides({"machine.stop_after_epochs": float(config.evaluate.every_epochs)}), dataset)
+    if settings.reduction > 1 and rung >= budget:
+        _say("no trial is ended early: evaluate.every_epochs leaves no check before the end")
+    elif settings.reduction > 1:
+        asha = StudyAsha(study, search.numbers, budget_of, first_rung=rung, budget=budget, reduction=settings.reduction)
+    _run(search, asha, folder, concurrent, share)
+    if search.bad_input:
+        raise BadInput(search.bad_input)
+    study.upload()
+    if search.ends:
+        raise RuntimeError(f"{len(search.crashes)} trials in a row failed: {search.crashes[-1]}")
+    if study.unfinished() or len(study.trials) < settings.trials:
+        raise KeyboardInterrupt  # Ray Tune takes Ctrl-C for a wish to end well
+
+
+def _budget(config: Config, dataset: Dataset) -> int:
+    """Samples that a run of `config` sees until it ends."""
+    order = order_of(config, dataset)
+    return last_step(config, order) * order.global_batch
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _prepared(config: Config, storage: str) -> tuple[Config, Dataset]:
+    """The config that trials share, and what they train on. Raises BadInput where the objective cannot be measured."""
+    dataset = prepare_into(storage, config.data.train)
+    bank = prepare_into(storage, config.evaluate.train) if config.evaluate.train else dataset
+    method = config.evaluate.method
+    if method != "rankme" and not bank.labelled:
+        raise BadInput(
+            f"{bank.uri} has pictures without labels: --evaluate.method {method} needs them; take "
+            "--evaluate.method rankme, or name labelled pictures with --evaluate.train"
+        )
+    epochs = min(config.train.epochs, config.machine.stop_after_epochs or config.train.epochs)
+    every = config.evaluate.every_epochs or max(1, int(epochs) // 9)
+    return config.with_overrides(
+        {
+            "data.train": dataset.uri,
+            "evaluate.train": bank.uri,
+            "evaluate.test": None,  # never the test set: the objective is measured on rows held out of the bank's
+            "evaluate.every_epochs": min(every, config.train.epochs),
+        }
+    ), dataset
+
+
+def _concurrent(config: Config) -> int:
+    """One trial for each GPU, or part of one, that a trial's workers take; a cluster without GPUs trains one."""
+    gpus, machine = ray.cluster_resources().get("GPU", 0.0), config.machine
+    each = (machine.gpus_per_worker or 1.0) * (machine.max_workers or 1)
+    return max(1, int(gpus / each + 1e-6))
+
+
+def _share(config: Config, concurrent: int) -> Share:
+    """What each trial takes of the cluster. Raises BadInput where its workers do not fit into its part."""
+    resources = ray.cluster_resources()
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    each = cpus / concurrent - TRIAL_CPUS
+    try:
+        return replace(share_of(config.machine, each, gpus / concurrent), part=each / cpus)
+    except BadInput as error:
+        raise BadInput(f"{concurrent} trials at once get {1 / concurrent:.0%} of the cluster each: {error}") from None
+
+
+def _record(config: Config, settings: SweepSettings, budget: int) -> dict[str, Any]:
+    """What sweep.json holds, for a restart and for the report."""
+    before, now = settings.defaults.flat(), config.flat()
+    return {
+        "recipe": settings.recipe,
+        "overrides": {key: value for key, value in now.items() if value != before[key]},
+        "defaults": {key: now[key] for key in settings.space},
+        "space": {key: domain.to_json() for key, domain in settings.space.items()},
+        "objective": OBJECTIVES[config.evaluate.method],
+        "sampler": settings.sampler,
+        "startup": settings.startup,
+        "reduction": settings.reduction,
+        "seed": settings.seed,
+        "trials": settings.trials,
+        "budget_samples": budget,
+    }
+
+
+def _require_same(folder: Location, record: dict[str, Any]) -> None:
+    """A sweep goes on with its own settings; the number of trials and the machine may change."""
+    if not (folder / FILE).exists():
+        return
+    earlier = json.loads((folder / FILE).read_bytes())
+    now = json.loads(json.dumps(record))
+    for one in (earlier, now):
+        one["overrides"] = {key: value for key, value in one["overrides"].items() if not key.startswith("machine.")}
+    changes = [key for key in now if key != "trials" and now[key] != earlier.get(key)]
+    if changes:
+        key = changes[0]
+        raise BadInput(
+            f"{folder} was started with another {key} ({earlier.get(key)}, now {now[key]}): use another --name, or the "
+            "old values"
+        )
+
+
+def _first(space: Space, defaults: dict[str, Any]) -> dict[str, Any]:
+    """The recipe's own values, to be tried first, if the space holds them."""
+    inside = all(
+        defaults[key] in domain.choices
+        if isinstance(domain, Choices)
+        else defaults[key] is not None and domain.low <= defaults[key] <= domain.high
+        for key, domain in space.items()
+    )
+    return defaults if inside else {}
+
+
+def _task(config: Config, folder: Location, trial: FrozenTrial, share: Share, budget: int) -> dict[str, Any]:
+    return {
+        "run": trial.user_attrs["run"],
+        "config": config.with_overrides(trial.params).to_json(),
+        "storage": folder.uri,
+        "share": asdict(share),
+        "alone": share.max_workers == 1,
+        "objective": OBJECTIVES[config.evaluate.method],
+        "budget_samples": budget,
+        "reported": sorted(trial.intermediate_values),
+    }
+
+
+class _SaveAtInterrupt(tune.Callback):
+    """At Ctrl-C Tune gives its trials ten seconds: here they are asked to save and end."""
+
+    def __init__(self, folder: Location, search: StudySearch) -> None:
+        self._folder, self._search, self._installed = folder, search, False
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if self._installed:
+            return
+        self._installed, tunes = True, signal.getsignal(signal.SIGINT)
+
+        def interrupted(number: int, frame: Any) -> None:
+            for trial in self._search.live.values():
+                ask_to_end(self._folder / trial.user_attrs["run"])
+            assert callable(tunes)
+            tunes(number, frame)
+
+        signal.signal(signal.SIGINT, interrupted)
+
+
+def _run(search: StudySearch, asha: StudyAsha | None, folder: Location, concurrent: int, share: Share) -> None:
+    """Tune's own records serve nobody: they lie beside the trials while the sweep runs."""
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a trial that fails has no objective
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the newer one prints although verbose is 0
+    records = folder / "tune"
+    # A trial of one worker is its process, which the next trial takes over with all it has imported; one of several
+    # starts a group of its own. Measured: the first step after 6 s instead of 25.
+    takes = {"CPU": share.cpus, "GPU": share.gpus} if share.max_workers == 1 else {"CPU": TRIAL_CPUS}
+    tuner = tune.Tuner(
+        tune.with_resources(TrialRun, takes),
+        tune_config=tune.TuneConfig(
+            search_alg=search,
+            scheduler=asha,
+            num_samples=-1,
+            max_concurrent_trials=concurrent,
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name=uuid.uuid4().hex,
+            storage_path=records.path,
+            storage_filesystem=records.filesystem,
+            failure_config=tune.FailureConfig(max_failures=0),  # StudySearch tries again
+            callbacks=[_SaveAtInterrupt(folder, search)],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials keep their own
+            verbose=0,
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        with contextlib.suppress(OSError):
+            records.delete()

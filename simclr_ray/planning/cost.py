@@ -1,0 +1,88 @@
+"""What one picture costs a model, counted by running it without data, and how fast a device should then train it.
+
+A GPU's time for a picture is its activations over the memory's bandwidth plus its arithmetic over the tensor cores'
+rate, divided by an efficiency that is chosen so that one H200 trains ResNet-50 at 224 with the 3,641 images/s measured.
+For CIFAR's ResNet-18 this gives 43,000 images/s; a bare loop took 1.2 s for an epoch of 50,000, which is 41,700.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from simclr_ray.config import ModelConfig
+from simclr_ray.methods.network import draw_model
+from simclr_ray.model.batchnorm import BatchNorm
+from simclr_ray.planning.machines import H200, Gpu
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelCost:
+    """Of one source picture: both views, forward and backward."""
+
+    flop: float
+    activations: float
+    """Elements that convolutions and dense layers give."""
+    parameters: int
+    batchnorms: int
+    """Layers; each is an all-reduce forward and one backward."""
+
+
+def model_cost(config: ModelConfig, size: int) -> ModelCost:
+    """Counted on PyTorch's meta device, which knows shapes and computes nothing; views of `size` pixels."""
+    with torch.device("meta"):
+        model = draw_model(config)
+        views = torch.empty(2, 3, size, size)
+    sizes: list[int] = []
+
+    def note(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        sizes.append(output.numel())
+
+    for module in model.modules():
+        if isinstance(module, (nn.Conv2d, nn.Linear)):
+            module.register_forward_hook(note)
+    with FlopCounterMode(display=False) as counter:
+        model(views).sum().backward()
+    return ModelCost(
+        flop=counter.get_total_flops(),
+        activations=sum(sizes),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        batchnorms=sum(isinstance(module, BatchNorm) for module in model.modules()),
+    )
+
+
+RESNET50 = ModelCost(flop=48.6e9, activations=22.2e6, parameters=27_966_656, batchnorms=53)
+"""At 224, head 2048-128."""
+RESNET50_BYTES = 0.45e9
+"""Activations that it moves, measured with one H200 on which 4.2 of 4.8 TB/s and 800 of 989 TFLOP/s were reached."""
+REACHED_BANDWIDTH, REACHED_ARITHMETIC = 4.2 / H200.bandwidth_tb_s, 800 / H200.bf16_tflops
+H200_IMAGES_PER_S = 3641.0
+RESNET50_GIB = 41 / 512
+"""Memory of a picture in a pass, compiled, bf16: 41 GiB for 512 pictures, measured."""
+QUICKSTART_FLOP, QUICKSTART_IMAGES_PER_S = 0.419e9, 235.0
+"""A ResNet-18 of width 1/4 at 32 px on one thread of a Zen 5 core, B 256, float32; measured."""
+
+
+def gpu_images_per_s(cost: ModelCost, gpu: Gpu) -> float:
+    """Of the compiled bf16 step, pictures enough in each pass."""
+    return H200_IMAGES_PER_S * _unhindered_s(RESNET50, H200) / _unhindered_s(cost, gpu)
+
+
+def cpu_images_per_s(cost: ModelCost, cores: float) -> float:
+    """Of the float32 step, in proportion to its arithmetic: a rough guess, as caches matter more."""
+    return QUICKSTART_IMAGES_PER_S * QUICKSTART_FLOP / cost.flop * cores
+
+
+def pass_gib(cost: ModelCost, rows: int) -> float:
+    """GPU memory that a pass of `rows` pictures takes on one device: activations, weights, gradients and momentum."""
+    return rows * RESNET50_GIB * cost.activations / RESNET50.activations + 12 * cost.parameters / 2**30
+
+
+def _unhindered_s(cost: ModelCost, gpu: Gpu) -> float:
+    moved = RESNET50_BYTES * cost.activations / RESNET50.activations
+    memory = moved / (REACHED_BANDWIDTH * gpu.bandwidth_tb_s * 1e12)
+    return memory + cost.flop / (REACHED_ARITHMETIC * gpu.bf16_tflops * 1e12)

@@ -1,0 +1,128 @@
+"""What is to be done, and on what: the recipe and the machines in the numbers that a plan needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+from simclr_ray.config import BadInput, Config
+from simclr_ray.data.dataset import is_dataset, open_dataset
+from simclr_ray.data.order import Order
+from simclr_ray.data.prepare import synthetic
+from simclr_ray.planning.cost import ModelCost, pass_gib
+from simclr_ray.planning.fleet import Fleet
+
+SLICE_ROWS = 32
+PIXELS_PER_BYTE = 5
+"""Bytes of a photograph decoded over those of its JPEG (465 x 385 pixels, 110 KB)."""
+PHOTOGRAPH_KB_PER_PIXEL = 110 / 224**2
+USABLE_MEMORY = 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """The data: how many, how large, and whether each node keeps them decoded."""
+
+    count: int
+    kb: float
+    """Of an encoded one."""
+    cached: bool
+
+
+def pictures_of(config: Config, count: int | None, kb: float | None) -> Pictures:
+    """From the data where they are at hand, else from what is told. Raises BadInput where nobody tells how many."""
+    train, pixel_bytes = config.data.train, None
+    if count is None and train.startswith("synthetic:"):
+        _, size, count = synthetic.parse(train)
+        kb, pixel_bytes = kb or synthetic.typical_bytes(size) / 1000, 3 * size**2 * count
+    elif count is None and not train.startswith("torchvision:") and is_dataset(train):
+        dataset = open_dataset(train)
+        count, pixel_bytes = dataset.rows, dataset.pixel_bytes
+    if count is None:
+        raise BadInput(f"{train} is not prepared yet: say how many pictures it holds with --images")
+    kb = kb or PHOTOGRAPH_KB_PER_PIXEL * config.augment.size**2
+    if pixel_bytes is None:
+        pixel_bytes = round(1000 * kb * PIXELS_PER_BYTE * count)
+    return Pictures(count=count, kb=kb, cached=pixel_bytes <= config.machine.cache_gib * 2**30)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """The run, whatever trains it."""
+
+    global_batch: int
+    passes: int
+    """In which a batch is taken; more than one means a second forward."""
+    busiest_rows: int
+    """Pictures of a step on the worker that has most."""
+    steps: int
+    size: int
+    """Side of a view in pixels."""
+    threads: int
+    picture_kb: float
+    cached: bool
+    parameters: int
+    batchnorms: int
+    state_bytes: int
+    save_every_s: float
+    save_every_steps: int | None
+    resize_every_s: float
+    settle_s: float
+    evaluations: int
+    evaluated_pictures: int
+    """Of one evaluation."""
+
+
+def job_of(config: Config, cost: ModelCost, pictures: Pictures, workers: int, *, threads: int) -> Job:
+    """`threads`: torch's of a worker. Raises BadInput where data, batch and workers do not fit, as the run would."""
+    train, checks, machine = config.train, config.evaluate, config.machine
+    order = Order(
+        seed=train.seed,
+        rows=pictures.count,
+        slice_rows=SLICE_ROWS,
+        global_batch=train.global_batch,
+        pass_size=train.pass_size or train.global_batch,
+    )
+    passes = order.global_batch // order.pass_size
+    return Job(
+        global_batch=train.global_batch,
+        passes=passes,
+        busiest_rows=max(order.rows_per_pass(workers)) * passes,
+        steps=train.epochs * order.steps_per_epoch,
+        size=config.augment.size,
+        threads=threads,
+        picture_kb=pictures.kb,
+        cached=pictures.cached,
+        parameters=cost.parameters,
+        batchnorms=cost.batchnorms,
+        state_bytes=4 * cost.parameters * (3 if config.optim.optimizer == "adamw" else 2),
+        save_every_s=machine.save_every_s,
+        save_every_steps=machine.save_every_steps,
+        resize_every_s=machine.resize_every_s,
+        settle_s=machine.settle_s,
+        evaluations=ceil(train.epochs / checks.every_epochs) if checks.every_epochs else 0,
+        evaluated_pictures=min(checks.bank_rows, pictures.count) + checks.test_rows,
+    )
+
+
+def memory_warning(config: Config, cost: ModelCost, job: Job, fleet: Fleet) -> str | None:
+    """What to set where a pass does not fit into the GPUs of the fewest workers that the run goes on with.
+
+    None where it does, or nobody knows the GPUs.
+    """
+    if fleet.machine.gpu is None:
+        return None
+    room = USABLE_MEMORY * fleet.machine.gpu.memory_gb * 1e9 / 2**30
+    batch, fewest = config.train.global_batch, min(config.machine.min_workers, fleet.workers)
+    rows = batch // job.passes
+    needed = pass_gib(cost, ceil(rows / fewest))
+    if needed <= room:
+        return None
+    sizes = [size for size in range(SLICE_ROWS * fleet.workers, batch, SLICE_ROWS) if batch % size == 0]
+    fitting = [size for size in sizes if pass_gib(cost, ceil(size / fewest)) <= room]
+    enough = next((n for n in range(fewest + 1, fleet.workers + 1) if pass_gib(cost, ceil(rows / n)) <= room), None)
+    remedies = [f"--train.pass-size {fitting[-1]}"] * bool(fitting) + [f"--machine.min-workers {enough}"] * bool(enough)
+    return (
+        f"a pass takes about {needed:,.0f} GiB on each GPU, with the fewest workers that the run goes on with "
+        f"({fewest}); it has {room:,.0f} to spare: {', or '.join(remedies) or 'more workers or larger GPUs'}"
+    )

@@ -1,0 +1,149 @@
+"""Measures what a plan rests on, on this machine and without Ray: the recipe's own step, and one core of its feed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import repeat
+from math import inf
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+import numpy as np
+import torch
+
+from simclr_ray.config import AugmentConfig, Config
+from simclr_ray.data.cache import open_cache
+from simclr_ray.data.dataset import Dataset, is_dataset, open_dataset
+from simclr_ray.data.load import SliceLoader
+from simclr_ray.data.order import Order
+from simclr_ray.data.prepare.build import in_threads, ordered_work, write_dataset
+from simclr_ray.data.prepare.source import open_source
+from simclr_ray.planning.figures import Figures
+from simclr_ray.planning.job import SLICE_ROWS, Job
+from simclr_ray.planning.machines import LOCAL, Instance, kind_of
+from simclr_ray.storage.location import open_location
+from simclr_ray.train.batch import batches, on_device
+from simclr_ray.train.memory import keep_freed_memory
+from simclr_ray.train.precision import auto_precision
+from simclr_ray.train.state import initial_state
+from simclr_ray.train.step import projector, training_step
+
+WARM_UP = 3
+"""Steps that compile, tune and grow the memory that later ones use again."""
+DRAWN = 512
+PHOTOGRAPH_PX = 320
+"""Side of the drawn pictures that stand for photographs: half the pixels, as their noise makes JPEGs of 185 KB."""
+
+
+def this_machine() -> Instance:
+    """What this process may use; a CPU counts as a core, as the measured rates are of one."""
+    gpus = torch.cuda.device_count()
+    return Instance(
+        name=LOCAL,
+        vcpus=len(os.sched_getaffinity(0)),
+        memory_gib=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30,
+        network_gbit_s=inf,
+        usd_per_hour=0.0,
+        gpus=gpus,
+        gpu=kind_of(torch.cuda.get_device_name()) if gpus else None,
+        smt=False,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    step_images_per_s: float
+    core_images_per_s: float
+    device: str
+    pictures: str
+    """What the feed was measured on."""
+
+
+def with_measured(figures: Figures, config: Config, job: Job) -> Figures:
+    """`figures` with the two that matter most measured here: the rate of a step, and that of one core of its feed."""
+    if not this_machine().gpus:
+        keep_freed_memory()  # as a training worker does
+    found = measure(config, job)
+    figures = figures.replaced(f"measured here, {found.device}", step_images_per_s=found.step_images_per_s)
+    return figures.replaced(f"measured here, on {found.pictures}", core_images_per_s=found.core_images_per_s)
+
+
+def measure(config: Config, job: Job, *, seconds: float = 10.0) -> Measured:
+    """About `seconds` for each of the two, and the warm-up. The feed first: its views are what the step trains on."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with _pictures(config, job) as (dataset, pictures), TemporaryDirectory() as cache_dir:
+        loader = _loader(dataset, config.augment, config.machine.cache_gib, cache_dir)
+        core, block = _feed(loader, dataset.rows // dataset.slice_rows, job, seconds)
+    step = _step(config, job, block, device, seconds)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {job.threads} threads"
+    return Measured(step_images_per_s=step, core_images_per_s=core, device=name, pictures=pictures)
+
+
+@contextmanager
+def _pictures(config: Config, job: Job) -> Iterator[tuple[Dataset, str]]:
+    """The run's own dataset if it is prepared, else a few drawn pictures of about its size."""
+    train = config.data.train
+    if not train.startswith(("synthetic:", "torchvision:")) and is_dataset(train):
+        yield open_dataset(train), train
+        return
+    spec = f"synthetic:{DRAWN}:{config.augment.size if config.augment.size <= 64 else PHOTOGRAPH_PX}px"
+    source = open_source(spec)
+    with TemporaryDirectory() as folder:
+        checked = in_threads(source, ordered_work(source, 0), None)
+        place = open_location(folder) / "pictures"
+        yield write_dataset(source, place, checked, seed=0, max_side=None, slice_rows=SLICE_ROWS), spec
+
+
+def _loader(dataset: Dataset, augment: AugmentConfig, cache_gib: float, cache_dir: str) -> SliceLoader:
+    rows = dataset.slice_rows
+    order = Order(seed=0, rows=dataset.rows, slice_rows=rows, global_batch=rows, pass_size=rows)
+    return SliceLoader(dataset, order, augment, open_cache(dataset, cache_gib, cache_dir))
+
+
+def _feed(loader: SliceLoader, slices: int, job: Job, seconds: float) -> tuple[float, dict[str, np.ndarray]]:
+    """Pictures a second of this thread; and a block of a step's rows."""
+    per_block = max(1, min(slices, job.busiest_rows // SLICE_ROWS))
+    block = loader(np.arange(per_block))
+    rates: list[float] = []
+    start, position = perf_counter(), per_block
+    while not rates or perf_counter() - start < seconds:
+        before = perf_counter()
+        block = loader(np.arange(position, position + per_block))
+        rates.append(len(block["id"]) / (perf_counter() - before))
+        position += per_block
+    return median(rates), block
+
+
+def _step(config: Config, job: Job, block: dict[str, np.ndarray], device: torch.device, seconds: float) -> float:
+    """Pictures a second of whole steps of this device alone, cutting batches out of blocks included.
+
+    A batch in passes is measured as one pass: the plan counts the second forward itself.
+    """
+    torch.set_num_threads(job.threads)
+    on_gpu, train = device.type == "cuda", config.train
+    precision = train.precision if train.precision != "auto" else auto_precision(on_gpu=on_gpu)
+    rows = job.busiest_rows // job.passes
+    state = initial_state(config, device)
+    compiled = on_gpu if config.machine.compile is None else config.machine.compile
+    project = projector(state.model, config.data.mean, config.data.std, precision, device, compiled=compiled)
+    stream = on_device(batches(repeat(block), rows, 0, pin=on_gpu), device)
+    took: list[float] = []
+    while len(took) < WARM_UP + 3 or sum(took[WARM_UP:]) < seconds:
+        before = perf_counter()
+        training_step(
+            state.model,
+            project,
+            state.optimizer,
+            next(stream).views,
+            temperature=config.optim.temperature,
+            passes=1,
+            rows_per_worker=[rows],
+        )
+        if on_gpu:
+            torch.cuda.synchronize(device)
+        took.append(perf_counter() - before)
+    return rows / median(took[WARM_UP:])

@@ -1,0 +1,109 @@
+"""One driver for each run: its id lies in the run folder and is renewed while it lives."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic, sleep, time
+
+from simclr_ray.config import BadInput
+from simclr_ray.periodic import repeating
+from simclr_ray.storage.location import Location
+
+FILE = "driver.json"
+RENEW_S = 10.0
+PATIENCE_S = 60.0
+
+
+@contextmanager
+def lease(run: Location) -> Iterator[str]:
+    """Holds the run for this driver and gives its id. Raises BadInput while another driver holds it.
+
+    A driver that died on this machine is known at once; one elsewhere is given up when it has not renewed for
+    PATIENCE_S. What a driver that lost its lease still writes is stopped by `holds`, asked before each save.
+    """
+    _wait_for_other(run)
+    mine = uuid.uuid4().hex
+
+    def renew() -> None:
+        try:
+            if holds(run, mine):
+                _write(run, mine)
+        except OSError:
+            pass  # a failing store: the next renewal is tried as usual
+
+    _write(run, mine)
+    try:
+        with repeating(renew, RENEW_S):
+            yield mine
+    finally:
+        with contextlib.suppress(OSError):  # a lease that stays is given up by the next driver, as after a crash
+            if holds(run, mine):
+                (run / FILE).delete()
+
+
+def holds(run: Location, driver: str) -> bool:
+    """Whether `driver` is still the run's."""
+    held = _read(run)
+    return held is not None and held["driver"] == driver
+
+
+def require_held(run: Location, driver: str) -> None:
+    """For every worker at its start: raises BadInput where the run folder, as seen from here, is not the driver's."""
+    held = _read(run)
+    if held is None:
+        raise BadInput(f"{run} cannot be seen from every node: give --storage a shared folder or an object store")
+    if held["driver"] != driver:
+        raise BadInput(f"{run} was taken over by another driver (pid {held['pid']} on {held['host']})")
+
+
+def _wait_for_other(run: Location) -> None:
+    seen, deadline = _read(run), monotonic() + PATIENCE_S
+    while seen is not None and not _is_dead(seen):
+        if monotonic() > deadline:
+            return
+        sleep(1)
+        now = _read(run)
+        if now is not None and now != seen:
+            raise BadInput(
+                f"{run} is being trained by another driver (pid {now['pid']} on {now['host']}): "
+                "stop that one, or use another --name"
+            )
+        seen = now
+
+
+def _is_dead(held: dict) -> bool:
+    if held["host"] != _host():
+        return False
+    try:
+        os.kill(held["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return held["pid"] == os.getpid()
+
+
+def _host() -> str:
+    """Where a pid means the same: containers may share a host's name, but not its processes."""
+    try:
+        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # not Linux
+        return socket.gethostname()
+
+
+def _write(run: Location, driver: str) -> None:
+    content = {"driver": driver, "host": _host(), "pid": os.getpid(), "time": time()}
+    (run / FILE).write_bytes(json.dumps(content).encode())
+
+
+def _read(run: Location) -> dict | None:
+    try:
+        return json.loads((run / FILE).read_bytes())
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,136 @@
+"""Every command of experiments/ as its users type it, one after the other in one folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import simplejpeg
+import torch
+
+from commands import FAST, ROOT, SMALL, TIMEOUT_S
+from simclr_ray.data.prepare.synthetic import draw
+
+EXPERIMENTS = ROOT / "experiments"
+FLAGS = {key: value for key, value in SMALL.items() if key != "data.train"} | {"train.epochs": 1}
+SETTINGS = " ".join(f"--{key} {value}" for key, value in FLAGS.items())
+DEMO = f"""
+from simclr_ray.cli.demo import demo
+from simclr_ray.recipes import quickstart
+
+flags = {FLAGS} | {{"data.train": "synthetic:256", "evaluate.test": "synthetic:64:test"}}
+demo(quickstart().with_overrides({{key.replace("-", "_"): value for key, value in flags.items()}}), "runs")
+"""
+PRETRAIN = f"pretrain.py quickstart --data.train photos {SETTINGS}"
+# What is typed, and words that it prints. Later ones find what earlier ones wrote.
+TYPED = {
+    "prepare.py synthetic:256 labelled": "256 pictures, labelled, 10 classes, in ",
+    PRETRAIN: "check: rankme on images held out of photos, because it ",
+    "evaluate.py runs/quickstart knn --train labelled --test synthetic:64:test": "pretrained",
+    "report.py runs/quickstart": "rankme ",
+    "report.py runs/quickstart --goodput": "goodput",
+    "plan.py quickstart": "images/s",
+    f"sweep.py quickstart --data.train labelled --trials 2 {SETTINGS}": "2 of 2 trials: 2 complete",
+    "report.py runs/quickstart-sweep": "2 of 2 trials: 2 complete",
+    "demo": "kNN accuracy on 64 synthetic images of 10 classes",
+    "status.py": "quickstart-sweep",
+    "status.py --json": '"quickstart-sweep"',
+}
+
+
+def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    words = ["-c", DEMO] if line == "demo" else [str(EXPERIMENTS / line.split()[0]), *line.split()[1:]]
+    paths = os.pathsep.join([str(EXPERIMENTS), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        env=os.environ | FAST | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With 300 images in `photos`, which have no labels, and a broken one."""
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "photos").mkdir()
+    for number in range(300):
+        image = simplejpeg.encode_jpeg(draw("train", number), colorsubsampling="444")
+        (folder / "photos" / f"{number}.jpg").write_bytes(image)
+    (folder / "photos" / "broken.jpg").write_bytes(b"\xff\xd8 broken")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def done(folder: Path) -> dict[str, subprocess.CompletedProcess[str]]:
+    return {line: run(line, folder) for line in TYPED}
+
+
+def test_every_command_is_typed_here() -> None:
+    scripts = {path.stem for path in EXPERIMENTS.glob("*.py")}
+    assert scripts == {line.split()[0].removesuffix(".py") for line in TYPED}
+
+
+@pytest.mark.parametrize("line", TYPED, ids=lambda line: line[:60])
+def test_a_command_ends_well(line: str, done: dict[str, subprocess.CompletedProcess[str]]) -> None:
+    assert done[line].returncode == 0, done[line].stderr
+    assert TYPED[line] in done[line].stdout
+    assert "Traceback" not in done[line].stderr
+
+
+@pytest.mark.parametrize("line", [PRETRAIN, "demo"], ids=["pretrain", "demo"])
+def test_the_printed_lines_load_the_encoder(
+    line: str, done: dict[str, subprocess.CompletedProcess[str]], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = done[line].stdout
+    found: dict = {}
+    monkeypatch.chdir(folder)
+    exec(said[said.index("import simclr_ray") :], found)
+    assert found["encoder"](torch.zeros(1, 3, 16, 16)).shape == (1, 32)
+
+
+def test_programs_can_read_the_status(done: dict[str, subprocess.CompletedProcess[str]]) -> None:
+    runs = json.loads(done["status.py --json"].stdout)
+    assert {run["name"]: run["state"] for run in runs} == {
+        "demo": "finished",
+        "quickstart": "finished",
+        "quickstart-sweep": "sweep",
+    }
+
+
+def test_a_finished_run_whose_check_was_adapted_is_left_as_it_is(
+    folder: Path, done: dict[str, subprocess.CompletedProcess[str]]
+) -> None:
+    events = folder / "runs" / "quickstart" / "events.jsonl"
+    before = events.read_bytes()
+    again = run(PRETRAIN, folder)
+    assert (again.returncode, "done at step 2" in again.stdout) == (0, True), again.stderr
+    assert events.read_bytes() == before
+
+
+def test_a_finished_run_does_not_pass_for_one_of_other_data(
+    folder: Path, done: dict[str, subprocess.CompletedProcess[str]]
+) -> None:
+    refused = run(PRETRAIN.replace("photos", "labelled"), folder)
+    assert (refused.returncode, len(refused.stderr.strip().splitlines())) == (2, 1)
+    assert "is finished, and was trained on photos, not labelled: use another --name" in refused.stderr
+
+
+def test_bad_images_are_mentioned(done: dict[str, subprocess.CompletedProcess[str]]) -> None:
+    assert "1 bad images were left out, listed in " in done[PRETRAIN].stdout
+
+
+@pytest.mark.slow
+def test_a_run_whose_check_was_adapted_resumes(folder: Path) -> None:
+    line = f"{PRETRAIN} --name cut"
+    for command, says in ((f"{line} --machine.stop-after-epochs 0.5", "stopped at step 1"), (line, "done at step 2")):
+        process = run(command, folder)
+        assert process.returncode == 0, process.stderr
+        assert process.stdout.count("check: rankme on images held out of photos") == 1
+        assert says in process.stdout

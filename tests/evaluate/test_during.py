@@ -1,0 +1,70 @@
+"""The check during training: what it measures, on which rows, and that workers agree."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from gloo import run_workers
+from simclr_ray.config import Config
+from simclr_ray.data.dataset import Dataset
+from simclr_ray.evaluate.during import check_during, rows_of_check
+from simclr_ray.evaluate.label_free import rankme
+from simclr_ray.methods.network import build_model
+from small_runs import TINY, drawn_dataset
+
+LINEAR = TINY.with_overrides({"evaluate.every_epochs": 1, "evaluate.method": "linear", "evaluate.test_rows": 150})
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return drawn_dataset(tmp_path_factory.mktemp("data") / "d", 400)
+
+
+def check(config: Config, bank: Dataset, test: Dataset | None) -> tuple[dict[str, float], int]:
+    """What the check of an untrained network finds, and how often it looked up."""
+    looks = []
+    model = build_model(config.model, seed=0)
+    found = check_during(config, bank, test, torch.device("cpu"), 1)(model, 1, lambda: looks.append(1))
+    return found, len(looks)
+
+
+def test_workers_find_what_one_finds_and_look_up_equally_often(dataset: Dataset) -> None:
+    alone, _ = check(LINEAR, dataset, None)
+    assert alone.keys() == {"rankme", "knn_top1", "knn_top5", "linear_top1", "linear_top5"}
+    # 19 slices to classify and 31 of the bank: on three workers batches of 8 make 1 and 2 rounds. The classifier has
+    # 100 epochs.
+    assert run_workers(3, check, LINEAR, dataset, None) == [(pytest.approx(alone), 1 + 2 + 100)] * 3
+
+
+def test_rows_held_out_are_no_rows_of_the_bank(dataset: Dataset) -> None:
+    assert rows_of_check(LINEAR, dataset, None) == (range(248), range(248, 400))
+    most = LINEAR.with_overrides({"evaluate.test_rows": 10_000})
+    assert rows_of_check(most, dataset, None) == (range(200), range(200, 400))
+    few = LINEAR.with_overrides({"evaluate.bank_rows": 100})
+    assert rows_of_check(few, dataset, dataset) == (range(100), range(150))
+
+
+def test_rankme_needs_no_labels_and_no_bank(dataset: Dataset) -> None:
+    found, _ = check(TINY.with_overrides({"evaluate.method": "rankme"}), dataset, None)
+    assert found.keys() == {"rankme"}
+
+
+def test_rankme_is_the_effective_rank() -> None:
+    generator = torch.Generator().manual_seed(0)
+    orthogonal, _ = torch.linalg.qr(torch.randn(64, 16, generator=generator, dtype=torch.float64))
+    assert rankme(orthogonal) == pytest.approx(16, rel=1e-4)
+    assert rankme(orthogonal[:, :1] @ torch.ones(1, 16, dtype=torch.float64)) == pytest.approx(1, rel=1e-4)
+    values = np.array([4.0, 2.0, 1.0, 1.0])
+    p = values / values.sum()
+    expected = np.exp(-(p * np.log(p)).sum())
+    assert rankme(orthogonal[:, :4] * torch.from_numpy(values)) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_check_with_one_worker_less_than_slices(tmp_path: Path) -> None:
+    small = drawn_dataset(tmp_path / "small", 40)
+    alone, _ = check(LINEAR, small, None)
+    assert [found for found, _ in run_workers(3, check, LINEAR, small, None)] == [pytest.approx(alone)] * 3

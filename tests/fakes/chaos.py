@@ -1,0 +1,196 @@
+"""Scripted faults on real worker processes: a gloo group for each attempt, and a supervisor that starts the next.
+
+The script says what happens at which step; afterwards weights, ledger and metrics are held against an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from simclr_ray.config import Config
+from simclr_ray.data.dataset import Dataset
+from simclr_ray.data.order import order_of
+from simclr_ray.storage.location import Location, open_location
+from simclr_ray.storage.rows import read_rows
+from simclr_ray.train.attempt import run_attempt
+from simclr_ray.train.checkpoint import newest_valid, steps_in
+from simclr_ray.train.control import Interrupted, Signals
+from simclr_ray.train.worker import LocalWorker
+from small_runs import local_blocks
+
+ATTEMPT_TIMEOUT_S = 300.0
+INTERRUPTED = 3
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["torch", "torch.distributed", "simclr_ray.train.attempt"])
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens when the run comes to `step`, and how many workers the next attempt has."""
+
+    step: int
+    kind: Literal["kill", "cut save", "grow", "notice", "flip"]
+    workers: int
+    ranks: tuple[int, ...] = (0,)
+    """Who is killed, all in the same step."""
+    bytes: int = 0
+    """Cut save: rank 0 dies when a save has written so many. Flip: which byte of the newest checkpoint."""
+
+
+@dataclass(frozen=True)
+class _Scripted(LocalWorker):
+    """Hears what the script says, once the step has come."""
+
+    fault: Fault | None
+    run: Location
+
+    def signals(self) -> Signals:
+        if self.fault is None or not self._step_has_come():
+            return Signals()
+        if self.fault.kind == "grow":
+            return Signals(room=self.size + self.fault.step)  # another room each time: what was not got is ignored
+        if self.fault.kind == "notice":
+            return Signals(deadline=0.0, nodes=("this",))
+        return Signals()
+
+    def _step_has_come(self) -> bool:
+        assert self.fault is not None
+        ledger = read_rows(self.run / "ledger.jsonl")
+        return bool(ledger) and ledger[-1]["step"] >= self.fault.step
+
+
+def run_with_faults(config: Config, dataset: Dataset, folder: Path, workers: int, faults: Sequence[Fault]) -> int:
+    """Runs to the end over all the faults, in the order of their steps; gives the number of attempts."""
+    pending, attempts = list(faults), 0
+    while True:
+        fault = pending.pop(0) if pending else None
+        attempts += 1
+        codes = _attempt(config, dataset, folder, workers, fault)
+        if fault is None:
+            assert codes == [0] * workers, codes
+            return attempts
+        assert any(codes), f"{fault} did not happen"
+        if fault.kind == "flip":
+            _flip(open_location(str(folder)), fault.bytes)
+        workers = fault.workers
+
+
+def _attempt(config: Config, dataset: Dataset, folder: Path, workers: int, fault: Fault | None) -> list[int]:
+    """Exit codes by rank. Once one is gone the others are ended, as Ray does."""
+    with tempfile.TemporaryDirectory() as meeting:
+        processes = [
+            _context.Process(target=_main, args=(rank, workers, f"{meeting}/group", config, dataset, folder, fault))
+            for rank in range(workers)
+        ]
+        for process in processes:
+            process.start()
+        multiprocessing.connection.wait([process.sentinel for process in processes], timeout=ATTEMPT_TIMEOUT_S)
+        for process in processes:
+            process.join(2.0)  # those that end on purpose end together
+        ended = [process.exitcode for process in processes]
+        if not any(ended):
+            for process in processes:
+                process.join(ATTEMPT_TIMEOUT_S)
+        for process in processes:
+            process.kill()
+            process.join()
+        return [process.exitcode or 0 for process in processes]
+
+
+def _main(
+    rank: int, size: int, meeting: str, config: Config, dataset: Dataset, folder: Path, fault: Fault | None
+) -> None:
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    run = open_location(str(folder))
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
+    if fault and fault.kind == "cut save" and rank == 0:
+        _die_while_saving(fault)
+
+    def blocks(positions: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+        order = order_of(config, dataset)
+        slices = len(order.worker_positions(0, 1, rank, size))
+        step = config.train.epochs * order.steps_per_epoch - len(positions) // slices
+        for served, block in enumerate(local_blocks(config, dataset, positions, slices)):
+            if fault and fault.kind in ("kill", "flip") and rank in fault.ranks and step + served >= fault.step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield block
+
+    try:
+        run_attempt(config, dataset, run, _Scripted(torch.device("cpu"), fault, run), blocks)
+    except Interrupted:
+        os._exit(INTERRUPTED)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _die_while_saving(fault: Fault) -> None:
+    """From the fault's step on, the process dies when a save has written `fault.bytes`, wherever that is."""
+    whole, left = Location.write_bytes, fault.bytes
+
+    def cut(self: Location, content: bytes) -> None:
+        nonlocal left
+        folder = Path(self.path).parent.name
+        if folder.startswith("step-") and int(folder.removeprefix("step-")) >= fault.step:
+            if len(content) > left:
+                # Past the atomic rename, as an object store's or a dying disk's might show it.
+                Path(self.path).parent.mkdir(parents=True, exist_ok=True)
+                Path(self.path).write_bytes(content[:left])
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= len(content)
+        whole(self, content)
+
+    Location.write_bytes = cut  # type: ignore[method-assign]
+
+
+def _flip(run: Location, offset: int) -> None:
+    folder = Path(run.path) / f"step-{steps_in(run)[-1]:08d}"
+    files = sorted(folder.iterdir())
+    file = files[offset % len(files)]
+    content = bytearray(file.read_bytes())
+    content[-1 - offset % len(content)] ^= 0x10
+    file.write_bytes(content)
+
+
+def random_faults(seed: int, count: int, steps: int, workers: Sequence[int]) -> list[Fault]:
+    """`count` faults of all kinds, at rising steps, with changing numbers of workers."""
+    rng = random.Random(seed)
+    at = sorted(rng.sample(range(2, steps - 1), count))
+    faults, now = [], workers[0]
+    for step in at:
+        kind = rng.choice(["kill", "kill", "cut save", "grow", "notice", "flip"])
+        then = rng.choice(list(workers))
+        faults.append(
+            Fault(
+                step, kind, then, ranks=tuple(rng.sample(range(now), rng.randint(1, now))), bytes=rng.randrange(200_000)
+            )
+        )  # type: ignore[arg-type]
+        now = then
+    return faults
+
+
+def final(folder: Path) -> dict[str, Any]:
+    """What a run left: its last checkpoint, its ledger, and its metrics without what the machine decides."""
+    run = open_location(str(folder))
+    saved, _ = newest_valid(run)
+    assert saved is not None
+    machine_facts = ("images_per_s", "data_wait_fraction", "time", "workers")
+    metrics = [{k: v for k, v in row.items() if k not in machine_facts} for row in read_rows(run / "metrics.jsonl")]
+    return {
+        "tensors": {**saved.model, **saved.optimizer},
+        "step": saved.step,
+        "ledger": read_rows(run / "ledger.jsonl"),
+        "metrics": metrics,
+    }

@@ -1,0 +1,89 @@
+"""The commands of the README as processes of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+from simclr_ray.storage.location import open_location
+from simclr_ray.storage.rows import read_rows
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 300.0
+# Ray's own patience is made for clouds; on one machine nothing takes so long.
+FAST = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
+    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "2",
+}
+# The quickstart made small: STEPS steps of 128 pictures.
+SMALL = {
+    "data.train": "synthetic:1024",
+    "augment.size": 16,
+    "model.width": 0.0625,
+    "model.head-dim": 16,
+    "train.epochs": 3,
+    "train.global-batch": 128,
+    "machine.threads": 1,
+}
+SETTINGS = SMALL | {
+    "evaluate.every-epochs": 2,
+    "evaluate.test": "synthetic:256:test",
+    "machine.log-every-steps": 1,
+    "machine.save-every-steps": 3,
+    "machine.cpus-per-worker": 0.5,
+    "machine.data-cpus": 0.5,
+}
+STEPS = 24
+
+
+def start(folder: Path, name: str, workers: int, *, ray_address: str = "local", **changes: object) -> Any:
+    """`pretrain.py quickstart` with small settings, on a cluster of its own unless an address is given."""
+    settings = SETTINGS | {"machine.min-workers": workers, "machine.max-workers": workers} | changes
+    flags = [word for key, value in settings.items() for word in _flag(key, value)]
+    line = [sys.executable, str(ROOT / "experiments/pretrain.py"), "quickstart", *flags, "--name", name]
+    return subprocess.Popen(
+        [*line, "--storage", str(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | FAST | {"RAY_ADDRESS": ray_address},
+    )
+
+
+def _flag(key: str, value: object) -> list[str]:
+    return [f"--{key}"] if value is True else [f"--{key}", str(value)]
+
+
+def finish(process: Any, timeout_s: float = TIMEOUT_S) -> tuple[int, str, str]:
+    """Exit code, standard output and standard error."""
+    try:
+        out, err = process.communicate(timeout=timeout_s)
+    finally:
+        process.kill()
+    return process.returncode, out, err
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of a run without what the machine decides."""
+    machine_facts = ("images_per_s", "data_wait_fraction", "time")
+    found = read_rows(open_location(str(folder)) / "metrics.jsonl")
+    return [{key: value for key, value in row.items() if key not in machine_facts} for row in found]
+
+
+def events(folder: Path, *kinds: str) -> list[dict[str, Any]]:
+    found = read_rows(open_location(str(folder)) / "events.jsonl")
+    return [event for event in found if not kinds or event["event"] in kinds]
+
+
+def wait_until(happened: Callable[[], bool], process: Any, what: str, timeout_s: float = TIMEOUT_S) -> None:
+    deadline = monotonic() + timeout_s
+    while not happened():
+        assert monotonic() < deadline, f"waited {timeout_s:.0f} s in vain until {what}"
+        assert process.poll() is None, process.communicate()
+        sleep(0.05)

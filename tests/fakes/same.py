@@ -1,0 +1,42 @@
+"""A run over whatever happened to it, held against one worker that nothing happened to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from simclr_ray.config import Config
+from simclr_ray.data.dataset import open_dataset
+from simclr_ray.storage.location import Location, open_location
+from simclr_ray.storage.rows import read_rows
+from simclr_ray.train.checkpoint import newest_valid
+from small_runs import attempt
+
+
+def assert_same_as_one_worker(run: Location, alone: Path) -> None:
+    """In float64: the same samples in every step, the same losses and weights but for rounding; prints by how much."""
+    config = Config.from_json((run / "config.json").read_bytes().decode())
+    attempt(config, open_dataset(config.data.train), alone)
+    undisturbed = open_location(str(alone))
+    assert read_rows(run / "ledger.jsonl") == read_rows(undisturbed / "ledger.jsonl")
+    got, expected = _losses(run), _losses(undisturbed)
+    assert got.keys() == expected.keys()
+    for step, loss in expected.items():
+        assert got[step] == pytest.approx(loss, rel=1e-8), step
+    saved, wanted = newest_valid(run)[0], newest_valid(undisturbed)[0]
+    assert saved is not None
+    assert wanted is not None
+    for name, value in wanted.model.items():
+        torch.testing.assert_close(saved.model[name], value, rtol=1e-6, atol=1e-6, msg=name)
+    loss = max(abs(got[step] / expected[step] - 1) for step in expected)
+    weights = max(float((saved.model[name] - value).abs().max()) for name, value in wanted.model.items())
+    print(f"{len(expected)} steps as one worker's: losses differ by at most {loss:.1e}, weights by {weights:.1e}")
+
+
+def _losses(run: Location) -> dict[int, Any]:
+    rows = read_rows(run / "metrics.jsonl")
+    assert [row["step"] for row in rows] == sorted({row["step"] for row in rows}), "every step once"
+    return {row["step"]: row["loss"] for row in rows}

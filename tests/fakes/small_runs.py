@@ -1,0 +1,104 @@
+"""Small real runs: a dataset of drawn pictures, a narrow network, and streams without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from simclr_ray.config import Config
+from simclr_ray.data.dataset import PICTURE, Dataset
+from simclr_ray.data.load import SliceLoader
+from simclr_ray.data.order import order_of
+from simclr_ray.data.prepare.build import in_threads, ordered_work, write_dataset
+from simclr_ray.data.prepare.source import open_source
+from simclr_ray.data.prepare.writer import CHECKED, DatasetWriter
+from simclr_ray.storage.location import open_location
+from simclr_ray.train.attempt import run_attempt
+from simclr_ray.train.batch import Batch
+from simclr_ray.train.state import TrainState
+from simclr_ray.train.worker import LocalWorker
+
+TINY = Config().with_overrides(
+    {
+        "augment.size": 16,
+        "augment.blur_p": 0.0,
+        "model.arch": "resnet18",
+        "model.width": 0.0625,
+        "model.stem": "cifar",
+        "model.head_batchnorm": True,
+        "model.head_dim": 16,
+        "optim.temperature": 0.5,
+        "optim.lr_per_256": 0.5,
+        "optim.warmup_epochs": 1.0,
+        "train.epochs": 3,
+        "train.global_batch": 48,
+        "train.precision": "float32",
+        "machine.cache_gib": 0.0,
+        "machine.log_every_steps": 2,
+    }
+)
+
+
+def drawn_dataset(folder: Path, count: int, slice_rows: int = 8) -> Dataset:
+    """`count` synthetic pictures as a dataset in `folder`."""
+    source = open_source(f"synthetic:{count}")
+    checked = in_threads(source, ordered_work(source, 0), None)
+    return write_dataset(source, open_location(str(folder)), checked, seed=0, max_side=None, slice_rows=slice_rows)
+
+
+def corrupted(dataset: Dataset, folder: Path, bad: set[int]) -> Dataset:
+    """A copy of `dataset` whose rows `bad` were damaged after preparation, as on a failing disk."""
+    from simclr_ray.data.dataset import SliceReader
+
+    with DatasetWriter(open_location(str(folder)), dataset.slice_rows) as writer:
+        for table in SliceReader(dataset).rows(0, dataset.rows):
+            images = [
+                b"\xff\xd8 no picture" if row in bad else image
+                for row, image in zip(table["id"].to_pylist(), table["image"].to_pylist(), strict=True)
+            ]
+            table = table.select(PICTURE.names).set_column(0, "image", pa.array(images, pa.binary()))
+            sizes = pa.array([1] * len(images), pa.int64())
+            problems = pa.nulls(len(images), pa.string())
+            writer.add(pa.table([*table.columns, sizes, problems], schema=CHECKED))
+        return writer.finish(dataset.classes, dataset.source)
+
+
+def local_blocks(
+    config: Config, dataset: Dataset, positions: np.ndarray, slices: int = 3
+) -> Iterator[dict[str, np.ndarray]]:
+    """What a Ray Data stream gives, made here; blocks of 3 slices straddle passes and steps."""
+    loader = SliceLoader(dataset, order_of(config, dataset), config.augment, None)
+    for start in range(0, len(positions), slices):
+        yield loader(positions[start : start + slices])
+
+
+class Killed(RuntimeError):
+    """Stands for whatever ends a process."""
+
+
+def attempt(config: Config, dataset: Dataset, folder: Path, *, die_after_step: int | None = None) -> TrainState:
+    """One attempt of this process (alone or in its gloo group); after `die_after_step` its stream raises Killed."""
+    order, worker = order_of(config, dataset), LocalWorker(torch.device("cpu"))
+    rows_per_step = order.rows_per_pass(worker.size)[worker.rank] * (order.global_batch // order.pass_size)
+
+    def blocks(positions: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+        served = 0
+        for block in local_blocks(config, dataset, positions):
+            if die_after_step is not None and served >= rows_per_step * die_after_step:
+                raise Killed
+            served += len(block["id"])
+            yield block
+
+    return run_attempt(config, dataset, open_location(str(folder)), worker, blocks)
+
+
+def weights(state: TrainState) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in state.model.state_dict().items()}
+
+
+def ids_of(batches: list[Batch]) -> list[list[int]]:
+    return [batch.ids.tolist() for batch in batches]

@@ -1,0 +1,57 @@
+"""The projection heads of the paper and of the official code."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from simclr_ray.config import ModelConfig
+from simclr_ray.methods.network import build_model
+from simclr_ray.model.batchnorm import BatchNorm
+from simclr_ray.model.heads import projection_head
+
+
+def head_of(**settings) -> nn.Sequential:
+    return build_model(ModelConfig(arch="resnet18", width=0.125, **settings), seed=0).head  # 64 features
+
+
+def dense(head: nn.Module) -> list[tuple[int, int, bool]]:
+    layers = [module for module in head.modules() if isinstance(module, nn.Linear)]
+    return [(layer.in_features, layer.out_features, layer.bias is not None) for layer in layers]
+
+
+def test_none_gives_the_feature_itself():
+    h = torch.randn(3, 64)
+    assert torch.equal(head_of(head="none")(h), h)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"head": "linear", "head_dim": 16}, [(64, 16, True)]),
+        ({"head": "linear", "head_dim": 16, "head_batchnorm": True}, [(64, 16, True)]),
+        ({"head_dim": 16}, [(64, 64, True), (64, 16, True)]),
+        ({"head_layers": 3, "head_hidden": 32}, [(64, 32, True), (32, 32, True), (32, 128, True)]),
+        ({"head_layers": 3, "head_batchnorm": True}, [(64, 64, False), (64, 64, False), (64, 128, False)]),
+    ],
+)
+def test_dense_layers(settings, expected):
+    assert dense(head_of(**settings)) == expected
+
+
+def test_mlp_is_relu_between_dense_layers_and_none_after():
+    head, h = projection_head([5, 7, 6, 4]), torch.randn(8, 5)
+    first, second, third = (module for module in head if isinstance(module, nn.Linear))
+    torch.testing.assert_close(head(h), third(F.relu(second(F.relu(first(h))))))
+    assert (head(h) < 0).any()
+
+
+def test_batchnorm_follows_every_dense_layer_and_the_last_has_no_beta():
+    head, h = projection_head([5, 7, 4], batchnorm=True), torch.randn(64, 5)
+    norms = [module for module in head if isinstance(module, BatchNorm)]
+    assert [norm.bias is not None for norm in norms] == [True, False]
+    first, second = (module.weight for module in head if isinstance(module, nn.Linear))
+    hidden = F.relu(F.batch_norm(h @ first.T, None, None, training=True))
+    torch.testing.assert_close(
+        head(h), F.batch_norm(hidden @ second.T, None, None, training=True), rtol=1e-4, atol=1e-5
+    )

@@ -1,0 +1,36 @@
+"""The learning rate of every step against a table made by hand."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+
+from simclr_ray.config import Config
+from simclr_ray.optim.schedule import learning_rate, peak_lr, rate_at
+
+
+def test_warm_up_is_linear_from_zero_and_the_cosine_ends_at_zero() -> None:
+    rates = [learning_rate(step, 2.0, 4, 12) for step in range(13)]
+    assert rates[:5] == [0.0, 0.5, 1.0, 1.5, 2.0]
+    assert rates[8] == pytest.approx(1.0)
+    assert rates[12] == pytest.approx(0.0)
+    for step in range(4, 13):
+        assert rates[step] == pytest.approx(2.0 * 0.5 * (1 + math.cos(math.pi * (step - 4) / 8)))
+    assert all(a > b for a, b in pairwise(rates[4:]))
+
+
+def test_scaling_with_the_batch() -> None:
+    assert peak_lr(0.3, "linear", 4096) == pytest.approx(4.8)  # SimCLR, section 2.2
+    assert peak_lr(1.2, "sqrt", 4096) == pytest.approx(0.075 * math.sqrt(4096))  # appendix B.1
+    assert peak_lr(1.2, "sqrt", 256) == pytest.approx(0.075 * math.sqrt(256))
+
+
+def test_a_run_shorter_than_its_warm_up_only_warms_up() -> None:
+    config = Config().with_overrides({"train.epochs": 2, "optim.warmup_epochs": 10, "train.global_batch": 256})
+    assert [rate_at(config, step, 5) for step in (0, 5, 9)] == pytest.approx([0.0, 0.15, 0.27])
+
+
+def test_no_warm_up_starts_at_the_peak() -> None:
+    assert learning_rate(0, 1.0, 0, 10) == 1.0

@@ -1,0 +1,129 @@
+"""The cluster is invisible: whatever is done to a run, it ends as the undisturbed one does."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from chaos import Fault, final, random_faults, run_with_faults
+from simclr_ray.config import Config
+from simclr_ray.data.dataset import Dataset
+from simclr_ray.storage.location import open_location
+from simclr_ray.storage.rows import read_rows
+from small_runs import TINY, drawn_dataset
+
+CONFIG = TINY.with_overrides(
+    {
+        "train.epochs": 5,
+        "machine.save_every_steps": 4,
+        "machine.ledger": True,
+        "machine.log_every_steps": 1,
+        "machine.settle_s": 0.0,
+        "machine.resize_every_s": 0.0,
+    }
+)
+# 12 slices a batch, so that a quarter of it still has one for each of three workers; 4 steps an epoch.
+# A calm learning rate: at 0.5 and B / 4 training itself amplified rounding from 1e-16 to 1e-3 within 80 steps.
+FLOAT64 = CONFIG.with_overrides({"train.precision": "float64", "train.global_batch": 96, "optim.lr_per_256": 0.1})
+STEPS = 40
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return drawn_dataset(tmp_path_factory.mktemp("data") / "d", 400)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The undisturbed run of a config at a number of workers, made once."""
+    found: dict[tuple[str, int], dict[str, Any]] = {}
+
+    def get(config: Config, workers: int) -> dict[str, Any]:
+        key = config.to_json(), workers
+        if key not in found:
+            folder = tmp_path_factory.mktemp("undisturbed")
+            assert run_with_faults(config, dataset, folder, workers, []) == 1
+            found[key] = final(folder)
+        return found[key]
+
+    return get
+
+
+def assert_bitwise(got: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert got["step"] == expected["step"]
+    assert got["ledger"] == expected["ledger"]
+    assert got["metrics"] == expected["metrics"]
+    for name, value in expected["tensors"].items():
+        assert torch.equal(got["tensors"][name], value), name
+
+
+def assert_same_mathematics(got: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Another number of workers: the ledger is the same, losses and weights but for float64's rounding."""
+    assert got["ledger"] == expected["ledger"]
+    assert [row["step"] for row in got["metrics"]] == [row["step"] for row in expected["metrics"]]
+    for row, other in zip(got["metrics"], expected["metrics"], strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-8)
+    for name, value in expected["tensors"].items():
+        torch.testing.assert_close(got["tensors"][name], value, rtol=1e-6, atol=1e-6, msg=name)
+
+
+def kill_steps(count: int) -> list[int]:
+    return sorted(random.Random(1).sample(range(1, STEPS), count))
+
+
+@pytest.mark.parametrize(
+    "step", [*kill_steps(17)[::6], *(pytest.param(s, marks=pytest.mark.slow) for s in kill_steps(17))]
+)
+def test_killed_at_a_random_step_ends_in_the_same_bits(
+    step: int, dataset: Dataset, tmp_path: Path, undisturbed: Any
+) -> None:
+    workers = 1 + step % 2
+    kill = Fault(step, "kill", workers, ranks=(step % workers,))
+    assert run_with_faults(CONFIG, dataset, tmp_path, workers, [kill]) == 2
+    assert_bitwise(final(tmp_path), undisturbed(CONFIG, workers))
+
+
+@pytest.mark.parametrize(
+    ("pass_size", "steps"),
+    [(96, 40), (24, 40), *(pytest.param(size, 100, marks=pytest.mark.slow) for size in (96, 24))],
+)
+def test_workers_come_and_go_and_the_mathematics_stays(
+    pass_size: int, steps: int, dataset: Dataset, tmp_path: Path, undisturbed: Any
+) -> None:
+    """3 -> 1 -> 2 -> 3 in one run, against one worker undisturbed."""
+    config = FLOAT64.with_overrides({"train.pass_size": pass_size, "train.epochs": steps // 4})
+    at = [round(steps * part) for part in (0.23, 0.45, 0.7)]
+    script = [Fault(at[0], "kill", 1, ranks=(0, 2)), Fault(at[1], "grow", 2), Fault(at[2], "notice", 3)]
+    assert run_with_faults(config, dataset, tmp_path, 3, script) == 4
+    assert_same_mathematics(final(tmp_path), undisturbed(config, 1))
+    events = read_rows(open_location(str(tmp_path)) / "events.jsonl")
+    purposes = [event for event in events if event["event"] in ("resize", "stop")]
+    restored = [event["step"] for event in events if event["event"] == "restore"]
+    assert [event["event"] for event in purposes] == ["resize", "stop"]
+    assert restored[1:] == [event["step"] for event in purposes], "a group that ends on purpose loses nothing"
+    assert [event["workers"] for event in events if event["event"] in ("start", "restore")] == [3, 1, 2, 3]
+
+
+def test_damaged_and_cut_checkpoints_are_survived(dataset: Dataset, tmp_path: Path, undisturbed: Any) -> None:
+    script = [Fault(10, "cut save", 2, bytes=30_000), Fault(17, "flip", 2, bytes=7), Fault(26, "kill", 2, ranks=(1,))]
+    assert run_with_faults(CONFIG, dataset, tmp_path, 2, script) == 4
+    assert_bitwise(final(tmp_path), undisturbed(CONFIG, 2))
+    events = read_rows(open_location(str(tmp_path)) / "events.jsonl")
+    assert {event["event"] for event in events} >= {"attempt", "failure", "skipped_checkpoint", "restore", "done"}
+
+
+@pytest.mark.slow
+def test_fifty_mixed_faults_lose_and_double_no_sample(dataset: Dataset, tmp_path: Path, undisturbed: Any) -> None:
+    config = FLOAT64.with_overrides({"train.epochs": 40})
+    faults = random_faults(seed=7, count=50, steps=160, workers=[2, 1, 3])
+    assert run_with_faults(config, dataset, tmp_path, 2, faults) == 51
+    got = final(tmp_path)
+    assert_same_mathematics(got, undisturbed(config, 1))
+    assert [row["step"] for row in got["metrics"]] == list(range(1, 161))
+    for epoch in range(40):
+        ids = [sample for row in got["ledger"][4 * epoch : 4 * epoch + 4] for sample in row["ids"]]
+        assert len(ids) == len(set(ids)) == 384

@@ -1,0 +1,202 @@
+"""Under Ray, on nodes that come and go: growth, a notice, a lost node; one run, held against one worker's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from time import sleep, time
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from commands import events, finish, metrics, start, wait_until
+from fake_metadata import fake_metadata
+from same import assert_same_as_one_worker
+from simclr_ray.storage.location import open_location
+from simclr_ray.storage.rows import read_rows
+
+NODE_CPUS = 2  # room for one worker and its data
+SETTINGS = {
+    "train.precision": "float64",
+    "train.epochs": 90,
+    "train.global-batch": 128,
+    "evaluate.every-epochs": 0,
+    "augment.size": 16,
+    "machine.min-workers": 1,
+    "machine.max-workers": 2,
+    "machine.cpus-per-worker": 1.5,
+    "machine.data-cpus": 0.5,
+    "machine.resize-every-s": 5,
+    "machine.save-every-steps": 1000,
+    "machine.save-every-s": 8,
+    "machine.ledger": True,
+}
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A head that never trains, as in clusters/."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    yield cluster
+    cluster.shutdown()
+
+
+def starts(run: Path) -> list[dict[str, Any]]:
+    return events(run, "start", "restore")
+
+
+def steps_after_start(run: Path, count: int) -> int:
+    """Steps that the newest attempt has done."""
+    rows = metrics(run)
+    return rows[-1]["step"] - starts(run)[-1]["step"] if rows and len(starts(run)) == count else 0
+
+
+@pytest.mark.slow
+def test_nodes_come_and_go_and_the_run_does_not_notice(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.add_node(num_cpus=NODE_CPUS)
+    run = tmp_path / "elastic"
+    process = start(tmp_path, "elastic", 1, ray_address=cluster.address, **SETTINGS)
+
+    def trained(attempt: int) -> None:
+        wait_until(lambda: steps_after_start(run, attempt) >= 10, process, f"attempt {attempt} has done ten steps")
+
+    trained(1)
+    second = cluster.add_node(num_cpus=NODE_CPUS)
+    trained(2)
+    assert [s["workers"] for s in starts(run)] == [1, 2]
+    grown = events(run, "resize")[0]
+    assert starts(run)[1]["step"] == grown["step"], "growing loses nothing"
+
+    take_away(cluster, second, notice_s=10)
+    trained(3)
+    notice, stop = events(run, "notice")[0], events(run, "stop")[0]
+    assert 5 < notice["deadline_s"] <= 10
+    assert starts(run)[2]["step"] == stop["step"], "stopping on purpose loses nothing"
+
+    third = cluster.add_node(num_cpus=NODE_CPUS)
+    trained(4)
+    cluster.remove_node(third, allow_graceful=False)  # without a notice
+    trained(5)
+    code, _, err = finish(process, 300)
+    assert code == 0, err
+    assert [s["workers"] for s in starts(run)] == [1, 2, 1, 2, 1]
+    _report(run)
+    assert_same_as_one_worker(open_location(str(run)), tmp_path / "alone")
+
+
+@pytest.mark.slow
+def test_two_notices_then_two_nodes_at_once_then_that_of_rank_0(cluster: Cluster, tmp_path: Path) -> None:
+    run = tmp_path / "elastic"
+    nodes = [cluster.add_node(num_cpus=NODE_CPUS) for _ in range(3)]
+    more = {"machine.max-workers": 3, "train.epochs": 110}
+    process = start(tmp_path, "elastic", 1, ray_address=cluster.address, **SETTINGS | more)
+
+    def trained(workers: int) -> None:
+        def happened() -> bool:
+            count = len(starts(run))
+            return count > 0 and starts(run)[-1]["workers"] == workers and steps_after_start(run, count) >= 10
+
+        wait_until(happened, process, f"ten steps with {workers} workers")
+
+    trained(3)
+    with ThreadPoolExecutor() as clouds:  # the second notice comes while the first is being heeded
+        first = clouds.submit(take_away, cluster, nodes[0], 12)
+        sleep(4)
+        clouds.submit(take_away, cluster, nodes[1], 12).result()
+        first.result()
+    trained(1)
+    assert starts(run)[-1]["step"] == events(run, "stop")[-1]["step"], "notices lose nothing"
+
+    nodes += [cluster.add_node(num_cpus=NODE_CPUS) for _ in range(2)]
+    trained(3)
+    before = metrics(run)[-1]["step"]
+    for node in nodes[3:]:
+        cluster.remove_node(node, allow_graceful=False)
+    trained(1)
+    saved = starts(run)[-1]["step"]
+    assert saved >= events(run, "resize")[-1]["step"]
+    print(f"two of three nodes killed: {before - saved} steps or a few more lost")
+
+    cluster.add_node(num_cpus=NODE_CPUS)
+    take_away(cluster, nodes[2], 12)  # where the only worker, rank 0, is
+    code, _, err = finish(process, 300)
+    assert code == 0, err
+    stop = events(run, "stop")[-1]
+    assert any(begun["step"] == stop["step"] for begun in starts(run)), "not even rank 0's notice loses anything"
+    _report(run)
+    assert_same_as_one_worker(open_location(str(run)), tmp_path / "alone")
+
+
+@pytest.mark.slow
+def test_rank_0_sits_where_no_notice_comes(cluster: Cluster, tmp_path: Path) -> None:
+    import ray
+    import ray.train.torch
+    from ray.train.v2.api.config import RunConfig, ScalingConfig
+
+    from simclr_ray.orchestrate.cluster import rank_0_selector
+    from simclr_ray.planning.shares import Share
+
+    def note_node(_: dict) -> None:
+        rank = ray.train.get_context().get_world_rank()
+        (tmp_path / str(rank)).write_text(ray.get_runtime_context().get_node_id())
+
+    share = Share(min_workers=1, max_workers=3, cpus=1.5, gpus=0.0)
+    for _ in range(2):
+        cluster.add_node(num_cpus=NODE_CPUS, labels={"ray.io/market-type": "spot"})
+    ray.init(address=cluster.address, log_to_driver=False)
+    try:
+        assert rank_0_selector(share) is None
+        staying = cluster.add_node(num_cpus=NODE_CPUS, labels={"ray.io/market-type": "on-demand"})
+        cluster.wait_for_nodes()
+        ray.train.torch.TorchTrainer(
+            note_node,
+            train_loop_config={},
+            scaling_config=ScalingConfig(
+                num_workers=(1, 3), resources_per_worker={"CPU": 1.5}, label_selector=rank_0_selector(share)
+            ),
+            run_config=RunConfig(name="where", storage_path=str(tmp_path / "ray")),
+        ).fit()
+    finally:
+        ray.shutdown()
+    assert (tmp_path / "0").read_text() == staying.node_id
+    assert (tmp_path / "2").exists()
+
+
+def take_away(cluster: Cluster, node: Any, notice_s: float) -> None:
+    """What a cloud does to a spot node: a notice on its metadata server, and at the deadline the end.
+
+    The real watcher hears of it and drains the node.
+    """
+    with fake_metadata() as cloud:
+        where = ["--metadata", cloud.base, "--address", cluster.address, "--node-id", node.node_id]
+        line = [
+            sys.executable,
+            "-m",
+            "simclr_ray.orchestrate.preemption",
+            "--cloud",
+            "aws",
+            "--poll-s",
+            "0.5",
+            *where,
+        ]
+        watcher = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+        assert watcher.stderr is not None
+        assert "watching aws" in watcher.stderr.readline()
+        deadline = time() + notice_s
+        at = datetime.fromtimestamp(deadline, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        cloud.instance_action = {"action": "terminate", "time": at}
+        sleep(notice_s)
+        cluster.remove_node(node, allow_graceful=False)
+        watcher.kill()
+        watcher.wait()
+
+
+def _report(run: Path) -> None:
+    from simclr_ray.report.goodput import account, table
+
+    print(table(account(events(run), read_rows(open_location(str(run)) / "metrics.jsonl"))))

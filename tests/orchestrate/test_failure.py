@@ -1,0 +1,115 @@
+"""Which ends of an attempt end the run: errors as Ray Train builds them."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
+from ray.train import ControllerError
+from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
+from torch.distributed import DistNetworkError
+
+from simclr_ray.config import BadInput
+from simclr_ray.orchestrate import failure, group, group_failure
+from simclr_ray.orchestrate.failure import ATTEMPTS
+from simclr_ray.orchestrate.group_failure import GivenUp, StopOnFailure, cause_of, lost_while_starting
+from simclr_ray.storage.location import open_location
+from simclr_ray.train.control import Interrupted
+
+WORKER_DIED = "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR"
+NODE_DIED = "The actor died because its node has died. Node Id: 0ab0a9"
+
+
+def died(words: str) -> Exception:
+    """A worker's death as the controller's poll reports it."""
+    error = ActorDiedError()
+    error.error_msg = words
+    return WorkerHealthCheckFailedError("A worker health check failed.", failure=error)
+
+
+def raised(error: Exception) -> Exception:
+    return UserExceptionWithTraceback(error, traceback_str="")
+
+
+@pytest.fixture
+def stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int | None]:
+    """After how many attempts with these errors the run ends; `losing`: each takes a node along."""
+
+    def attempts(*errors: Exception, losing: bool = False, most: int = 3 * ATTEMPTS) -> int | None:
+        nodes = {str(number) for number in range(most + 1)}
+        monkeypatch.setattr(group_failure, "_nodes", lambda: set(nodes))
+        monkeypatch.setattr(failure.internal_kv, "_internal_kv_put", lambda *_, **__: None)
+        callback = StopOnFailure(open_location(str(tmp_path)), "driver")
+        for attempt in range(1, most + 1):
+            if losing:
+                nodes.pop()
+            try:
+                callback.after_exception(None, dict(enumerate(errors)))
+            except GivenUp:
+                return attempt
+        return None
+
+    return attempts
+
+
+def test_lost_nodes_and_ends_on_purpose_never_end_a_run(stop: Callable[..., int | None]) -> None:
+    assert stop(died(NODE_DIED), raised(RuntimeError("Connection closed by peer"))) is None
+    assert stop(died(WORKER_DIED), losing=True) is None
+    assert stop(raised(Interrupted("RESIZE"))) is None
+    lost = WorkerHealthCheckFailedError("A worker health check failed.", failure=ActorUnavailableError("gone", None))
+    assert stop(lost) is None
+
+
+def test_what_would_happen_again_ends_it_at_the_third_attempt(stop: Callable[..., int | None]) -> None:
+    assert stop(died(WORKER_DIED), raised(RuntimeError("Connection closed by peer"))) == ATTEMPTS
+    assert stop(raised(ValueError("a bug"))) == ATTEMPTS
+
+
+def test_bad_input_ends_it_at_once(stop: Callable[..., int | None]) -> None:
+    assert stop(died(NODE_DIED), raised(BadInput("no such file"))) == 1
+
+
+def test_the_cause_is_the_death_not_its_echo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_failure, "_nodes", set)
+    monkeypatch.setattr(failure.internal_kv, "_internal_kv_put", lambda *_, **__: None)
+    callback = StopOnFailure(open_location(str(tmp_path)), "driver")
+    errors = {0: raised(RuntimeError("Connection closed by peer")), 1: died(WORKER_DIED)}
+    for _ in range(ATTEMPTS - 1):
+        callback.after_exception(None, errors)
+    with pytest.raises(GivenUp) as given_up:
+        callback.after_exception(None, errors)
+    passed_on = pickle.loads(pickle.dumps(ControllerError(given_up.value)))
+    assert isinstance(cause_of(passed_on), RayActorError)
+    assert not lost_while_starting(passed_on)
+
+
+def test_a_worker_lost_while_a_group_starts_is_told_from_one_given_up() -> None:
+    nobody_answers = DistNetworkError("the client socket has timed out")
+    assert lost_while_starting(ControllerError(nobody_answers))
+    assert lost_while_starting(ControllerError(ActorDiedError()))
+    assert not lost_while_starting(ControllerError(GivenUp(nobody_answers)))
+    assert not lost_while_starting(ControllerError(ValueError("a bug")))
+    assert not lost_while_starting(ValueError("a bug"))
+
+
+@pytest.mark.parametrize(("losses", "ends"), [(ATTEMPTS - 1, True), (ATTEMPTS, False)])
+def test_a_group_that_could_not_start_is_started_again(
+    losses: int, ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcomes = [ControllerError(DistNetworkError("nobody answers"))] * losses
+
+    def fit() -> None:
+        if outcomes:
+            raise outcomes.pop()
+
+    monkeypatch.setattr(group, "_trainer", lambda task: SimpleNamespace(fit=fit))
+    task = SimpleNamespace(run=open_location(str(tmp_path)))
+    if ends:
+        group.train_in_group(task)  # type: ignore[arg-type]
+        return
+    with pytest.raises(DistNetworkError, match="nobody answers"):
+        group.train_in_group(task)  # type: ignore[arg-type]

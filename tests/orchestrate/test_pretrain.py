@@ -1,0 +1,202 @@
+"""Pretraining under Ray, as a user starts it: one command, killed in the middle of an epoch, and run again."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import simclr_ray
+from commands import STEPS, events, finish, metrics, start, wait_until
+from simclr_ray.config import Config
+from simclr_ray.orchestrate.pretrain import pretrain
+from simclr_ray.storage.location import open_location
+from simclr_ray.train.checkpoint import newest_valid
+
+
+def kill_after(process: Any, run: Path, step: int) -> None:
+    wait_until(lambda: any(row["step"] >= step for row in metrics(run)), process, f"step {step} is done")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("storage")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_killed_driver_resumes_to_the_same_bits(storage: Path, workers: int) -> None:
+    whole, cut = f"whole-{workers}", f"cut-{workers}"
+    code, out, err = finish(start(storage, whole, workers))
+    assert code == 0, err
+    assert "simclr_ray.load(" in out
+    assert f"step {STEPS}/{STEPS}" in err
+    process = start(storage, cut, workers)
+    kill_after(process, storage / cut, 13)
+    assert not (storage / cut / "encoder.safetensors").exists()
+    code, out, err = finish(start(storage, cut, workers))
+    assert code == 0, err
+    assert 9 <= events(storage / cut, "restore")[0]["step"] < STEPS
+    assert metrics(storage / cut) == metrics(storage / whole)
+    assert_same_bits(storage, cut, whole)
+    assert simclr_ray.load(str(storage / cut))(torch.zeros(1, 3, 16, 16)).shape == (1, 32)
+
+
+def assert_same_bits(storage: Path, name: str, other: str) -> None:
+    one, two = (newest_valid(open_location(str(storage / run)))[0] for run in (name, other))
+    assert one is not None
+    assert two is not None
+    for part in ("model", "optimizer"):
+        for key, value in getattr(one, part).items():
+            assert torch.equal(value, getattr(two, part)[key]), key
+    encoders = [load_file(storage / run / "encoder.safetensors") for run in (name, other)]
+    assert all(torch.equal(encoders[0][key], encoders[1][key]) for key in encoders[0])
+
+
+def test_a_lost_worker_is_replaced_and_the_bits_stay(storage: Path) -> None:
+    process = start(storage, "lost", 2)
+    wait_until(lambda: len(metrics(storage / "lost")) >= 10, process, "step 10 is done")
+    family = psutil.Process(process.pid).children(recursive=True)
+    workers = [child for child in family if "RayTrainWorker" in " ".join(child.cmdline())]
+    assert len(workers) == 2
+    workers[0].kill()
+    code, _, err = finish(process)
+    assert code == 0, err
+    assert len(events(storage / "lost", "failure")) == 1
+    assert metrics(storage / "lost") == metrics(storage / "whole-2")
+    assert_same_bits(storage, "lost", "whole-2")
+
+
+def test_a_changed_science_value_is_refused_by_name(storage: Path) -> None:
+    code, _, err = finish(start(storage, "whole-1", 1, **{"optim.temperature": 0.2}))
+    assert code == 2
+    assert "optim.temperature was 0.5, is now 0.2" in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def written_in_format_1(run: Path, config: Config) -> None:
+    groups = json.loads(config.to_json())
+    del groups["format"]
+    run.mkdir()
+    (run / "config.json").write_text(json.dumps(groups))
+
+
+def test_an_unfinished_run_of_another_order_of_samples_is_refused(tmp_path: Path) -> None:
+    written_in_format_1(tmp_path / "old", Config())
+    code, _, err = finish(start(tmp_path, "old", 1))
+    assert code == 2
+    assert "another order of samples (format 1, this is 2)" in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_finished_run_of_another_order_of_samples_is_left_as_it_is(tmp_path: Path) -> None:
+    written_in_format_1(tmp_path / "old", Config())
+    before = (tmp_path / "old" / "config.json").read_bytes()
+    (tmp_path / "old" / "metrics.jsonl").write_text('{"step": 24}\n')
+    (tmp_path / "old" / "encoder.safetensors").write_bytes(b"")
+    assert pretrain(Config(), "old", str(tmp_path)).step == 24
+    assert (tmp_path / "old" / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"train.global-batch": 100}, "no multiple of the dataset's slices of 32"),
+        ({"train.global-batch": 2048}, "more than the data holds"),
+        (
+            {"machine.max-workers": 9, "machine.cpus-per-worker": 0.1, "machine.data-cpus": 0.1},
+            "more than the 4 slices of a pass",
+        ),
+        ({"machine.max-workers": 2, "machine.cpus-per-worker": 1}, "leave 0 of 2 CPUs"),
+        ({"data.train": "/nowhere/at/all"}, "/nowhere/at/all"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_2(storage: Path, changes: dict[str, object], says: str) -> None:
+    code, _, err = finish(start(storage, "bad", 1, **changes))
+    lines = [line for line in err.strip().splitlines() if line.startswith("error: ")]
+    assert code == 2, err
+    assert len(lines) == 1
+    assert says in lines[0]
+    assert "Traceback" not in err
+
+
+def test_unwritable_storage_is_one_line_and_exit_2(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, err = finish(start(tmp_path / "file", "run", 1))
+    assert code == 2
+    assert "cannot write to --storage" in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_second_driver_on_a_live_run_is_refused_and_ctrl_c_ends_the_first(storage: Path) -> None:
+    first = start(storage, "live", 1, **{"train.epochs": 60})
+    wait_until(lambda: bool(metrics(storage / "live")), first, "the first step is done")
+    code, _, err = finish(start(storage, "live", 1, **{"train.epochs": 60}))
+    still_going = first.poll() is None
+    first.send_signal(signal.SIGINT)
+    interrupted, _, said = finish(first, 60)
+    assert (interrupted, "the same command goes on" in said) == (130, True), said
+    last = events(storage / "live")[-1]
+    assert (last["event"], last["reason"]) == ("stop", "asked to end")
+    assert (storage / "live" / f"step-{last['step']:08d}" / "manifest.json").exists()
+    assert code == 2
+    assert "is being trained by another driver" in err
+    assert still_going
+
+
+def test_damaged_data_end_the_run_with_one_line(storage: Path) -> None:
+    """What a data worker finds comes through Ray Data and Ray Train to the user."""
+    source = "synthetic:512"
+    code, _, err = finish(start(storage, "first", 1, **{"data.train": source, "train.epochs": 1}))
+    assert code == 0, err
+    prepared = next(path for path in (storage / "data").iterdir() if path.name.startswith("synthetic-512-"))
+    shard = next(prepared.glob("*.parquet"))
+    shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    cache = {"machine.cache-dir": storage / "cache"}  # the first run's would hide the damage
+    code, _, err = finish(start(storage, "second", 1, **{"data.train": source} | cache))
+    said = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert code == 2, err
+    assert "missing or damaged" in said[0]
+    assert "Traceback" not in err
+
+
+def test_a_crash_loop_ends_with_its_cause(storage: Path) -> None:
+    """A file where a folder must go: each attempt fails alike, without progress."""
+    (storage / "loop").mkdir()
+    (storage / "loop" / "tensorboard").write_text("")
+    code, _, err = finish(start(storage, "loop", 1))
+    assert code == 1
+    assert "tensorboard" in err.strip().splitlines()[-1]
+    assert len(events(storage / "loop", "attempt")) == 3
+    assert "tensorboard" in events(storage / "loop")[-1]["cause"]
+
+
+def test_a_stream_longer_than_its_horizon_goes_on_without_a_seam(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import numpy as np
+    import ray
+
+    from simclr_ray.data.load import SliceLoader
+    from simclr_ray.orchestrate import stream
+    from simclr_ray.train.attempt import order_of
+    from small_runs import TINY, drawn_dataset
+
+    dataset = drawn_dataset(tmp_path / "d", 200)
+    order, positions = order_of(TINY, dataset), np.arange(10)
+    monkeypatch.setattr(stream, "HORIZON", 4)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        blocks = list(stream.blocks(stream.plan_stream(TINY, dataset, order, 1, 1.0), positions))
+    finally:
+        ray.shutdown()
+    expected = SliceLoader(dataset, order, TINY.augment, None)(positions)
+    for key, value in expected.items():
+        np.testing.assert_array_equal(np.concatenate([block[key] for block in blocks]), value)
