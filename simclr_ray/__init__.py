@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def load(run_or_file: str) -> ResNet:
     """The pretrained encoder of a run folder or of an encoder.safetensors, local or by URI; on the CPU, in eval mode.
 
-    (n, 3, h, w) pictures, normalised with the run's mean and std -> (n, feature_dim). Raises BadInput if none is there.
+    (n, 3, h, w) images, normalised with the run's mean and std -> (n, feature_dim). Raises BadInput if none is there.
     """
     from simclr_ray.export.encoder import load_encoder  # here, so that data workers never import torch
 

@@ -45,12 +45,12 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 """
 
 
-def main(folder: Path | None = None, pictures: int = 32, repeats: int = 7, check: bool = False) -> None:
+def main(folder: Path | None = None, images: int = 32, repeats: int = 7, check: bool = False) -> None:
     torch.set_num_threads(1)
     if folder is None:
-        encoded = [drawn_jpeg(seed) for seed in range(pictures)]
+        encoded = [synthetic_jpeg(seed) for seed in range(images)]
     else:
-        encoded = [path.read_bytes() for path in sorted(folder.rglob("*.jp*g"))[:pictures]]
+        encoded = [path.read_bytes() for path in sorted(folder.rglob("*.jp*g"))[:images]]
     if check:
         print_errors(encoded)
     else:
@@ -84,7 +84,7 @@ def print_rates(encoded: list[bytes], repeats: int) -> None:
 
 
 def print_errors(encoded: list[bytes]) -> None:
-    """Our views of every picture against float torchvision with the same parameters, in levels of 255."""
+    """Our views of every image against float torchvision with the same parameters, in levels of 255."""
     config = AugmentConfig()
     means, largest = [], []
     for i, jpeg in enumerate(encoded):
@@ -167,7 +167,7 @@ def on_tensors() -> Callable[[bytes], object]:
     return pipeline
 
 
-def drawn_jpeg(seed: int, height: int = 385, width: int = 465) -> bytes:
+def synthetic_jpeg(seed: int, height: int = 385, width: int = 465) -> bytes:
     """Smooth colours, edges and noise: it compresses to about the size of a photograph."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width] / height

@@ -170,13 +170,13 @@ def _end_to_end_arms(
         )
         for workers in (1, 2)
     }
-    variants: dict[str, list[object]] = {"as typed": [], f"threads {threads}": ["--machine.threads", threads]}
+    variants: dict[str, list[object]] = {"as typed": [], f"threads {threads}": ["--resources.threads", threads]}
     if _bf16(arguments):
-        variants[f"threads {threads}, bf16"] = ["--machine.threads", threads, "--train.precision", "bf16"]
+        variants[f"threads {threads}, bf16"] = ["--resources.threads", threads, "--train.precision", "bf16"]
     for i, (label, checkout) in enumerate(checkouts.items()):
         command = ["cifar10_rn18_200ep", "--data.train", folder / f"data-{i}", "--model.width", width]
         command += ["--train.global-batch", arguments.batch, "--evaluate.every-epochs", 0]
-        command += ["--machine.cache-dir", folder / f"cache-{i}", "--machine.log-every-steps", ROW_STEPS]
+        command += ["--resources.cache-dir", folder / f"cache-{i}", "--logging.every-steps", ROW_STEPS]
         for variant, more in variants.items():
             arms[f"{label}, {variant}"] = partial(_trained, checkout, [*command, *more], arguments.train_seconds)
     return arms

@@ -34,8 +34,8 @@ FAST = {
 }
 NODE_CPUS = 2
 SETTINGS = """quickstart --name troubled --train.epochs 10000 --evaluate.every-epochs 0 --model.width 0.125
---machine.max-workers 2 --machine.cpus-per-worker 1.5 --machine.data-cpus 0.5 --machine.threads 1
---machine.resize-every-s 20 --machine.save-every-s 15"""
+--resources.max-workers 2 --resources.cpus-per-worker 1.5 --resources.data-cpus 0.5 --resources.threads 1
+--elasticity.resize-every-s 20 --saving.every-s 15"""
 COMMAND = [sys.executable, str(Path(__file__).parent.parent / "pretrain.py"), *SETTINGS.split()]
 
 
@@ -54,7 +54,7 @@ class Trouble:
     """The cluster, the driver of the run on it, and what can be done to both."""
 
     def __init__(self, storage: str, notice_s: float, train_on: bool) -> None:
-        self._notice_s, self._margin = notice_s, ["--machine.stop-margin-s", "None"] if train_on else []
+        self._notice_s, self._margin = notice_s, ["--elasticity.stop-margin-s", "None"] if train_on else []
         self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": NODE_CPUS})
         self._storage = storage
         self._driver = self._submit()

@@ -98,7 +98,7 @@ def our_step(arguments: Arguments, rank: int, parts: Parts) -> tuple[Step, int]:
             project,
             state.optimizer,
             views,
-            temperature=config.optim.temperature,
+            temperature=config.method.temperature,
             passes=1,
             rows_per_worker=rows,
         )

@@ -2,7 +2,7 @@
 
 python experiments/benchmark/search.py [--seeds 3] [--trials 30]
 
-Short runs on the drawn pictures. The table shows the best trial of every sweep, what the recipe itself reached in it,
+Short runs on the synthetic images. The table shows the best trial of every sweep, what the recipe itself reached in it,
 and the samples that ASHA saved; a second one how well rankme, which needs no labels, ranks the trials.
 """
 
@@ -27,16 +27,16 @@ SETTINGS = {
     "model.stem": "cifar",
     "model.head_dim": 64,
     "model.head_batchnorm": True,
-    "optim.temperature": 0.5,
+    "method.temperature": 0.5,
     "optim.lr_per_256": 1.0,
     "optim.warmup_epochs": 1,
     "train.epochs": 6,
     "train.global_batch": 128,
     "evaluate.every_epochs": 2,
     "evaluate.test_rows": 1024,
-    "machine.threads": 1,
-    "machine.cpus_per_worker": 0.6,
-    "machine.data_cpus": 0.3,
+    "resources.threads": 1,
+    "resources.cpus_per_worker": 0.6,
+    "resources.data_cpus": 0.3,
 }
 """A smaller quickstart."""
 

@@ -58,8 +58,8 @@ def _worker_flags(workers: int) -> list[object]:
     if workers == 1:
         return []
     cpus = min(1.0, 0.75 * len(os.sched_getaffinity(0)) / workers)
-    flags: list[object] = ["--machine.min-workers", workers, "--machine.max-workers", workers]
-    return [*flags, "--machine.cpus-per-worker", cpus, "--machine.threads", 1]
+    flags: list[object] = ["--resources.min-workers", workers, "--resources.max-workers", workers]
+    return [*flags, "--resources.cpus-per-worker", cpus, "--resources.threads", 1]
 
 
 def _started(checkout: Path, flags: Sequence[object], storage: Path, name: str) -> dict[str, float]:

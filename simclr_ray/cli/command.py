@@ -16,7 +16,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from simclr_ray.config import BadInput, Config, config_types
+from simclr_ray.config import BadInput, Config, config_types, current_key
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ def choose_recipe(argv: list[str], recipes: Mapping[str, Callable[[], Config]]) 
 
 
 def parse_with_config(cls: type[T], argv: list[str], config: Config, description: str | None) -> tuple[T, Config]:
-    """The arguments of `cls`, and `config` with the overrides among them, such as --optim.temperature 0.2."""
+    """The arguments of `cls`, and `config` with the overrides among them, such as --method.temperature 0.2."""
     both = make_dataclass(
         "Command",
         [
@@ -80,11 +80,27 @@ def parse_with_config(cls: type[T], argv: list[str], config: Config, description
         ],
         kw_only=True,
     )
-    parsed: Any = parse(both, argv, description=description)
+    parsed: Any = parse(both, present_flags(argv), description=description)
     return parsed.arguments, parsed.config
 
 
 def given_keys(argv: list[str]) -> frozenset[str]:
     """The dotted keys of the settings that `argv` names."""
-    names = (word.partition("=")[0].removeprefix("--") for word in argv if word.startswith("--"))
-    return frozenset(name.replace("-", "_") for name in names) & config_types().keys()
+    return frozenset(current_key(_key(word)) for word in argv if word.startswith("--")) & config_types().keys()
+
+
+def present_flags(argv: list[str]) -> list[str]:
+    """`argv` with the flags of the last release under their present names; a line on stderr says each."""
+    present = []
+    for word in argv:
+        old = _key(word) if word.startswith("--") else ""
+        new = current_key(old).replace("_", "-")
+        if old and new != old.replace("_", "-"):
+            print(f"--{old.replace('_', '-')} is now --{new}", file=sys.stderr)
+            word = f"--{new}" + "".join(word.partition("=")[1:])
+        present.append(word)
+    return present
+
+
+def _key(flag: str) -> str:
+    return flag.partition("=")[0].removeprefix("--").replace("-", "_")

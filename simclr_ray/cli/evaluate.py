@@ -1,4 +1,4 @@
-"""Judges the encoder of a finished run on labelled pictures.
+"""Judges the encoder of a finished run on labelled images.
 
     python experiments/evaluate.py RUN knn --train TRAIN --test TEST
     python experiments/evaluate.py RUN linear --train TRAIN --test TEST --baselines --crops 8
@@ -24,13 +24,13 @@ class Arguments:
     """A run folder or an encoder.safetensors, local or by URI."""
     method: tyro.conf.Positional[Literal["knn", "linear"]]
     train: str
-    """Labelled pictures: the bank of the kNN, or what the linear probe is trained on."""
+    """Labelled images: the bank of the kNN, or what the linear probe is trained on."""
     test: str
-    """Labelled pictures to classify."""
+    """Labelled images to classify."""
     baselines: bool = False
     """Also judge the untrained encoder and the raw pixels."""
     crops: int = 0
-    """linear: cropped and flipped copies of each training picture; 0: its centre alone."""
+    """linear: cropped and flipped copies of each training image; 0: its centre alone."""
     neighbours: int = EvaluateConfig.neighbours
     """knn: how many vote."""
     temperature: float = EvaluateConfig.temperature

@@ -17,7 +17,7 @@ from simclr_ray.planning.cost import model_cost
 from simclr_ray.planning.estimate import plan
 from simclr_ray.planning.figures import default_figures
 from simclr_ray.planning.fleet import fleet_of
-from simclr_ray.planning.job import job_of, memory_warning, pictures_of
+from simclr_ray.planning.job import images_of, job_of, memory_warning
 from simclr_ray.planning.machines import LOCAL, instance
 from simclr_ray.planning.measure import this_machine, with_measured
 from simclr_ray.planning.shares import training_threads
@@ -32,7 +32,7 @@ class Arguments:
     instance: str = "local"
     """Type of the nodes that train; local: this machine."""
     workers: int = 1
-    """Training workers: one GPU each, unless --machine.gpus-per-worker says otherwise."""
+    """Training workers: one GPU each, unless --resources.gpus-per-worker says otherwise."""
     cpu_instance: str | None = None
     """Type of the nodes that only augment."""
     cpu_workers: int = 0
@@ -44,15 +44,15 @@ class Arguments:
     interruptions_per_hour: float | None = None
     """Of each training node."""
     images: int | None = None
-    """Pictures in the data; None: asked of the data, if they are prepared."""
-    picture_kb: float | None = None
-    """Size of an encoded picture."""
+    """Images in the data; None: asked of the data, if they are prepared."""
+    image_kb: float | None = None
+    """Size of an encoded image."""
     gpu_images_per_s: float | None = None
     """Of one worker's training step, on whatever device."""
     core_images_per_s: float | None = None
     """Of one core that decodes and renders both views."""
     measure: bool = False
-    """Measure those two here, for about 10 s each; on drawn pictures, unless --data.train is a prepared dataset."""
+    """Measure those two here, for about 10 s each; on synthetic images, unless --data.train is a prepared dataset."""
     against: str | None = None
     """A run folder to compare the plan with."""
 
@@ -62,13 +62,13 @@ def main(argv: list[str]) -> None:
     arguments, config = parse_with_config(Arguments, rest, RECIPES[recipe](), __doc__)
 
     machine = this_machine() if arguments.instance == LOCAL else instance(arguments.instance)
-    fleet = fleet_of(config.machine, arguments.workers, machine, arguments.cpu_instance, arguments.cpu_workers)
+    fleet = fleet_of(config.resources, arguments.workers, machine, arguments.cpu_instance, arguments.cpu_workers)
     cost = model_cost(config.model, config.augment.size)
-    pictures = pictures_of(config, arguments.images, arguments.picture_kb)
+    images = images_of(config, arguments.images, arguments.image_kb)
     threads = training_threads(
-        config.machine, fleet.workers, fleet.vcpus, node_cpus=fleet.machine.vcpus, on_gpu=fleet.machine.gpus > 0
+        config.resources, fleet.workers, fleet.vcpus, node_cpus=fleet.machine.vcpus, on_gpu=fleet.machine.gpus > 0
     )
-    job = job_of(config, cost, pictures, arguments.workers, threads=threads)
+    job = job_of(config, cost, images, arguments.workers, threads=threads)
     figures = default_figures(job, cost, fleet)
     if arguments.measure:
         figures = with_measured(figures, config, job)

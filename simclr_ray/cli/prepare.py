@@ -1,8 +1,8 @@
-"""Prepares pictures as a dataset: every picture decoded once, bad ones left out, the rest shuffled into Parquet shards.
+"""Prepares images as a dataset: every image decoded once, bad ones left out, the rest shuffled into Parquet shards.
 
     python experiments/prepare.py SOURCE DEST [--seed 0] [--max-side PIXELS]
 
-SOURCE: a folder of pictures (class folders give labels), Hugging Face Parquet or WebDataset tars (a file, a folder, or
+SOURCE: a folder of images (class folders give labels), Hugging Face Parquet or WebDataset tars (a file, a folder, or
 a pattern such as data/train-*), local or by URI; torchvision:CIFAR10[:test]; synthetic:4096[:64px][:test].
 DEST: a new folder or object-store prefix.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import tyro
 
 from simclr_ray.cli.command import parse
-from simclr_ray.data.dataset import bad_pictures
+from simclr_ray.data.dataset import bad_images
 from simclr_ray.orchestrate.prepare import prepare
 
 BAD_SHOWN = 5
@@ -25,19 +25,19 @@ class Arguments:
     source: tyro.conf.Positional[str]
     dest: tyro.conf.Positional[str]
     seed: int = 0
-    """Decides the order of the pictures."""
+    """Decides the order of the images."""
     max_side: int | None = None
-    """Pictures with a longer side are scaled down to it and re-encoded as JPEG; None: all stay as they are."""
+    """Images with a longer side are scaled down to it and re-encoded as JPEG; None: all stay as they are."""
 
 
 def main(argv: list[str]) -> None:
     dataset = prepare(**vars(parse(Arguments, argv, description=__doc__)))
     classes = f"{len(dataset.classes)} classes" if dataset.classes else "no class names"
     labels = "labelled" if dataset.labelled else "not all labelled"
-    print(f"{dataset.rows:,} pictures, {labels}, {classes}, in {dataset.uri}")
+    print(f"{dataset.rows:,} images, {labels}, {classes}, in {dataset.uri}")
     print(f"fingerprint {dataset.fingerprint}")
     if dataset.bad:
-        print(f"{dataset.bad:,} bad pictures were left out, listed in {dataset.uri}/bad.jsonl:")
-        for bad in bad_pictures(dataset)[:BAD_SHOWN]:
+        print(f"{dataset.bad:,} bad images were left out, listed in {dataset.uri}/bad.jsonl:")
+        for bad in bad_images(dataset)[:BAD_SHOWN]:
             print(f"  {bad['path']}: {bad['problem']}")
     print(f"pretrain on it: python experiments/pretrain.py RECIPE --data.train {dataset.uri}")

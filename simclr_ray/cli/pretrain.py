@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
 
     encoder = open_location(result.path) / ENCODER
     if not encoder.exists():
-        print(f"\nstopped at step {result.step}: {result.path}\nwithout --machine.stop-after-epochs it goes on")
+        print(f"\nstopped at step {result.step}: {result.path}\nwithout --saving.stop-after-epochs it goes on")
         return
     print(f"\ndone at step {result.step}: {result.path}\n")
     print(loading_lines(encoder, config.model.arch, width=config.model.width, stem=config.model.stem))

@@ -4,7 +4,7 @@
     python experiments/report.py RUN --goodput
     python experiments/report.py SWEEP
 
-RUN: a run folder, local or by URI, that is trained now or was once. SWEEP: the folder of a sweep, whose pictures and
+RUN: a run folder, local or by URI, that is trained now or was once. SWEEP: the folder of a sweep, whose plots and
 page go into its folder report/.
 """
 
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
             raise BadInput(f"{arguments.run} is a sweep: --goodput is for one of its runs, such as SWEEP/trial-0000")
         sweep = read_sweep(arguments.run)
         print(findings(sweep))
-        print(f"\npictures and all of this: {write_page(sweep)}")
+        print(f"\nplots and all of this: {write_page(sweep)}")
         return
     now = time()
     run = read_run(arguments.run, now)

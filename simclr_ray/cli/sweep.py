@@ -26,7 +26,7 @@ class Arguments:
     storage: str = "runs"
     """Folder or object-store URI."""
     space: tuple[str, ...] = ()
-    """KEY=LOW:HIGH, KEY=LOW:HIGH:log or KEY=A,B,C, one or more. Unless told: optim.temperature=0.05:1:log
+    """KEY=LOW:HIGH, KEY=LOW:HIGH:log or KEY=A,B,C, one or more. Unless told: method.temperature=0.05:1:log
     optim.lr_per_256=0.05:2:log augment.strength=0.1:1.5."""
     trials: int = 30
     """Trials in all; a finished sweep goes on when there are more."""
@@ -36,7 +36,7 @@ class Arguments:
     reduction: int = 3
     """Of the trials that reach a check one in so many goes on at once (ASHA's eta); 1: all do."""
     concurrent: int | None = None
-    """Trials at once; None: one for each GPU, or part of one (--machine.gpus-per-worker), else one."""
+    """Trials at once; None: one for each GPU, or part of one (--resources.gpus-per-worker), else one."""
     seed: int = 0
     """Of the search; that of the trials is train.seed."""
 

@@ -1,30 +1,37 @@
 """A run's settings: frozen dataclasses grouped by consequence, their checks, and their JSON."""
 
 from simclr_ray.config.checks import BadInput
-from simclr_ray.config.machine import MachineConfig
-from simclr_ray.config.run import ADDRESSES, FORMAT, Config, config_types, format_of, science_changes
+from simclr_ray.config.machine import ElasticityConfig, LoggingConfig, ResourcesConfig, SavingConfig
+from simclr_ray.config.renamed import current_key
+from simclr_ray.config.run import FORMAT, Config, config_types, format_of, is_science, science_changes
 from simclr_ray.config.science import (
     AugmentConfig,
     DataConfig,
     EvaluateConfig,
     ModelConfig,
     OptimConfig,
+    SimCLRConfig,
     TrainConfig,
 )
 
 __all__ = [
-    "ADDRESSES",
     "FORMAT",
     "AugmentConfig",
     "BadInput",
     "Config",
     "DataConfig",
+    "ElasticityConfig",
     "EvaluateConfig",
-    "MachineConfig",
+    "LoggingConfig",
     "ModelConfig",
     "OptimConfig",
+    "ResourcesConfig",
+    "SavingConfig",
+    "SimCLRConfig",
     "TrainConfig",
     "config_types",
+    "current_key",
     "format_of",
+    "is_science",
     "science_changes",
 ]

@@ -23,6 +23,13 @@ def require_at_least(bound: float, group: str, settings: Any, *names: str) -> No
         require(value is None or value >= bound, f"{group}.{name} must be at least {bound}, not {value}")
 
 
+def require_positive(group: str, settings: Any, *names: str) -> None:
+    """None stands for a value that is still open."""
+    for name in names:
+        value = getattr(settings, name)
+        require(value is None or value > 0, f"{group}.{name} must be positive, not {value}")
+
+
 def checked(key: str, hint: Any, value: Any) -> Any:
     """`value` in the type `hint` that `key` declares (a JSON list becomes a tuple, an int a float), or `BadInput`.
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from simclr_ray.config.checks import require, require_at_least
+from simclr_ray.config.checks import require_at_least, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
-class MachineConfig:
-    """What the run is given to run on. None of it may change the result."""
+class ResourcesConfig:
+    """Workers, their share of the cluster, and the decoded cache."""
 
     min_workers: int = 1
     max_workers: int | None = None
@@ -29,33 +29,59 @@ class MachineConfig:
     """Datasets of up to so many GiB of pixels are decoded once into a memory-mapped file on each node; 0: never."""
     cache_dir: str | None = None
     """Where that file lies; None: the system's temporary folder."""
-    save_every_s: float = 300.0
-    save_every_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        require_at_least(1, "resources", self, "min_workers", "threads")
+        require_at_least(self.min_workers, "resources", self, "max_workers")
+        require_at_least(0, "resources", self, "gpus_per_worker", "cache_gib")
+        require_positive("resources", self, "cpus_per_worker", "data_cpus")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavingConfig:
+    """When checkpoints are written and which are kept."""
+
+    every_s: float = 300.0
+    every_steps: int | None = None
     """Also save at multiples of so many steps."""
     keep_last: int = 2
     """Newest checkpoints to keep."""
     keep_every_epochs: int | None = None
     """Also keep the first checkpoint of every so many epochs."""
-    save_patience_s: float = 3600.0
+    patience_s: float = 3600.0
     """A store that fails delays saves; the run ends when none has succeeded for so long."""
-    log_every_steps: int = 10
-    ledger: bool = False
-    """Write the sample ids of every step to ledger.jsonl, for debugging."""
-    resize_every_s: float = 300.0
-    """A group of workers trains for at least so long before it stops to grow."""
-    settle_s: float = 22.0
-    """Time between room for more workers and growing: Ray's own count follows the cluster every 20 s."""
-    stop_margin_s: float | None = 3.0
-    """The group saves and stops so long before a preemption's deadline; None: it trains on, saving every second."""
     stop_after_epochs: float | None = None
     """Save, check and leave the run there; the same command without it goes on to the end."""
 
     def __post_init__(self) -> None:
-        require_at_least(1, "machine", self, "min_workers", "threads", "save_every_steps")
-        require_at_least(1, "machine", self, "keep_last", "keep_every_epochs", "log_every_steps")
-        require_at_least(0, "machine", self, "gpus_per_worker", "cache_gib", "save_patience_s", "resize_every_s")
-        require_at_least(0, "machine", self, "settle_s", "stop_margin_s")
-        require_at_least(self.min_workers, "machine", self, "max_workers")
-        for name in ("cpus_per_worker", "data_cpus", "save_every_s", "stop_after_epochs"):
-            value = getattr(self, name)
-            require(value is None or value > 0, f"machine.{name} must be positive, not {value}")
+        require_at_least(1, "saving", self, "every_steps", "keep_last", "keep_every_epochs")
+        require_at_least(0, "saving", self, "patience_s")
+        require_positive("saving", self, "every_s", "stop_after_epochs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ElasticityConfig:
+    """When a group of workers grows, and when it stops for a preemption."""
+
+    resize_every_s: float = 300.0
+    """A group of workers trains for at least so long before it stops to grow."""
+    settle_s: float = 22.0
+    """Time between capacity for more workers and growing: Ray's own count follows the cluster every 20 s."""
+    stop_margin_s: float | None = 3.0
+    """The group saves and stops so long before a preemption's deadline; None: it trains on, saving every second."""
+
+    def __post_init__(self) -> None:
+        require_at_least(0, "elasticity", self, "resize_every_s", "settle_s", "stop_margin_s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggingConfig:
+    """What a run writes about itself."""
+
+    every_steps: int = 10
+    """Steps between two rows of metrics.jsonl."""
+    ledger: bool = False
+    """Write the sample ids of every step to ledger.jsonl, for debugging."""
+
+    def __post_init__(self) -> None:
+        require_at_least(1, "logging", self, "every_steps")

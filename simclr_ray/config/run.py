@@ -1,7 +1,7 @@
-"""Every knob of a run, validated on construction, and what counts as its science.
+"""One run's settings as a whole: its groups, dotted keys, JSON, and what of it is science.
 
-The group `machine` and the addresses in `ADDRESSES` must not change the result: they may differ between two
-starts of the same run. Every other value is science; `science_changes` names those that differ.
+A science value decides the result: it must not change between two starts of a run. The groups that say what the run is
+given to run on, and the addresses of its data, may.
 """
 
 from __future__ import annotations
@@ -9,22 +9,26 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from simclr_ray.config.checks import checked
-from simclr_ray.config.machine import MachineConfig
+from simclr_ray.config.machine import ElasticityConfig, LoggingConfig, ResourcesConfig, SavingConfig
+from simclr_ray.config.renamed import current_key
 from simclr_ray.config.science import (
     AugmentConfig,
     DataConfig,
     EvaluateConfig,
     ModelConfig,
     OptimConfig,
+    SimCLRConfig,
     TrainConfig,
 )
 
 FORMAT = 2
 """Of a run folder. It is raised where runs of the version before cannot be resumed: 2 has another order of samples."""
+MACHINE = (ResourcesConfig, SavingConfig, ElasticityConfig, LoggingConfig)
 ADDRESSES = frozenset({"data.train", "evaluate.train", "evaluate.test"})
 
 
@@ -35,10 +39,14 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    method: SimCLRConfig = field(default_factory=SimCLRConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    machine: MachineConfig = field(default_factory=MachineConfig)
+    resources: ResourcesConfig = field(default_factory=ResourcesConfig)
+    saving: SavingConfig = field(default_factory=SavingConfig)
+    elasticity: ElasticityConfig = field(default_factory=ElasticityConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
 
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT} | dataclasses.asdict(self), indent=2) + "\n"
@@ -49,13 +57,13 @@ class Config:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The config written by `to_json`, in any format: `machine` keys that are no more change nothing."""
+        """The config written by `to_json`, in any format: keys that are no more and were no science are left out."""
         groups = {key: value for key, value in json.loads(text).items() if key != "format"}
-        values, known = _flatten(groups), config_types()
-        return cls().with_overrides({k: v for k, v in values.items() if k in known or not k.startswith("machine.")})
+        values, types = {current_key(key): value for key, value in _flatten(groups).items()}, config_types()
+        return cls().with_overrides({k: value for k, value in values.items() if k in types or is_science(k)})
 
-    def with_overrides(self, overrides: dict[str, Any]) -> Self:
-        """A copy with values replaced by dotted key, such as {"optim.temperature": 0.2}; checked like any config."""
+    def with_overrides(self, overrides: Mapping[str, Any]) -> Self:
+        """A copy with values replaced by dotted key, such as {"method.temperature": 0.2}; checked like any config."""
         groups: dict[str, dict[str, Any]] = {}
         for key, value in overrides.items():
             group, _, name = key.partition(".")
@@ -75,14 +83,16 @@ def config_types() -> dict[str, Any]:
     return {f"{g}.{name}": hint for g, cls in groups.items() for name, hint in typing.get_type_hints(cls).items()}
 
 
+def is_science(key: str) -> bool:
+    """Whether the value of a dotted key decides the result of a run."""
+    group = key.partition(".")[0]
+    return key not in ADDRESSES and group != "machine" and typing.get_type_hints(Config).get(group) not in MACHINE
+
+
 def science_changes(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """The dotted keys whose science value differs, with both values."""
     before, after = old.flat(), new.flat()
-    return {
-        key: (before[key], after[key])
-        for key in before
-        if not key.startswith("machine.") and key not in ADDRESSES and before[key] != after[key]
-    }
+    return {key: (before[key], after[key]) for key in before if is_science(key) and before[key] != after[key]}
 
 
 def _flatten(groups: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -5,24 +5,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from simclr_ray.config.checks import require, require_at_least
+from simclr_ray.config.checks import require, require_at_least, require_positive
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """The pictures: where they are, and what the run expects of them."""
+    """The images: where they are, and what the run expects of them."""
 
     train: str = "synthetic:4096"
     """A prepared dataset, or anything that experiments/prepare.py takes: it is then prepared once into the storage."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Channel means of [0, 1] pictures, subtracted on the device (ImageNet's unless told)."""
+    """Channel means of [0, 1] images, subtracted on the device (ImageNet's unless told)."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Channel standard deviations, divided by on the device."""
     max_bad_fraction: float = 0.001
-    """The run ends when more pictures than max(10, this fraction of the rows) cannot be decoded."""
+    """The run ends when more images than max(10, this fraction of the rows) cannot be decoded."""
 
     def __post_init__(self) -> None:
-        require(bool(self.train), "data.train is empty: give a folder of pictures or a prepared dataset")
+        require(bool(self.train), "data.train is empty: give a folder of images or a prepared dataset")
         require(min(self.std) > 0, f"data.std must be positive, not {self.std}")
         require(0 <= self.max_bad_fraction <= 1, "data.max_bad_fraction must lie in [0, 1]")
 
@@ -34,7 +34,7 @@ class AugmentConfig:
     size: int = 224
     """Side of a view in pixels."""
     crop_min: float = 0.08
-    """Smallest part of the picture's area that a crop keeps; the largest is all of it."""
+    """Smallest part of the image's area that a crop keeps; the largest is all of it."""
     flip_p: float = 0.5
     strength: float = 1.0
     """s: brightness, contrast and saturation up to 0.8 s, hue up to 0.2 s."""
@@ -63,7 +63,7 @@ class ModelConfig:
     width: float = 1.0
     """Multiplies every channel count: 1, 2, 4, or a fraction."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
-    """imagenet: 7x7 stride 2 and max pool; cifar: 3x3 stride 1 and no pool, for pictures of 32 px and below."""
+    """imagenet: 7x7 stride 2 and max pool; cifar: 3x3 stride 1 and no pool, for images of 32 px and below."""
     head: Literal["none", "linear", "mlp"] = "mlp"
     head_layers: Literal[2, 3] = 2
     """Layers of the mlp head."""
@@ -81,10 +81,19 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """NT-Xent's temperature, the optimizer and its schedule."""
+class SimCLRConfig:
+    """The objective: NT-Xent over two views of every image in the global batch (SimCLR, equation 1)."""
 
     temperature: float = 0.1
+
+    def __post_init__(self) -> None:
+        require_positive("method", self, "temperature")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """The optimizer and its schedule."""
+
     optimizer: Literal["lars", "sgd", "adamw"] = "lars"
     lr_per_256: float = 0.3
     """Learning rate at a global batch of 256; see lr_scaling."""
@@ -98,10 +107,8 @@ class OptimConfig:
     warmup_epochs: float = 10.0
 
     def __post_init__(self) -> None:
-        require(self.temperature > 0, f"optim.temperature must be positive, not {self.temperature}")
-        require(self.lr_per_256 > 0, f"optim.lr_per_256 must be positive, not {self.lr_per_256}")
+        require_positive("optim", self, "lr_per_256", "trust_coefficient")
         require(0 <= self.momentum < 1, f"optim.momentum must lie in [0, 1), not {self.momentum}")
-        require(self.trust_coefficient > 0, "optim.trust_coefficient must be positive")
         require_at_least(0, "optim", self, "weight_decay", "warmup_epochs")
 
 
@@ -111,9 +118,9 @@ class TrainConfig:
 
     epochs: int = 100
     global_batch: int = 4096
-    """B: pictures in a step, over all workers; a multiple of the dataset's slice_rows."""
+    """B: images in a step, over all workers; a multiple of the dataset's slice_rows."""
     pass_size: int | None = None
-    """Pictures in one forward over all workers, a divisor of B; BatchNorm is over both their views. None: B."""
+    """Images in one forward over all workers, a divisor of B; BatchNorm is over both their views. None: B."""
     precision: Literal["auto", "float64", "float32", "bf16"] = "auto"
     """auto: bf16 autocast on a GPU and on a CPU with instructions for it (AVX512-BF16, AMX), float32 on others;
     resolved at the first start and kept."""
@@ -139,9 +146,9 @@ class EvaluateConfig:
     method: Literal["knn", "linear", "rankme"] = "knn"
     """What is measured: accuracy of kNN, of a linear classifier as well, or rankme alone, which needs no labels."""
     train: str | None = None
-    """Labelled pictures for the bank; None: data.train."""
+    """Labelled images for the bank; None: data.train."""
     test: str | None = None
-    """Labelled pictures to classify: a dataset, or anything that prepare takes. None: rows held out of the bank's."""
+    """Labelled images to classify: a dataset, or anything that prepare takes. None: rows held out of the bank's."""
     bank_rows: int = 50_000
     """The first so many rows of the (shuffled) training set are the bank."""
     test_rows: int = 10_000
@@ -152,4 +159,4 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         require_at_least(0, "evaluate", self, "every_epochs")
         require_at_least(1, "evaluate", self, "bank_rows", "test_rows", "neighbours")
-        require(self.temperature > 0, "evaluate.temperature must be positive")
+        require_positive("evaluate", self, "temperature")

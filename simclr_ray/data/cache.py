@@ -11,24 +11,24 @@ from pathlib import Path
 import numpy as np
 
 from simclr_ray.data.dataset import Dataset, SliceReader
-from simclr_ray.data.decode import BadPicture, decode
+from simclr_ray.data.decode import BadImage, decode
 
 FORMAT = 1
 
 
 class PixelCache:
-    """Decoded pictures by row. `picture` raises BadPicture for a row that could not be decoded when it was built."""
+    """Decoded images by row. `image` raises BadImage for a row that could not be decoded when it was built."""
 
     def __init__(self, index: Path) -> None:
         with np.load(index) as arrays:
             self._offsets, self._shapes = arrays["offsets"], arrays["shapes"]
         self._pixels = np.memmap(index.with_suffix(".pixels"), dtype=np.uint8, mode="r")
 
-    def picture(self, row: int) -> np.ndarray:
+    def image(self, row: int) -> np.ndarray:
         """uint8 (h, w, 3), a view into the mapped file."""
         height, width = self._shapes[row]
         if height == 0:
-            raise BadPicture("not decodable")
+            raise BadImage("not decodable")
         start = self._offsets[row]
         return self._pixels[start : start + height * width * 3].reshape(height, width, 3)
 
@@ -65,11 +65,11 @@ def _build(dataset: Dataset, index: Path) -> None:
         for table in reader.rows(0, dataset.rows):
             for row, encoded in zip(table["id"].to_pylist(), table["image"], strict=True):
                 try:
-                    picture = decode(encoded.as_py())
-                except BadPicture:
+                    image = decode(encoded.as_py())
+                except BadImage:
                     continue
-                offsets[row], shapes[row] = end, picture.shape[:2]
-                end += stream.write(picture.tobytes())
+                offsets[row], shapes[row] = end, image.shape[:2]
+                end += stream.write(image.tobytes())
         if end == 0:
             stream.write(b"\0")  # an empty file cannot be mapped
     np.savez(part, offsets=offsets, shapes=shapes)

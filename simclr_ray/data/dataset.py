@@ -20,9 +20,9 @@ INDEX = "dataset.json"
 BAD_LIST = "bad.jsonl"
 FORMAT = 1
 
-# The columns of every shard. Without `id`, the row position, it is also how sources hand over their pictures.
-PICTURE = pa.schema([("image", pa.binary()), ("label", pa.int32()), ("path", pa.string())])
-SCHEMA = PICTURE.insert(0, pa.field("id", pa.int64()))
+# The columns of every shard. Without `id`, the row position, it is also how sources hand over their images.
+IMAGE = pa.schema([("image", pa.binary()), ("label", pa.int32()), ("path", pa.string())])
+SCHEMA = IMAGE.insert(0, pa.field("id", pa.int64()))
 
 # A local file holds one of the process's descriptors (1,024 as a rule) while it is open; opening it again is cheap.
 OPEN_FILES = 128
@@ -47,11 +47,11 @@ class Dataset:
     classes: tuple[str, ...] | None
     """Class names by label, where the source has them."""
     labelled: bool
-    """Every picture has a label."""
+    """Every image has a label."""
     pixel_bytes: int
-    """Bytes of all pictures decoded."""
+    """Bytes of all images decoded."""
     bad: int
-    """Pictures of the source that could not be decoded; bad.jsonl beside dataset.json lists them."""
+    """Images of the source that could not be decoded; bad.jsonl beside dataset.json lists them."""
     source: dict[str, Any]
     """What it was prepared from: spec, digest of the listing, seed, max_side."""
     fingerprint: str
@@ -101,8 +101,8 @@ def open_dataset(uri: str) -> Dataset:
         raise BadInput(f"{uri}/{INDEX} is damaged ({error!r}): prepare the dataset again") from None
 
 
-def bad_pictures(dataset: Dataset) -> list[dict[str, str]]:
-    """Path and problem of every picture of the source that was left out, sorted by path."""
+def bad_images(dataset: Dataset) -> list[dict[str, str]]:
+    """Path and problem of every image of the source that was left out, sorted by path."""
     return [json.loads(line) for line in (dataset.location / BAD_LIST).read_bytes().splitlines()]
 
 

@@ -1,7 +1,7 @@
-"""Encoded picture to RGB pixels, and one error for every way in which that can fail.
+"""Encoded image to RGB pixels, and one error for every way in which that can fail.
 
 JPEG goes through libjpeg-turbo (simplejpeg), bit for bit what Pillow gives. CMYK, and what simplejpeg will not take,
-such as stray bytes between markers, goes to Pillow, so that the same pictures are good as in torchvision's ImageFolder.
+such as stray bytes between markers, goes to Pillow, so that the same images are good as in torchvision's ImageFolder.
 Also as there: transparency is dropped, not composited, and the EXIF orientation is not applied.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import simplejpeg
 
 MAX_PIXELS = 89_478_485
-"""Larger pictures are refused: Pillow's warning level for decompression bombs, 256 MiB of RGB."""
+"""Larger images are refused: Pillow's warning level for decompression bombs, 256 MiB of RGB."""
 
 # CMYK and YCCK are converted otherwise by Pillow.
 _PLAIN_COLOURS = ("YCbCr", "RGB", "Gray")
@@ -22,12 +22,12 @@ _PLAIN_COLOURS = ("YCbCr", "RGB", "Gray")
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF")
 
 
-class BadPicture(ValueError):
-    """These bytes are no picture that can be decoded; the message is the decoder's reason."""
+class BadImage(ValueError):
+    """These bytes are no image that can be decoded; the message is the decoder's reason."""
 
 
 def decode(encoded: bytes) -> np.ndarray:
-    """(h, w, 3) uint8 RGB. Raises BadPicture for anything empty, truncated, corrupt, unknown or beyond MAX_PIXELS.
+    """(h, w, 3) uint8 RGB. Raises BadImage for anything empty, truncated, corrupt, unknown or beyond MAX_PIXELS.
 
     16-bit grey keeps its upper 8 bits, where Pillow would clip it to white.
     """
@@ -54,16 +54,16 @@ def _decode_with_pillow(encoded: bytes) -> np.ndarray:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(encoded), formats=_FORMATS) as picture:
-            if picture.height * picture.width > MAX_PIXELS:
-                raise BadPicture(f"{picture.width} x {picture.height} pixels are more than {MAX_PIXELS}")
-            if picture.mode.startswith("I;16"):
-                grey = (np.asarray(picture) >> 8).astype(np.uint8)
+        with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
+            if image.height * image.width > MAX_PIXELS:
+                raise BadImage(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS}")
+            if image.mode.startswith("I;16"):
+                grey = (np.asarray(image) >> 8).astype(np.uint8)
                 return np.repeat(grey[:, :, None], 3, axis=2)
-            return np.array(picture.convert("RGB"))
+            return np.array(image.convert("RGB"))
     except UnidentifiedImageError:  # its own words hold an address in memory, another each time
-        raise BadPicture("not a picture, or of an unknown format") from None
+        raise BadImage("not a image, or of an unknown format") from None
     # What 600,000 damaged files raised. OSError: truncated, corrupt, unknown. SyntaxError, ValueError: broken chunks of
     # PNG, headers of PPM.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise BadPicture(str(error)) from error
+        raise BadImage(str(error)) from error

@@ -11,7 +11,7 @@ from simclr_ray.config import AugmentConfig
 from simclr_ray.data.augment.views import augment_pair
 from simclr_ray.data.cache import PixelCache
 from simclr_ray.data.dataset import Dataset, SliceReader
-from simclr_ray.data.decode import BadPicture, decode
+from simclr_ray.data.decode import BadImage, decode
 from simclr_ray.data.order import Order
 
 T = TypeVar("T")
@@ -37,33 +37,33 @@ class SliceLoader:
     def _load(self, position: int, views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Fills the views of one slice; gives its sample ids and which of them are undecodable.
 
-        The next good picture of the slice, cyclically, stands in for a bad one and is drawn with the bad one's key, so
+        The next good image of the slice, cyclically, stands in for a bad one and is drawn with the bad one's key, so
         batches keep their size. A wholly bad slice is left black: whoever counts the bad ones ends the run.
         """
         epoch, number = self._order.slice_at(position)
         first = number * self._order.slice_rows
         ids = np.arange(first, first + self._order.slice_rows)
-        pictures = self._pictures(first)
-        bad = np.array([picture is None for picture in pictures])
+        images = self._images(first)
+        bad = np.array([image is None for image in images])
         if bad.all():
             views[:] = 0
             return ids, bad
         good = np.flatnonzero(~bad)
         for i, sample in enumerate(ids):
             stand_in = good[np.searchsorted(good, i) % len(good)]
-            augment_pair(pictures[stand_in], self._order.seed, epoch, int(sample), self._augment, views[i])
+            augment_pair(images[stand_in], self._order.seed, epoch, int(sample), self._augment, views[i])
         return ids, bad
 
-    def _pictures(self, first: int) -> list[np.ndarray | None]:
-        """The decoded pictures of the slice that begins at row `first`; None for a bad one."""
+    def _images(self, first: int) -> list[np.ndarray | None]:
+        """The decoded images of the slice that begins at row `first`; None for a bad one."""
         rows = self._order.slice_rows
         if self._cache is not None:
-            return [_good(self._cache.picture, row) for row in range(first, first + rows)]
+            return [_good(self._cache.image, row) for row in range(first, first + rows)]
         return [_good(decode, encoded) for encoded in self._reader.read_slice(first // rows)["image"].to_pylist()]
 
 
 def _good(read: Callable[[T], np.ndarray], source: T) -> np.ndarray | None:
     try:
         return read(source)
-    except BadPicture:
+    except BadImage:
         return None

@@ -30,14 +30,14 @@ class Order:
             if value % self.slice_rows:
                 nearest = max(1, round(value / self.slice_rows)) * self.slice_rows
                 raise BadInput(
-                    f"train.{key} {value} is no multiple of the dataset's slices of {self.slice_rows} pictures; "
+                    f"train.{key} {value} is no multiple of the dataset's slices of {self.slice_rows} images; "
                     f"try {nearest}"
                 )
         if self.global_batch % self.pass_size:
             raise BadInput(f"train.pass_size {self.pass_size} does not divide train.global_batch {self.global_batch}")
         if self.global_batch > self.slices * self.slice_rows:
             raise BadInput(
-                f"train.global_batch {self.global_batch} is more than the data holds: {self.rows} pictures, "
+                f"train.global_batch {self.global_batch} is more than the data holds: {self.rows} images, "
                 f"{self.slices * self.slice_rows} in whole slices of {self.slice_rows}; lower it"
             )
 
@@ -72,11 +72,11 @@ class Order:
         return (passes[:, None] + np.arange(rank, self.slices_per_pass, workers)).reshape(-1)
 
     def rows_per_pass(self, workers: int) -> list[int]:
-        """Pictures of one pass on each worker, in rank order. Raises BadInput where a worker would have none."""
+        """Images of one pass on each worker, in rank order. Raises BadInput where a worker would have none."""
         if workers > self.slices_per_pass:
             raise BadInput(
                 f"{workers} workers are more than the {self.slices_per_pass} slices of a pass of {self.pass_size} "
-                f"pictures: set machine.max_workers to at most {self.slices_per_pass}"
+                f"images: set resources.max_workers to at most {self.slices_per_pass}"
             )
         return [len(range(rank, self.slices_per_pass, workers)) * self.slice_rows for rank in range(workers)]
 
@@ -93,6 +93,6 @@ def order_of(config: Config, dataset: Dataset) -> Order:
 
 
 def last_step(config: Config, order: Order) -> int:
-    """Where this start of the run shall end: at the last of its steps, or at machine.stop_after_epochs."""
-    total, early = config.train.epochs * order.steps_per_epoch, config.machine.stop_after_epochs
+    """Where this start of the run shall end: at the last of its steps, or at saving.stop_after_epochs."""
+    total, early = config.train.epochs * order.steps_per_epoch, config.saving.stop_after_epochs
     return total if early is None else min(total, max(1, round(early * order.steps_per_epoch)))

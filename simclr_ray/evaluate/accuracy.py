@@ -12,7 +12,7 @@ RANKS = 5
 
 
 class Accuracy(NamedTuple):
-    """In percent of the pictures. With five classes or fewer, top5 is 100."""
+    """In percent of the images. With five classes or fewer, top5 is 100."""
 
     top1: float
     top5: float

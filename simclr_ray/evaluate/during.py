@@ -1,4 +1,4 @@
-"""The check during training: all workers share the pictures of a fixed subset."""
+"""The check during training: all workers share the images of a fixed subset."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from simclr_ray.data.dataset import Dataset
 from simclr_ray.evaluate.accuracy import hits
 from simclr_ray.evaluate.features import Features, extract
 from simclr_ray.evaluate.fitted import first_held_out
-from simclr_ray.evaluate.images import PictureBatch, centered, read_pictures
+from simclr_ray.evaluate.images import ImageBatch, centered, read_images
 from simclr_ray.evaluate.knn import knn_predict
 from simclr_ray.evaluate.label_free import rankme
 from simclr_ray.evaluate.linear import predict, probe_config, train_probe
@@ -36,7 +36,7 @@ def rows_of_check(config: Config, bank: Dataset, test: Dataset | None) -> tuple[
 def check_during(config: Config, bank: Dataset, test: Dataset | None, device: torch.device, threads: int) -> Evaluate:
     """A function that gives what `evaluate.method` asks for, the same on every worker.
 
-    rankme: {"rankme"}, of the pictures to classify; knn: {"knn_top1", "knn_top5"} in percent as well; linear:
+    rankme: {"rankme"}, of the images to classify; knn: {"knn_top1", "knn_top5"} in percent as well; linear:
     {"linear_top1", "linear_top5"} besides.
     """
     method = config.evaluate.method
@@ -47,8 +47,8 @@ def check_during(config: Config, bank: Dataset, test: Dataset | None, device: to
         rounds = -(-len(slices) // (collective.size() * BATCH_SLICES))
         own = slices[collective.rank() :: collective.size()]
         view = centered(config.augment.size)
-        pictures = read_pictures(dataset, view, slices=own, rows=rows.stop, batch_slices=BATCH_SLICES, threads=threads)
-        together = _in_rounds(pictures, rounds, between)
+        images = read_images(dataset, view, slices=own, rows=rows.stop, batch_slices=BATCH_SLICES, threads=threads)
+        together = _in_rounds(images, rounds, between)
         return extract(model.encoder, together, config.data.mean, config.data.std, device)
 
     def check(model: SimCLR, step: int, between: Callable[[], None]) -> dict[str, float]:
@@ -66,7 +66,7 @@ def check_during(config: Config, bank: Dataset, test: Dataset | None, device: to
     return check
 
 
-def _in_rounds(batches: Iterator[PictureBatch], rounds: int, between: Callable[[], None]) -> Iterator[PictureBatch]:
+def _in_rounds(batches: Iterator[ImageBatch], rounds: int, between: Callable[[], None]) -> Iterator[ImageBatch]:
     """The batches, with `between` called `rounds` times: as often on the worker that has one batch less."""
     for _ in range(rounds):
         batch = next(batches, None)

@@ -10,21 +10,21 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
-from simclr_ray.evaluate.images import PictureBatch
+from simclr_ray.evaluate.images import ImageBatch
 from simclr_ray.model.resnet import ResNet
 from simclr_ray.train.batch import channel_scale, normalise
 
 
 @dataclass(frozen=True)
 class Features:
-    """Row i of all three belongs to one picture; the tensors are on the encoder's device."""
+    """Row i of all three belongs to one image; the tensors are on the encoder's device."""
 
     h: Float[Tensor, "n d"]
     """float32."""
     labels: Int64[Tensor, " n"]
     ids: Int64[Tensor, " n"]
     bad: int
-    """Pictures that could not be decoded and have no row."""
+    """Images that could not be decoded and have no row."""
 
 
 class Pixels(nn.Module):
@@ -34,18 +34,18 @@ class Pixels(nn.Module):
         super().__init__()
         self.feature_dim = 3 * size * size
 
-    def forward(self, pictures: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n d"]:
-        return pictures.flatten(1)
+    def forward(self, images: Float[Tensor, "n 3 s s"]) -> Float[Tensor, "n d"]:
+        return images.flatten(1)
 
 
 def extract(
     encoder: ResNet | Pixels,
-    batches: Iterable[PictureBatch],
+    batches: Iterable[ImageBatch],
     mean: Sequence[float],
     std: Sequence[float],
     device: torch.device,
 ) -> Features:
-    """The features of every picture, by an encoder that is on `device` already.
+    """The features of every image, by an encoder that is on `device` already.
 
     In eval mode (BatchNorm uses its running statistics), in bf16 autocast on a GPU and in the encoder's own precision
     on a CPU. No batches, as one of many workers may have, give no rows.

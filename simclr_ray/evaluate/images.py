@@ -1,4 +1,4 @@
-"""The pictures of a dataset as batches of single views with labels, decoded on a few threads ahead of their use."""
+"""The images of a dataset as batches of single views with labels, decoded on a few threads ahead of their use."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from simclr_ray.config import AugmentConfig, BadInput
 from simclr_ray.data.augment.center import center_view
 from simclr_ray.data.augment.views import draw_views, render
 from simclr_ray.data.dataset import Dataset, SliceReader
-from simclr_ray.data.decode import BadPicture, decode
+from simclr_ray.data.decode import BadImage, decode
 
 View = Callable[[int, UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "s s 3"]]
-"""From a sample's id and decoded picture to the one view of it that is used."""
+"""From a sample's id and decoded image to the one view of it that is used."""
 
 UNLABELLED = -1
 
@@ -28,7 +28,7 @@ LAST_EPOCH = 2**32 - 1
 
 
 @dataclass(frozen=True)
-class PictureBatch:
+class ImageBatch:
     """Views of the rows that could be decoded, in the order of the dataset."""
 
     pixels: UInt8[np.ndarray, "n s s 3"]
@@ -36,7 +36,7 @@ class PictureBatch:
     """UNLABELLED where the dataset has none."""
     ids: Int64[np.ndarray, " n"]
     bad: int
-    """Pictures that could not be decoded and were left out."""
+    """Images that could not be decoded and were left out."""
 
 
 def centered(size: int) -> View:
@@ -57,7 +57,7 @@ def cropped(size: int, seed: int, copy: int) -> View:
     return view
 
 
-def read_pictures(
+def read_images(
     dataset: Dataset,
     view: View,
     *,
@@ -65,10 +65,10 @@ def read_pictures(
     rows: int | None = None,
     batch_slices: int = 8,
     threads: int = 4,
-) -> Iterator[PictureBatch]:
-    """One view of every picture of `slices` (None: all) whose id is below `rows` (None: all).
+) -> Iterator[ImageBatch]:
+    """One view of every image of `slices` (None: all) whose id is below `rows` (None: all).
 
-    With W workers, worker r passes slices r, r + W, ... Raises BadInput if none of a batch's pictures can be decoded.
+    With W workers, worker r passes slices r, r + W, ... Raises BadInput if none of a batch's images can be decoded.
     """
     reader = SliceReader(dataset)
     rows = dataset.rows if rows is None else min(rows, dataset.rows)
@@ -90,16 +90,16 @@ def read_pictures(
 def _viewed(view: View, sample_id: int, content: bytes) -> np.ndarray | None:
     try:
         return view(sample_id, decode(content))
-    except BadPicture:
+    except BadImage:
         return None
 
 
-def _batch(table: pa.Table, views: Iterator[Any]) -> PictureBatch:
+def _batch(table: pa.Table, views: Iterator[Any]) -> ImageBatch:
     decoded = list(views)
     good = np.array([view is not None for view in decoded])
     ids = table["id"].to_numpy()
     if not good.any():
-        raise BadInput(f"none of the pictures {ids[0]}..{ids[-1]} can be decoded; prepare the dataset again")
+        raise BadInput(f"none of the images {ids[0]}..{ids[-1]} can be decoded; prepare the dataset again")
     labels = table["label"].fill_null(UNLABELLED).to_numpy().astype(np.int64)
     pixels = np.stack([view for view in decoded if view is not None])
-    return PictureBatch(pixels, labels[good], ids[good], int((~good).sum()))
+    return ImageBatch(pixels, labels[good], ids[good], int((~good).sum()))

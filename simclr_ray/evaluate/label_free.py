@@ -13,7 +13,7 @@ def rankme(features: Float[Tensor, "n d"]) -> float:
     """The effective rank of the features: exp of the entropy of their normalised singular values, 1 to min(n, d).
 
     Garrido et al. 2023, equation 1. It falls where features collapse onto few dimensions; it compares encoders of one
-    architecture on the same pictures, and says nothing of what the dimensions are good for. Take n well above d.
+    architecture on the same images, and says nothing of what the dimensions are good for. Take n well above d.
 
     Its rank correlation with kNN was 0.0 to 0.4 in six sweeps of 30 short trials (experiments/LOG.md).
     """

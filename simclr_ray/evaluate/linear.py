@@ -30,7 +30,7 @@ CIFAR_PROBE = ProbeConfig(epochs=100, batch=512, lr_per_256=0.1, momentum=0.9, w
 
 
 def probe_config(rows: int) -> ProbeConfig:
-    """The paper's parameters for ImageNet, and for training sets of CIFAR's size: below 100,000 pictures."""
+    """The paper's parameters for ImageNet, and for training sets of CIFAR's size: below 100,000 images."""
     return CIFAR_PROBE if rows < 100_000 else IMAGENET_PROBE
 
 
@@ -43,11 +43,11 @@ def train_probe(
     seed: int,
     between: Callable[[], None] | None = None,
 ) -> nn.Linear:
-    """The classifier after `config.epochs` over the n pictures, on the device of the features.
+    """The classifier after `config.epochs` over the n images, on the device of the features.
 
-    `copies` are features of differently cropped views of the same pictures; each epoch takes the next. Features are
+    `copies` are features of differently cropped views of the same images; each epoch takes the next. Features are
     used as they come, neither standardised nor normalised, as in the paper. The classifier starts at zero: the
-    problem is convex, so `seed` only orders the batches. Batches hold at most n pictures, and the learning rate
+    problem is convex, so `seed` only orders the batches. Batches hold at most n images, and the learning rate
     follows the batch; the tail of an epoch below a batch is dropped. `between` is called after each epoch.
     """
     batch = min(config.batch, len(labels))

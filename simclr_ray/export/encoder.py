@@ -22,7 +22,7 @@ FORMAT = "simclr_ray encoder 1"
 
 @dataclass(frozen=True)
 class Pretrained:
-    """An encoder in eval mode, the pictures it expects, and the run that made it."""
+    """An encoder in eval mode, the images it expects, and the run that made it."""
 
     encoder: ResNet
     size: int
@@ -67,7 +67,7 @@ def load_encoder(run_or_file: Location | str) -> ResNet:
 
 
 def load_pretrained(run_or_file: Location | str) -> Pretrained:
-    """`load_encoder`, with the size, mean and std of the pictures and the config of the run."""
+    """`load_encoder`, with the size, mean and std of the images and the config of the run."""
     location = encoder_file(run_or_file)
     content = location.read_bytes()
     try:

@@ -1,4 +1,4 @@
-"""ResNet encoders: normalised pictures in, pooled features h out, under torchvision's weight names."""
+"""ResNet encoders: normalised images in, pooled features h out, under torchvision's weight names."""
 
 from __future__ import annotations
 
@@ -90,9 +90,9 @@ class ResNet(nn.Module):
         self.layer3 = _stage(block, 2 * inner, 4 * planes, depths[2], stride=2)
         self.layer4 = _stage(block, 4 * inner, 8 * planes, depths[3], stride=2)
 
-    def forward(self, pictures: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         """The features h, averaged over positions; d is `feature_dim`."""
-        x = self.maxpool(F.relu(self.bn1(self.conv1(pictures))))
+        x = self.maxpool(F.relu(self.bn1(self.conv1(images))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return torch.mean(x, dim=(2, 3))
 

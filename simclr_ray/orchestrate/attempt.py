@@ -31,12 +31,12 @@ def attempt(task: Task, device: torch.device) -> None:
     _require_precision(config.train.precision, device)
     on_gpu, total_cpus = device.type == "cuda", task.share.part * ray.cluster_resources()["CPU"]
     node_cpus = len(os.sched_getaffinity(0))
-    threads = training_threads(config.machine, worker.size, total_cpus, node_cpus=node_cpus, on_gpu=on_gpu)
+    threads = training_threads(config.resources, worker.size, total_cpus, node_cpus=node_cpus, on_gpu=on_gpu)
     torch.set_num_threads(threads)
     if not on_gpu:
         keep_freed_memory()
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-    cpus = data_cpus(config.machine, worker.size, total_cpus, on_gpu=on_gpu)
+    cpus = data_cpus(config.resources, worker.size, total_cpus, on_gpu=on_gpu)
     order = order_of(config, task.dataset)
     plan = plan_stream(config, task.dataset, order, worker.size, cpus)
     evaluate = check_during(config, task.bank, task.test, device, threads) if task.bank else None

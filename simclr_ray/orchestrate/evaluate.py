@@ -17,7 +17,7 @@ from simclr_ray.data.augment.center import center_view
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.evaluate.accuracy import Accuracy
 from simclr_ray.evaluate.features import Features, Pixels, extract
-from simclr_ray.evaluate.images import View, centered, cropped, read_pictures
+from simclr_ray.evaluate.images import View, centered, cropped, read_images
 from simclr_ray.evaluate.knn import knn_accuracy
 from simclr_ray.evaluate.labels import require_same_classes
 from simclr_ray.evaluate.linear import ProbeConfig, probe_accuracy, probe_config, train_probe
@@ -29,12 +29,12 @@ from simclr_ray.storage.location import Location
 
 RESULTS_FILE = "evaluation.jsonl"
 PIXELS_SIZE = 32
-# The paper's 0.1 suits the scale of trained features. On 10,000 pictures of CIFAR-10 the pixels reach 29 % with it and
+# The paper's 0.1 suits the scale of trained features. On 10,000 images of CIFAR-10 the pixels reach 29 % with it and
 # 37 % with 0.001, an untrained ResNet-18 24 % and, with 1.0, 30 %.
 BASELINE_RATES = (1.0, 0.1, 0.01, 0.001)
 
 Judge = Callable[[list[Features], Features], Accuracy]
-"""From the features of the training pictures, one entry for each copy of them, and those of the test pictures."""
+"""From the features of the training images, one entry for each copy of them, and those of the test images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class _Contender:
     name: str
     encoder: ResNet | Pixels
     size: int
-    """Side of the pictures that it takes, at most that of the run's views."""
+    """Side of the images that it takes, at most that of the run's views."""
     judge: Judge
 
 
@@ -69,11 +69,11 @@ def evaluate_run(
     """Judges the encoder of a run folder or file, on a GPU if there is one, and appends the row to evaluation.jsonl.
 
     `train` and `test` are datasets, or anything that prepare takes: it is then prepared once beside the run folder.
-    `crops`: cropped and flipped copies of each training picture for the probe; 0: its centre. With `baselines` the
+    `crops`: cropped and flipped copies of each training image for the probe; 0: its centre. With `baselines` the
     encoder stands beside its own untrained weights and the pixels themselves at 32 x 32, either with the best of
     BASELINE_RATES on the test set: a baseline is to be beaten at its best.
 
-    The row: method, settings, addresses, rows, pictures left out as bad and, under `results`, top1 and top5 in
+    The row: method, settings, addresses, rows, images left out as bad and, under `results`, top1 and top5 in
     percent of each contender, `pretrained` first. Raises BadInput for a run without an encoder, and for data without
     labels or with other classes.
     """
@@ -97,7 +97,7 @@ def summary(row: dict[str, Any]) -> str:
     settings = ", ".join(f"{name} {value}" for name, value in row["settings"].items())
     lines = [
         f"{row['method']} ({settings})",
-        f"trained on {row['train_rows']:,} pictures, tested on {row['test_rows']:,}, {row['bad']:,} bad ones left out",
+        f"trained on {row['train_rows']:,} images, tested on {row['test_rows']:,}, {row['bad']:,} bad ones left out",
         f"{'':<12}{'top-1 %':>9}{'top-5 %':>9}",
     ]
     lines += [f"{name:<12}{found['top1']:>9.2f}{found['top5']:>9.2f}" for name, found in row["results"].items()]
@@ -117,13 +117,13 @@ def _compare(pretrained: Pretrained, plan: _Method, train: Dataset, test: Datase
 
 def _features(contender: _Contender, pretrained: Pretrained, dataset: Dataset, view: View) -> Features:
     def sized(sample_id: int, image: Any) -> Any:
-        picture = view(sample_id, image)
-        return picture if contender.size == pretrained.size else center_view(picture, contender.size)
+        pixels = view(sample_id, image)
+        return pixels if contender.size == pretrained.size else center_view(pixels, contender.size)
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     contender.encoder.to(device).to(memory_format=torch.channels_last)
-    pictures = read_pictures(dataset, sized, threads=os.cpu_count() or 1)
-    return extract(contender.encoder, pictures, pretrained.mean, pretrained.std, device)
+    images = read_images(dataset, sized, threads=os.cpu_count() or 1)
+    return extract(contender.encoder, images, pretrained.mean, pretrained.std, device)
 
 
 def _contenders(pretrained: Pretrained, plan: _Method, baselines: bool) -> list[_Contender]:
@@ -174,7 +174,7 @@ def _linear(size: int, config: ProbeConfig, crops: int, seed: int) -> _Method:
 def _class_count(known: Features, asked: Features) -> int:
     classes, top = int(known.labels.max()) + 1, int(asked.labels.max())
     if top >= classes:
-        raise BadInput(f"the test pictures have labels up to {top}, the training pictures only up to {classes - 1}")
+        raise BadInput(f"the test images have labels up to {top}, the training images only up to {classes - 1}")
     return classes
 
 

@@ -6,14 +6,14 @@ import ray.train
 import ray.train.torch
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig  # ray.train's own names are typed as V1
 
-from simclr_ray.orchestrate.claim import drop_claim
 from simclr_ray.orchestrate.cluster import rank_0_selector
 from simclr_ray.orchestrate.failure import FailedAttempts
 from simclr_ray.orchestrate.group_failure import StopOnFailure, cause_of, lost_while_starting
 from simclr_ray.orchestrate.interrupt import saved_at_interrupt
+from simclr_ray.orchestrate.reservation import drop_reservation
 from simclr_ray.orchestrate.task import Task
 from simclr_ray.orchestrate.train_fn import train_fn
-from simclr_ray.storage.object_store import patiently
+from simclr_ray.storage.object_store import with_retries
 
 NEVER_S = 1e9
 """Ray's own resize monitor would lose the steps since the last save: it is off."""
@@ -33,7 +33,7 @@ def train_in_group(task: Task) -> None:
 def _trainer(task: Task) -> ray.train.torch.TorchTrainer:
     """Ray keeps no checkpoint of its own, so nothing of it can be torn."""
     share, run = task.share, task.run
-    drop_claim(run)
+    drop_reservation(run)
     elastic = share.min_workers < share.max_workers
     run_config = RunConfig(
         name="ray",
@@ -43,7 +43,7 @@ def _trainer(task: Task) -> ray.train.torch.TorchTrainer:
         callbacks=[StopOnFailure(run, task.driver)],
     )
     if run.local is None:
-        patiently(run.uri, lambda: run_config.storage_context)  # Ray tries its storage here, and only once
+        with_retries(run.uri, lambda: run_config.storage_context)  # Ray tries its storage here, and only once
     resources = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
     return ray.train.torch.TorchTrainer(
         train_fn,
@@ -51,7 +51,7 @@ def _trainer(task: Task) -> ray.train.torch.TorchTrainer:
         torch_config=ray.train.torch.TorchConfig(
             backend="cpu:gloo,cuda:nccl" if share.gpus else "gloo",
             # The others wait in a collective while rank 0 insists on its last save.
-            timeout_s=int(task.config.machine.save_patience_s) + 1800,
+            timeout_s=int(task.config.saving.patience_s) + 1800,
         ),
         scaling_config=ScalingConfig(
             num_workers=(share.min_workers, share.max_workers) if elastic else share.max_workers,

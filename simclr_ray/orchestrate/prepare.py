@@ -1,4 +1,4 @@
-"""Prepares a source of pictures as a dataset, on all CPUs of a Ray cluster; small ones in this process."""
+"""Prepares a source of images as a dataset, on all CPUs of a Ray cluster; small ones in this process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from simclr_ray.data.dataset import BAD_LIST, Dataset, is_dataset, open_dataset
 from simclr_ray.data.prepare.build import check, in_threads, ordered_work, require_settings, write_dataset
 from simclr_ray.data.prepare.progress import shown
 from simclr_ray.data.prepare.source import Source, open_source, source_digest
-from simclr_ray.data.prepare.writer import claim
+from simclr_ray.data.prepare.writer import require_writable
 from simclr_ray.orchestrate.cluster import join_or_start
 from simclr_ray.storage.location import open_location
 
@@ -33,15 +33,15 @@ def prepare(
     slice_rows: int = 32,
     progress: bool = True,
 ) -> Dataset:
-    """Decodes every picture of `source` once and writes them, shuffled, to `dest`. The cluster does not show in it.
+    """Decodes every image of `source` once and writes them, shuffled, to `dest`. The cluster does not show in it.
 
-    `seed` decides the order; `max_side` re-encodes pictures with a longer side. Raises BadInput.
+    `seed` decides the order; `max_side` re-encodes images with a longer side. Raises BadInput.
     """
     require_settings(seed, max_side, slice_rows)
     location = open_location(dest)
     _require_apart(source, dest)
     opened = open_any(source)
-    claim(location)
+    require_writable(location)
     run = in_threads if opened.bytes <= SMALL_BYTES or not opened.anywhere else on_ray
     checked = run(opened, ordered_work(opened, seed), max_side)
     if progress:
@@ -65,7 +65,7 @@ def prepare_into(
     named = not source.startswith(("synthetic:", "torchvision:"))
     if named and is_dataset(source):
         dataset = open_dataset(source)
-        print(f"data: {dataset.rows:,} pictures in {dataset.uri}", flush=True)
+        print(f"data: {dataset.rows:,} images in {dataset.uri}", flush=True)
         return dataset
     key = repr((open_location(source).uri if named else source, source_digest(source), seed, max_side, slice_rows))
     slug = re.sub(r"[^A-Za-z0-9]+", "-", source.partition("?")[0].rstrip("/").rpartition("/")[2]).strip("-").lower()
@@ -94,8 +94,8 @@ def on_ray(source: Source, work: pa.Table, max_side: int | None) -> Iterator[pa.
     read = source.read
 
     def read_and_check(part: pa.Table) -> Iterator[pa.Table]:
-        for pictures in read(part):
-            yield check(pictures, max_side)
+        for rows in read(part):
+            yield check(rows, max_side)
 
     join_or_start()
     tasks = ray.data.from_arrow(work).repartition(target_num_rows_per_block=source.rows_per_task)

@@ -67,8 +67,8 @@ def pretrain(
     dataset = _prepared(config.data.train, storage, earlier.data.train if earlier else None)
     order = order_of(config, dataset)
     join_or_start()
-    resources = ray.cluster_resources()
-    share = share or share_of(config.machine, resources.get("CPU", 0.0), resources.get("GPU", 0.0))
+    cluster = ray.cluster_resources()
+    share = share or share_of(config.resources, cluster.get("CPU", 0.0), cluster.get("GPU", 0.0))
     order.rows_per_pass(share.max_workers)
     training = loading.result()
     config, bank, test = _resolved(config, requested, dataset, storage, share, earlier)
@@ -83,7 +83,7 @@ def pretrain(
 def _load_training(config: Config) -> ModuleType:
     """Imports torch and what else training takes seconds for, beside the preparation of data and the start of Ray."""
     training = import_module("simclr_ray.orchestrate.training")
-    if config.machine.max_workers in (None, 1):  # else other processes train
+    if config.resources.max_workers in (None, 1):  # else other processes train
         training.warm_up()
     return training
 

@@ -66,8 +66,8 @@ def _loader(plan: StreamPlan, *, build_cache: bool) -> SliceLoader:
         cache = open_cache(plan.dataset, plan.cache_gib, plan.cache_dir, build=build_cache)
     except OSError as error:
         raise BadInput(
-            f"the decoded cache cannot be written ({error}): set machine.cache_dir to a folder with "
-            f"{plan.dataset.pixel_bytes >> 20} MiB of room, or machine.cache_gib 0"
+            f"the decoded cache cannot be written ({error}): set resources.cache_dir to a folder with "
+            f"{plan.dataset.pixel_bytes >> 20} MiB free, or resources.cache_gib 0"
         ) from None
     return SliceLoader(plan.dataset, plan.order, plan.augment, cache)
 
@@ -80,8 +80,8 @@ def plan_stream(config: Config, dataset: Dataset, order: Order, workers: int, cp
         dataset=dataset,
         order=order,
         augment=config.augment,
-        cache_gib=config.machine.cache_gib,
-        cache_dir=config.machine.cache_dir,
+        cache_gib=config.resources.cache_gib,
+        cache_dir=config.resources.cache_dir,
         block_slices=min(by_size, math.ceil(order.slices_per_pass / workers)),
         cpus=cpus,
     )

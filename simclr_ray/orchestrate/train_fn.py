@@ -7,7 +7,7 @@ import torch.distributed as dist
 
 from simclr_ray import collective
 from simclr_ray.orchestrate.attempt import attempt
-from simclr_ray.orchestrate.claim import note_claim
+from simclr_ray.orchestrate.reservation import note_reservation
 from simclr_ray.orchestrate.task import Task
 
 
@@ -15,7 +15,7 @@ def train_fn(settings: dict[str, Task]) -> None:
     """Ray Train calls this with its `train_loop_config`."""
     task = settings["task"]
     if collective.rank() == 0:
-        note_claim(task.run)
+        note_reservation(task.run)
     try:
         attempt(task, ray.train.torch.get_device())
     finally:

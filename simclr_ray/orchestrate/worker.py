@@ -83,7 +83,7 @@ class RayWorker:
         ours = {node: self._deadlines[node] for node in leaving if node in self._nodes}
         staying = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
         return Signals(
-            room=workers_that_fit(self._share, staying),
+            available_workers=workers_that_fit(self._share, staying),
             deadline=min(ours.values(), default=None),
             nodes=tuple(ours),
             save_asked_at=save_requested_at(),

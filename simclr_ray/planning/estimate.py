@@ -1,9 +1,9 @@
 """How long a run will take, what it will cost and what will hold it up: sums over the figures of plan_figures.py.
 
 A step is as slow as the slowest of what goes on side by side: training it and adding up its gradients, feeding it,
-reading its pictures, and, where training itself runs on CPUs, the cores that all this shares. Interruptions are counted
+reading its images, and, where training itself runs on CPUs, the cores that all this shares. Interruptions are counted
 to first order: each costs a restart, the work since the last save if it came unannounced, and the time that a smaller
-group, or none, trains until the node is replaced. Not counted: gradients, views and pictures that meet on one network,
+group, or none, trains until the node is replaced. Not counted: gradients, views and images that meet on one network,
 the loss of a node that only augments, storage and traffic in the price.
 """
 
@@ -19,7 +19,7 @@ STEP, FEED, GRADIENTS, STORE = "step", "feed", "gradients", "store"
 SECOND_FORWARD = 4 / 3
 """A pass that is run twice costs a forward more, which is a third of a step."""
 EVALUATION_SPEEDUP = 6
-"""Over training, in pictures: one view instead of two, and no backward."""
+"""Over training, in images: one view instead of two, and no backward."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def plan(job: Job, fleet: Fleet, figures: Figures) -> Plan:
     if left <= 0:
         raise BadInput(
             f"an interruption every {1 / rate:,.0f} s that costs {lost_each + slow_each:,.0f} s leaves no time to "
-            "train: take fewer nodes, or lower machine.save_every_s"
+            "train: take fewer nodes, or lower saving.every_s"
         )
     interruptions = rate * useful / left
     start = figures.node_start_s.value + figures.launch_s.value
@@ -138,7 +138,7 @@ def step_time_of(job: Job, fleet: Fleet, figures: Figures) -> StepTime:
         step=job.busiest_rows * forwards / rate,
         gradients=_gradients_s(job, fleet, figures),
         feed=job.global_batch / _feed_images_per_s(job, fleet, figures),
-        store=0.0 if job.cached else job.global_batch * job.picture_kb * 1e3 / _store_bytes_per_s(fleet, figures),
+        store=0.0 if job.cached else job.global_batch * job.image_kb * 1e3 / _store_bytes_per_s(fleet, figures),
         cores=job.global_batch * (step_core_s + feed_core_s) / _cores(fleet, figures) if step_core_s else 0.0,
         feeds_cores_most=feed_core_s > step_core_s,
     )
@@ -190,7 +190,7 @@ def _evaluation_s(job: Job, fleet: Fleet, figures: Figures) -> float:
     """Each worker decodes on its own threads, then extracts the features of its share."""
     decoding = 1 / (figures.core_images_per_s.value * job.threads)
     extracting = 1 / (EVALUATION_SPEEDUP * figures.step_images_per_s.value)
-    return job.evaluated_pictures / fleet.workers * (decoding + extracting)
+    return job.evaluated_images / fleet.workers * (decoding + extracting)
 
 
 def _interruption_s(job: Job, fleet: Fleet, figures: Figures, save_every_s: float) -> tuple[float, float]:

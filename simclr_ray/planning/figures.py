@@ -134,11 +134,11 @@ def _step(job: Job, cost: ModelCost, machine: Instance, cores: Figure) -> Figure
 
 
 def _core(job: Job) -> Figure:
-    """Decoding goes with the picture's bytes, rendering with the view's pixels."""
-    decoding = 0.0 if job.cached else DECODE_S * job.picture_kb / PHOTOGRAPH_KB
+    """Decoding goes with the image's bytes, rendering with the view's pixels."""
+    decoding = 0.0 if job.cached else DECODE_S * job.image_kb / PHOTOGRAPH_KB
     rendering = (PHOTOGRAPH_S - DECODE_S) * (job.size / PHOTOGRAPH_PX) ** 2
     known = "923/s measured, one Zen 5 core, JPEG of 110 KB, views of 224 with blur"
-    as_measured = job.size == PHOTOGRAPH_PX and abs(job.picture_kb - PHOTOGRAPH_KB) < 1 and not job.cached
+    as_measured = job.size == PHOTOGRAPH_PX and abs(job.image_kb - PHOTOGRAPH_KB) < 1 and not job.cached
     return Figure(value=1 / (decoding + rendering), source=known if as_measured else f"assumed: by size from {known}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from math import ceil
 
-from simclr_ray.config import BadInput, MachineConfig
+from simclr_ray.config import BadInput, ResourcesConfig
 from simclr_ray.planning.machines import LOCAL, Instance, instance
 from simclr_ray.planning.shares import data_cpus, share_of
 
@@ -31,16 +31,18 @@ class Fleet:
         return self.nodes * self.machine.vcpus + (self.cpu_nodes * self.cpu_machine.vcpus if self.cpu_machine else 0)
 
 
-def nodes_for(workers: int, machine: Instance, settings: MachineConfig) -> int:
+def nodes_for(workers: int, machine: Instance, resources: ResourcesConfig) -> int:
     """The fewest nodes that hold so many workers. Raises BadInput if a node holds none, or there is only this one."""
-    if machine.gpus and settings.gpus_per_worker != 0:
-        fit = min(_times(machine.gpus, settings.gpus_per_worker or 1), _times(machine.vcpus, settings.cpus_per_worker))
+    if machine.gpus and resources.gpus_per_worker != 0:
+        fit = min(
+            _times(machine.gpus, resources.gpus_per_worker or 1), _times(machine.vcpus, resources.cpus_per_worker)
+        )
     else:
-        fit = _times(machine.vcpus, settings.cpus_per_worker + (settings.data_cpus or 0.1))
+        fit = _times(machine.vcpus, resources.cpus_per_worker + (resources.data_cpus or 0.1))
     if fit < 1 or (machine.name == LOCAL and fit < workers):
         raise BadInput(
             f"{machine.name}, with {machine.vcpus} CPUs and {machine.gpus} GPUs, holds {fit} of {workers:,} workers: "
-            "take another --instance, fewer --workers, or a lower machine.cpus_per_worker or machine.data_cpus"
+            "take another --instance, fewer --workers, or a lower resources.cpus_per_worker or resources.data_cpus"
         )
     return ceil(workers / fit)
 
@@ -51,21 +53,21 @@ def _times(whole: float, part: float) -> int:
 
 
 def fleet_of(
-    settings: MachineConfig, workers: int, machine: Instance, cpu_instance: str | None = None, cpu_nodes: int = 0
+    resources: ResourcesConfig, workers: int, machine: Instance, cpu_instance: str | None = None, cpu_nodes: int = 0
 ) -> Fleet:
     """The fewest nodes of type `machine` that hold `workers`, and `cpu_nodes` that only augment. Raises BadInput."""
     if cpu_nodes and not cpu_instance:
         raise BadInput("--cpu-workers without --cpu-instance: name the type of the nodes that only augment")
-    nodes = nodes_for(workers, machine, settings)
+    nodes = nodes_for(workers, machine, resources)
     fleet = Fleet(
         workers=workers,
         nodes=nodes,
         machine=machine,
         cpu_nodes=cpu_nodes,
         cpu_machine=instance(cpu_instance) if cpu_instance else None,
-        cpus_per_worker=settings.cpus_per_worker,
+        cpus_per_worker=resources.cpus_per_worker,
         data_cpus=0.0,
-        elastic=nodes > 1 and settings.min_workers <= workers * (nodes - 1) // nodes,
+        elastic=nodes > 1 and resources.min_workers <= workers * (nodes - 1) // nodes,
     )
-    share_of(replace(settings, min_workers=workers, max_workers=workers), fleet.vcpus, nodes * machine.gpus)
-    return replace(fleet, data_cpus=data_cpus(settings, workers, fleet.vcpus, on_gpu=machine.gpus > 0))
+    share_of(replace(resources, min_workers=workers, max_workers=workers), fleet.vcpus, nodes * machine.gpus)
+    return replace(fleet, data_cpus=data_cpus(resources, workers, fleet.vcpus, on_gpu=machine.gpus > 0))

@@ -20,7 +20,7 @@ USABLE_MEMORY = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
+class Images:
     """The data: how many, how large, and whether each node keeps them decoded."""
 
     count: int
@@ -29,7 +29,7 @@ class Pictures:
     cached: bool
 
 
-def pictures_of(config: Config, count: int | None, kb: float | None) -> Pictures:
+def images_of(config: Config, count: int | None, kb: float | None) -> Images:
     """From the data where they are at hand, else from what is told. Raises BadInput where nobody tells how many."""
     train, pixel_bytes = config.data.train, None
     if count is None and train.startswith("synthetic:"):
@@ -39,11 +39,11 @@ def pictures_of(config: Config, count: int | None, kb: float | None) -> Pictures
         dataset = open_dataset(train)
         count, pixel_bytes = dataset.rows, dataset.pixel_bytes
     if count is None:
-        raise BadInput(f"{train} is not prepared yet: say how many pictures it holds with --images")
+        raise BadInput(f"{train} is not prepared yet: say how many images it holds with --images")
     kb = kb or PHOTOGRAPH_KB_PER_PIXEL * config.augment.size**2
     if pixel_bytes is None:
         pixel_bytes = round(1000 * kb * PIXELS_PER_BYTE * count)
-    return Pictures(count=count, kb=kb, cached=pixel_bytes <= config.machine.cache_gib * 2**30)
+    return Images(count=count, kb=kb, cached=pixel_bytes <= config.resources.cache_gib * 2**30)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +54,12 @@ class Job:
     passes: int
     """In which a batch is taken; more than one means a second forward."""
     busiest_rows: int
-    """Pictures of a step on the worker that has most."""
+    """Images of a step on the worker that has most."""
     steps: int
     size: int
     """Side of a view in pixels."""
     threads: int
-    picture_kb: float
+    image_kb: float
     cached: bool
     parameters: int
     batchnorms: int
@@ -69,16 +69,16 @@ class Job:
     resize_every_s: float
     settle_s: float
     evaluations: int
-    evaluated_pictures: int
+    evaluated_images: int
     """Of one evaluation."""
 
 
-def job_of(config: Config, cost: ModelCost, pictures: Pictures, workers: int, *, threads: int) -> Job:
+def job_of(config: Config, cost: ModelCost, images: Images, workers: int, *, threads: int) -> Job:
     """`threads`: torch's of a worker. Raises BadInput where data, batch and workers do not fit, as the run would."""
-    train, checks, machine = config.train, config.evaluate, config.machine
+    train, checks, saving, elasticity = config.train, config.evaluate, config.saving, config.elasticity
     order = Order(
         seed=train.seed,
-        rows=pictures.count,
+        rows=images.count,
         slice_rows=SLICE_ROWS,
         global_batch=train.global_batch,
         pass_size=train.pass_size or train.global_batch,
@@ -91,17 +91,17 @@ def job_of(config: Config, cost: ModelCost, pictures: Pictures, workers: int, *,
         steps=train.epochs * order.steps_per_epoch,
         size=config.augment.size,
         threads=threads,
-        picture_kb=pictures.kb,
-        cached=pictures.cached,
+        image_kb=images.kb,
+        cached=images.cached,
         parameters=cost.parameters,
         batchnorms=cost.batchnorms,
         state_bytes=4 * cost.parameters * (3 if config.optim.optimizer == "adamw" else 2),
-        save_every_s=machine.save_every_s,
-        save_every_steps=machine.save_every_steps,
-        resize_every_s=machine.resize_every_s,
-        settle_s=machine.settle_s,
+        save_every_s=saving.every_s,
+        save_every_steps=saving.every_steps,
+        resize_every_s=elasticity.resize_every_s,
+        settle_s=elasticity.settle_s,
         evaluations=ceil(train.epochs / checks.every_epochs) if checks.every_epochs else 0,
-        evaluated_pictures=min(checks.bank_rows, pictures.count) + checks.test_rows,
+        evaluated_images=min(checks.bank_rows, images.count) + checks.test_rows,
     )
 
 
@@ -112,17 +112,21 @@ def memory_warning(config: Config, cost: ModelCost, job: Job, fleet: Fleet) -> s
     """
     if fleet.machine.gpu is None:
         return None
-    room = USABLE_MEMORY * fleet.machine.gpu.memory_gb * 1e9 / 2**30
-    batch, fewest = config.train.global_batch, min(config.machine.min_workers, fleet.workers)
+    usable_gib = USABLE_MEMORY * fleet.machine.gpu.memory_gb * 1e9 / 2**30
+    batch, fewest = config.train.global_batch, min(config.resources.min_workers, fleet.workers)
     rows = batch // job.passes
     needed = pass_gib(cost, ceil(rows / fewest))
-    if needed <= room:
+    if needed <= usable_gib:
         return None
     sizes = [size for size in range(SLICE_ROWS * fleet.workers, batch, SLICE_ROWS) if batch % size == 0]
-    fitting = [size for size in sizes if pass_gib(cost, ceil(size / fewest)) <= room]
-    enough = next((n for n in range(fewest + 1, fleet.workers + 1) if pass_gib(cost, ceil(rows / n)) <= room), None)
-    remedies = [f"--train.pass-size {fitting[-1]}"] * bool(fitting) + [f"--machine.min-workers {enough}"] * bool(enough)
+    fitting = [size for size in sizes if pass_gib(cost, ceil(size / fewest)) <= usable_gib]
+    enough = next(
+        (n for n in range(fewest + 1, fleet.workers + 1) if pass_gib(cost, ceil(rows / n)) <= usable_gib), None
+    )
+    remedies = [f"--train.pass-size {fitting[-1]}"] * bool(fitting) + [f"--resources.min-workers {enough}"] * bool(
+        enough
+    )
     return (
         f"a pass takes about {needed:,.0f} GiB on each GPU, with the fewest workers that the run goes on with "
-        f"({fewest}); it has {room:,.0f} to spare: {', or '.join(remedies) or 'more workers or larger GPUs'}"
+        f"({fewest}); it has {usable_gib:,.0f} to spare: {', or '.join(remedies) or 'more workers or larger GPUs'}"
     )

@@ -36,7 +36,7 @@ WARM_UP = 3
 """Steps that compile, tune and grow the memory that later ones use again."""
 DRAWN = 512
 PHOTOGRAPH_PX = 320
-"""Side of the drawn pictures that stand for photographs: half the pixels, as their noise makes JPEGs of 185 KB."""
+"""Side of the synthetic images that stand for photographs: half the pixels, as their noise makes JPEGs of 185 KB."""
 
 
 def this_machine() -> Instance:
@@ -59,7 +59,7 @@ class Measured:
     step_images_per_s: float
     core_images_per_s: float
     device: str
-    pictures: str
+    images: str
     """What the feed was measured on."""
 
 
@@ -69,23 +69,23 @@ def with_measured(figures: Figures, config: Config, job: Job) -> Figures:
         keep_freed_memory()  # as a training worker does
     found = measure(config, job)
     figures = figures.replaced(f"measured here, {found.device}", step_images_per_s=found.step_images_per_s)
-    return figures.replaced(f"measured here, on {found.pictures}", core_images_per_s=found.core_images_per_s)
+    return figures.replaced(f"measured here, on {found.images}", core_images_per_s=found.core_images_per_s)
 
 
 def measure(config: Config, job: Job, *, seconds: float = 10.0) -> Measured:
     """About `seconds` for each of the two, and the warm-up. The feed first: its views are what the step trains on."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with _pictures(config, job) as (dataset, pictures), TemporaryDirectory() as cache_dir:
-        loader = _loader(dataset, config.augment, config.machine.cache_gib, cache_dir)
+    with _images(config, job) as (dataset, images), TemporaryDirectory() as cache_dir:
+        loader = _loader(dataset, config.augment, config.resources.cache_gib, cache_dir)
         core, block = _feed(loader, dataset.rows // dataset.slice_rows, job, seconds)
     step = _step(config, job, block, device, seconds)
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {job.threads} threads"
-    return Measured(step_images_per_s=step, core_images_per_s=core, device=name, pictures=pictures)
+    return Measured(step_images_per_s=step, core_images_per_s=core, device=name, images=images)
 
 
 @contextmanager
-def _pictures(config: Config, job: Job) -> Iterator[tuple[Dataset, str]]:
-    """The run's own dataset if it is prepared, else a few drawn pictures of about its size."""
+def _images(config: Config, job: Job) -> Iterator[tuple[Dataset, str]]:
+    """The run's own dataset if it is prepared, else a few synthetic images of about its size."""
     train = config.data.train
     if not train.startswith(("synthetic:", "torchvision:")) and is_dataset(train):
         yield open_dataset(train), train
@@ -94,7 +94,7 @@ def _pictures(config: Config, job: Job) -> Iterator[tuple[Dataset, str]]:
     source = open_source(spec)
     with TemporaryDirectory() as folder:
         checked = in_threads(source, ordered_work(source, 0), None)
-        place = open_location(folder) / "pictures"
+        place = open_location(folder) / "images"
         yield write_dataset(source, place, checked, seed=0, max_side=None, slice_rows=SLICE_ROWS), spec
 
 
@@ -105,7 +105,7 @@ def _loader(dataset: Dataset, augment: AugmentConfig, cache_gib: float, cache_di
 
 
 def _feed(loader: SliceLoader, slices: int, job: Job, seconds: float) -> tuple[float, dict[str, np.ndarray]]:
-    """Pictures a second of this thread; and a block of a step's rows."""
+    """Images a second of this thread; and a block of a step's rows."""
     per_block = max(1, min(slices, job.busiest_rows // SLICE_ROWS))
     block = loader(np.arange(per_block))
     rates: list[float] = []
@@ -119,7 +119,7 @@ def _feed(loader: SliceLoader, slices: int, job: Job, seconds: float) -> tuple[f
 
 
 def _step(config: Config, job: Job, block: dict[str, np.ndarray], device: torch.device, seconds: float) -> float:
-    """Pictures a second of whole steps of this device alone, cutting batches out of blocks included.
+    """Images a second of whole steps of this device alone, cutting batches out of blocks included.
 
     A batch in passes is measured as one pass: the plan counts the second forward itself.
     """
@@ -128,7 +128,7 @@ def _step(config: Config, job: Job, block: dict[str, np.ndarray], device: torch.
     precision = train.precision if train.precision != "auto" else auto_precision(on_gpu=on_gpu)
     rows = job.busiest_rows // job.passes
     state = initial_state(config, device)
-    compiled = on_gpu if config.machine.compile is None else config.machine.compile
+    compiled = on_gpu if config.resources.compile is None else config.resources.compile
     project = projector(state.model, config.data.mean, config.data.std, precision, device, compiled=compiled)
     stream = on_device(batches(repeat(block), rows, 0, pin=on_gpu), device)
     took: list[float] = []
@@ -139,7 +139,7 @@ def _step(config: Config, job: Job, block: dict[str, np.ndarray], device: torch.
             project,
             state.optimizer,
             next(stream).views,
-            temperature=config.optim.temperature,
+            temperature=config.method.temperature,
             passes=1,
             rows_per_worker=[rows],
         )

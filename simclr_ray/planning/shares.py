@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from simclr_ray.config import BadInput, MachineConfig
+from simclr_ray.config import BadInput, ResourcesConfig
 
 MIN_DATA_CPUS = 0.1
 """Less than this of a CPU for a worker's data is starvation, not sharing."""
@@ -27,28 +27,28 @@ class Share:
     """Of the cluster's CPUs and GPUs, what the run may count as its own."""
 
 
-def share_of(machine: MachineConfig, total_cpus: float, total_gpus: float) -> Share:
+def share_of(resources: ResourcesConfig, total_cpus: float, total_gpus: float) -> Share:
     """Resolves what the config leaves open. Raises BadInput where nothing would be left for the data, never a hang."""
-    gpus = machine.gpus_per_worker
+    gpus = resources.gpus_per_worker
     if gpus is None:
         gpus = 1.0 if total_gpus else 0.0
-    most = machine.max_workers or max(machine.min_workers, _times(total_gpus, gpus) if gpus >= 1 else 1)
+    most = resources.max_workers or max(resources.min_workers, _times(total_gpus, gpus) if gpus >= 1 else 1)
     if 0 < gpus < 1 and most > 1:
-        raise BadInput(f"machine.gpus_per_worker {gpus:g}: NCCL wants a GPU for each worker of a run; set it to 1")
-    share = Share(min_workers=machine.min_workers, max_workers=most, cpus=machine.cpus_per_worker, gpus=gpus)
+        raise BadInput(f"resources.gpus_per_worker {gpus:g}: NCCL wants a GPU for each worker of a run; set it to 1")
+    share = Share(min_workers=resources.min_workers, max_workers=most, cpus=resources.cpus_per_worker, gpus=gpus)
     workers = workers_that_fit(share, [{"CPU": total_cpus, "GPU": total_gpus}])
     if workers < share.min_workers:
         raise BadInput(
-            f"machine.min_workers {share.min_workers} need {share.min_workers * share.cpus:g} CPUs and "
+            f"resources.min_workers {share.min_workers} need {share.min_workers * share.cpus:g} CPUs and "
             f"{share.min_workers * gpus:g} GPUs, the cluster has {total_cpus:g} and {total_gpus:g}: "
-            "lower machine.min_workers, machine.cpus_per_worker or machine.gpus_per_worker"
+            "lower resources.min_workers, resources.cpus_per_worker or resources.gpus_per_worker"
         )
-    left, wanted = (total_cpus - workers * share.cpus) / workers, machine.data_cpus or MIN_DATA_CPUS
+    left, wanted = (total_cpus - workers * share.cpus) / workers, resources.data_cpus or MIN_DATA_CPUS
     if left < wanted:
         raise BadInput(
             f"{workers} workers of {share.cpus:g} CPUs leave {left:g} of {total_cpus:g} CPUs for each one's data, "
-            f"{wanted:g} are needed: lower machine.max_workers or machine.cpus_per_worker"
-            + (", or machine.data_cpus" if machine.data_cpus else "")
+            f"{wanted:g} are needed: lower resources.max_workers or resources.cpus_per_worker"
+            + (", or resources.data_cpus" if resources.data_cpus else "")
         )
     return share
 
@@ -67,25 +67,27 @@ def _times(whole: float, part: float) -> int:
     return int(whole / part + 1e-6)
 
 
-def data_cpus(machine: MachineConfig, workers: int, total_cpus: float, *, on_gpu: bool) -> float:
+def data_cpus(resources: ResourcesConfig, workers: int, total_cpus: float, *, on_gpu: bool) -> float:
     """CPUs that decode and augment for each of `workers`; 0 where training has taken all.
 
     On a GPU whatever is left, on a CPU what its training can use up. `share_of` refuses to start with none; a group
     that Ray has made larger since shares its CPUs rather than hang.
     """
-    left = (total_cpus - workers * machine.cpus_per_worker) / workers
+    left = (total_cpus - workers * resources.cpus_per_worker) / workers
     wanted = math.inf if on_gpu else max(1.0, total_cpus / workers / TRAINING_PER_DATA_CPU)
-    share = min(left, machine.data_cpus or wanted)
+    share = min(left, resources.data_cpus or wanted)
     return math.floor(share) if share >= 1 else max(0.0, math.floor(share * 100) / 100)
 
 
-def training_threads(machine: MachineConfig, workers: int, total_cpus: float, *, node_cpus: int, on_gpu: bool) -> int:
+def training_threads(
+    resources: ResourcesConfig, workers: int, total_cpus: float, *, node_cpus: int, on_gpu: bool
+) -> int:
     """Torch's threads in a training worker: on a CPU its whole part of the cluster, up to what its node has.
 
     Data workers run between its threads: they need a few percent of the time, and a core of their own would idle.
     """
-    if machine.threads:
-        return machine.threads
+    if resources.threads:
+        return resources.threads
     if on_gpu:
-        return max(1, int(machine.cpus_per_worker))
+        return max(1, int(resources.cpus_per_worker))
     return max(1, min(node_cpus, int(total_cpus / workers + 1e-6)))

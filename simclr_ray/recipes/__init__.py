@@ -1,6 +1,6 @@
 """The recipes: functions that return a config. Their docstrings say command, hardware, time and expected accuracy.
 
-Every value can be overridden on the command line, such as --optim.temperature 0.2.
+Every value can be overridden on the command line, such as --method.temperature 0.2.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from simclr_ray.config import (
     EvaluateConfig,
     ModelConfig,
     OptimConfig,
+    SimCLRConfig,
     TrainConfig,
 )
 
@@ -26,7 +27,8 @@ def cifar10_rn18_200ep() -> Config:
         data=DataConfig(train="torchvision:CIFAR10", mean=CIFAR10_MEAN, std=CIFAR10_STD),
         augment=AugmentConfig(size=32, strength=0.5, blur_p=0.0),
         model=ModelConfig(arch="resnet18", stem="cifar", head_hidden=512, head_dim=128, head_batchnorm=True),
-        optim=OptimConfig(temperature=0.5, lr_per_256=1.0, weight_decay=1e-6, warmup_epochs=10),
+        method=SimCLRConfig(temperature=0.5),
+        optim=OptimConfig(lr_per_256=1.0, weight_decay=1e-6, warmup_epochs=10),
         train=TrainConfig(epochs=200, global_batch=512),
         evaluate=EvaluateConfig(every_epochs=10, test="torchvision:CIFAR10:test"),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from simclr_ray.config import Config, DataConfig, MachineConfig, ModelConfig, OptimConfig, TrainConfig
+from simclr_ray.config import Config, DataConfig, ModelConfig, OptimConfig, ResourcesConfig, SimCLRConfig, TrainConfig
 
 
 def imagenet_rn50_100ep() -> Config:
@@ -17,9 +17,10 @@ def imagenet_rn50_100ep() -> Config:
     return Config(
         data=DataConfig(train="imagenet/train"),
         model=ModelConfig(arch="resnet50", head_hidden=2048, head_dim=128),
-        optim=OptimConfig(temperature=0.1, lr_per_256=0.3, weight_decay=1e-6, warmup_epochs=10),
+        method=SimCLRConfig(temperature=0.1),
+        optim=OptimConfig(lr_per_256=0.3, weight_decay=1e-6, warmup_epochs=10),
         train=TrainConfig(epochs=100, global_batch=4096),
-        machine=MachineConfig(max_workers=8),
+        resources=ResourcesConfig(max_workers=8),
     )
 
 
@@ -34,7 +35,7 @@ def imagenet_rn50_b256_100ep() -> Config:
         base,
         optim=replace(base.optim, lr_per_256=1.2, lr_scaling="sqrt"),
         train=replace(base.train, global_batch=256),
-        machine=MachineConfig(),
+        resources=ResourcesConfig(),
     )
 
 

@@ -7,9 +7,11 @@ from simclr_ray.config import (
     Config,
     DataConfig,
     EvaluateConfig,
-    MachineConfig,
+    LoggingConfig,
     ModelConfig,
     OptimConfig,
+    SavingConfig,
+    SimCLRConfig,
     TrainConfig,
 )
 
@@ -23,8 +25,10 @@ def quickstart() -> Config:
         data=DataConfig(train="synthetic:4096", mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)),
         augment=AugmentConfig(size=32, strength=0.5, blur_p=0.0),
         model=ModelConfig(arch="resnet18", width=0.25, stem="cifar", head_dim=64, head_batchnorm=True),
-        optim=OptimConfig(temperature=0.5, lr_per_256=1.0, warmup_epochs=1),
+        method=SimCLRConfig(temperature=0.5),
+        optim=OptimConfig(lr_per_256=1.0, warmup_epochs=1),
         train=TrainConfig(epochs=12, global_batch=256),
         evaluate=EvaluateConfig(every_epochs=4, test="synthetic:1024:test"),
-        machine=MachineConfig(log_every_steps=4, save_every_s=30),
+        saving=SavingConfig(every_s=30),
+        logging=LoggingConfig(every_steps=4),
     )

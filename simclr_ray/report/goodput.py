@@ -112,8 +112,8 @@ def _spent(attempt: Attempt, resumed: int, begin: float, end: float) -> dict[str
     first = min(max(attempt.reached[0][1], ready), end) if attempt.reached else end
     cut = min(max(attempt.time_reached(resumed), first), end)
     # An evaluation that the attempt before could not finish comes before the first batch.
-    owed = sum(seconds for step, seconds in attempt.evaluations if step <= attempt.from_step)
-    owed = min(owed, first - ready)
+    pending = sum(seconds for step, seconds in attempt.evaluations if step <= attempt.from_step)
+    pending = min(pending, first - ready)
     evaluation = sum(seconds for step, seconds in attempt.evaluations if attempt.from_step < step <= resumed)
     evaluation = min(evaluation, cut - first)
     stalls = min(sum(seconds for step, seconds in attempt.stalls if step <= resumed), cut - first - evaluation)
@@ -121,9 +121,9 @@ def _spent(attempt: Attempt, resumed: int, begin: float, end: float) -> dict[str
         TRAINING: cut - first - evaluation - stalls,
         LOST: end - cut,
         STALLS: stalls,
-        EVALUATION: owed + evaluation,
+        EVALUATION: pending + evaluation,
         SETUP: ready - begin,
-        FIRST_BATCH: first - ready - owed,
+        FIRST_BATCH: first - ready - pending,
     }
 
 

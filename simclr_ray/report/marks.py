@@ -1,4 +1,4 @@
-"""How the pictures of a sweep look: colours, marks, the scale of a setting, a grid of panels, PNG bytes.
+"""How the plots of a sweep look: colours, marks, the scale of a setting, a grid of panels, PNG bytes.
 
 Colours are Okabe and Ito's, which the colour-blind tell apart; every mark has a shape of its own too. Importing this
 imports matplotlib, a second or two; no pyplot, and no default of matplotlib's is changed.
@@ -48,7 +48,7 @@ SAYS = {"best": "best", "complete": "full budget", "pruned": "ended by ASHA", "f
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class Plot:
     name: str
     """Of its file, without .png."""
     title: str

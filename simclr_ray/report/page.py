@@ -1,4 +1,4 @@
-"""A sweep's report as files: PNG pictures, and one HTML page that holds them and all else it needs."""
+"""A sweep's report as files: PNG plots, and one HTML page that holds them and all else it needs."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ tbody tr.best { background: #fdf0e6; font-weight: 600; } tbody tr.other { color:
 
 
 def write_page(records: SweepRecords) -> Location:
-    """Draws the pictures into the sweep's folder report/, and index.html there, whose location it returns."""
-    from simclr_ray.report.plots import pictures  # imports matplotlib, a second or two
+    """Draws the plots into the sweep's folder report/, and index.html there, whose location it returns."""
+    from simclr_ray.report.plots import plots  # imports matplotlib, a second or two
 
     folder = records.folder / "report"
     figures = []
-    for picture in pictures(records):
+    for plot in plots(records):
         drawn = ""
-        if picture.png:
-            (folder / f"{picture.name}.png").write_bytes(picture.png)
-            data = base64.b64encode(picture.png).decode()
-            drawn = f'<img alt="{escape(picture.title)}" src="data:image/png;base64,{data}">\n'
-        caption = f"<figcaption>{escape(picture.caption)}</figcaption>"
-        figures.append(f"<h2>{escape(picture.title)}</h2>\n<figure>\n{drawn}{caption}\n</figure>")
+        if plot.png:
+            (folder / f"{plot.name}.png").write_bytes(plot.png)
+            data = base64.b64encode(plot.png).decode()
+            drawn = f'<img alt="{escape(plot.title)}" src="data:image/png;base64,{data}">\n'
+        caption = f"<figcaption>{escape(plot.caption)}</figcaption>"
+        figures.append(f"<h2>{escape(plot.title)}</h2>\n<figure>\n{drawn}{caption}\n</figure>")
     page = folder / "index.html"
     page.write_bytes("\n".join(_html(records, figures)).encode())
     return page

@@ -21,7 +21,7 @@ def table(plan: Plan, job: Job, fleet: Fleet, figures: Figures) -> str:
     price = usd_per_hour(fleet, figures)
     return "\n".join(
         [
-            f"{_machines(fleet)}: {job.steps:,} steps of {job.global_batch:,} pictures",
+            f"{_machines(fleet)}: {job.steps:,} steps of {job.global_batch:,} images",
             "",
             f"time        {plan.hours:,.1f} h ({_clock(3600 * plan.hours)})",
             f"price       {plan.dollars:,.2f} USD at {price:,.2f} an hour, without storage and traffic",
@@ -52,7 +52,7 @@ def _limits(plan: Plan, job: Job) -> list[str]:
         ("step", time.step, "training alone"),
         ("gradients", time.step + time.gradients, "training, then all-reduces"),
         ("feed", time.feed, "decoding, views, Ray Data"),
-        ("store", time.store, "reading pictures; 0: cached on every node"),
+        ("store", time.store, "reading images; 0: cached on every node"),
         ("cores", time.cores, "step and feed on the same CPUs; 0: on a GPU"),
     ]
     lines = [f"{name:<12}{job.global_batch / s if s else 0:>12,.0f}  {what}" for name, s, what in parts]

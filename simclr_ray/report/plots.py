@@ -1,4 +1,4 @@
-"""A sweep in pictures: its history, learning curves, importances, each setting alone and each pair of them.
+"""A sweep in plots: its history, learning curves, importances, each setting alone and each pair of them.
 
 Importing this imports matplotlib, a second or two.
 """
@@ -22,7 +22,7 @@ from simclr_ray.report.marks import (
     SAYS,
     STYLE,
     WIDTH,
-    Picture,
+    Plot,
     beside,
     columns_of,
     kind,
@@ -40,16 +40,16 @@ from simclr_ray.sweep.trials import Setting, Trial
 LINES = {"best": BEST, "complete": COMPLETE, "pruned": PRUNED, "failed": FAILED, "running": DEFAULT}
 
 
-def pictures(records: SweepRecords) -> list[Picture]:
+def plots(records: SweepRecords) -> list[Plot]:
     """All of them, drawn."""
     with rc_context(STYLE):
         return [draw(records) for draw in (_history, _curves, _importances, _slices, contours)]
 
 
-def _history(records: SweepRecords) -> Picture:
+def _history(records: SweepRecords) -> Plot:
     title = "Optimisation history"
     if not any(trial.curve for trial in records.of_state("complete", "pruned")):
-        return Picture(name="history", title=title, caption="No history: no objective has been measured yet.", png=None)
+        return Plot(name="history", title=title, caption="No history: no objective has been measured yet.", png=None)
     figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
     axes = figure.subplots()
     scatter(axes, records, lambda trial: (trial.number, None if trial.state == "failed" else trial.objective))
@@ -73,16 +73,16 @@ def _history(records: SweepRecords) -> Picture:
         "Every trial in the order of its start. The line is the best at full budget so far; a trial that ended early "
         "is shown with its last objective, which is not comparable; a failed one at the foot."
     )
-    return Picture(name="history", title=title, caption=caption, png=png(figure))
+    return Plot(name="history", title=title, caption=caption, png=png(figure))
 
 
-def _curves(records: SweepRecords) -> Picture:
+def _curves(records: SweepRecords) -> Plot:
     title = "Learning curves"
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     axes = figure.subplots()
     trials = [trial for trial in reversed(records.trials) if trial.curve]
     if not trials:
-        return Picture(name="curves", title=title, caption="No curves: nothing has been measured yet.", png=None)
+        return Plot(name="curves", title=title, caption="No curves: nothing has been measured yet.", png=None)
     for trial in trials:
         name = kind(records, trial)
         width, order = (2.0, 2.5) if name == "best" else (0.9, 2)
@@ -102,13 +102,13 @@ def _curves(records: SweepRecords) -> Picture:
         "The objective over the samples seen, up to the full budget (dotted). Each curve ends where its trial was last "
         "measured."
     )
-    return Picture(name="curves", title=title, caption=caption, png=png(figure))
+    return Plot(name="curves", title=title, caption=caption, png=png(figure))
 
 
-def _importances(records: SweepRecords) -> Picture:
+def _importances(records: SweepRecords) -> Plot:
     title, found = "Importances", importances(records)
     if isinstance(found, str):
-        return Picture(name="importances", title=title, caption=f"No importances: {found}.", png=None)
+        return Plot(name="importances", title=title, caption=f"No importances: {found}.", png=None)
     rest = max(0.0, 1 - sum(found.parts.values()))
     parts = [*found.parts.items(), *([("interactions", rest)] if len(found.parts) > 1 else [])]
     figure = Figure(figsize=(WIDTH, 0.7 + 0.32 * len(parts)), layout="constrained")
@@ -125,13 +125,13 @@ def _importances(records: SweepRecords) -> Picture:
         f"fANOVA over the {found.trials} trials at full budget. What ASHA ended is not in it, so a setting whose bad "
         f"values it ended early looks less important than it is.{unknown}"
     )
-    return Picture(name="importances", title=title, caption=caption, png=png(figure))
+    return Plot(name="importances", title=title, caption=caption, png=png(figure))
 
 
-def _slices(records: SweepRecords) -> Picture:
+def _slices(records: SweepRecords) -> Plot:
     title, budget = "Each setting", max(map(records.budget_of, records.trials))
     if not records.best:
-        return Picture(name="slices", title=title, caption="No slices: no trial is complete yet.", png=None)
+        return Plot(name="slices", title=title, caption="No slices: no trial is complete yet.", png=None)
     figure, grid = panels(len(records.space), heights=(1.0, 0.4))
     for at, ((above, below), setting) in enumerate(zip(grid, records.space, strict=True)):
         scatter(above, records, partial(_at_full_budget, setting))
@@ -155,7 +155,7 @@ def _slices(records: SweepRecords) -> Picture:
         + " Trials of one choice are spread sideways."
         * any(s.choices for s in records.space)
     )
-    return Picture(name="slices", title=title, caption=caption, png=png(figure))
+    return Plot(name="slices", title=title, caption=caption, png=png(figure))
 
 
 def _at_full_budget(setting: Setting, trial: Trial) -> tuple[float | None, float | None]:

@@ -11,7 +11,7 @@ from matplotlib.colors import BoundaryNorm
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from simclr_ray.report.marks import MARKS, SAYS, Picture, beside, kind, legend, panels, png, scale
+from simclr_ray.report.marks import MARKS, SAYS, Plot, beside, kind, legend, panels, png, scale
 from simclr_ray.sweep.records import SweepRecords
 from simclr_ray.sweep.trials import Setting
 
@@ -25,7 +25,7 @@ APART = 1e3
 Array = NDArray[np.float64]
 
 
-def contours(records: SweepRecords) -> Picture:
+def contours(records: SweepRecords) -> Plot:
     """A panel per pair of settings."""
     pairs = list(combinations(records.space, 2))
     complete = len(records.of_state("complete"))
@@ -38,7 +38,7 @@ def contours(records: SweepRecords) -> Picture:
     )
     title = "Pairs of settings"
     if missing:
-        return Picture(name="contours", title=title, caption=f"No contours: {missing}.", png=None)
+        return Plot(name="contours", title=title, caption=f"No contours: {missing}.", png=None)
     figure, grid = panels(len(pairs))
     axes_of = [axes for (axes,) in grid]
     values = [trial.objective or 0.0 for trial in records.of_state("complete")]
@@ -57,7 +57,7 @@ def contours(records: SweepRecords) -> Picture:
         "over whatever the other settings were) and left white where no such trial is near. A disc's own colour is its "
         "own objective."
     )
-    return Picture(name="contours", title=title, caption=caption, png=png(figure))
+    return Plot(name="contours", title=title, caption=caption, png=png(figure))
 
 
 def smoothed(at: Array, points: Array, values: Array) -> np.ma.MaskedArray:

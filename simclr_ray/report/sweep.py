@@ -7,11 +7,11 @@ import re
 import shlex
 from typing import Any
 
-from simclr_ray.config import BadInput, config_types
+from simclr_ray.config import BadInput, config_types, is_science
 from simclr_ray.sweep.records import SweepRecords
 from simclr_ray.sweep.trials import STATES, Trial, short
 
-BUDGET_KEY = "machine.stop_after_epochs"
+BUDGET_KEY = "saving.stop_after_epochs"
 """Where a trial is cut."""
 
 
@@ -139,7 +139,7 @@ def _best(records: SweepRecords) -> Trial:
 def _values(records: SweepRecords, trial: Trial) -> dict[str, Any]:
     """What it learnt by: where a trial was cut, and its share of a machine, are the sweep's."""
     values = records.overrides | trial.params
-    return {key: value for key, value in values.items() if not key.startswith("machine.")}
+    return {key: value for key, value in values.items() if is_science(key)}
 
 
 def _pretrain(records: SweepRecords, trial: Trial, name: str, storage: str) -> str:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from pyarrow import fs
 
-from simclr_ray.storage.object_store import StoreFile, open_store, patiently
+from simclr_ray.storage.object_store import StoreFile, open_store, with_retries
 
 T = TypeVar("T")
 
@@ -91,9 +91,9 @@ class Location:
             return stream.read()
 
     def write_bytes(self, content: bytes | memoryview, *, patience_s: float | None = None) -> None:
-        """Writes the whole file: an old or the new content is seen, never a part. `patience_s`: as for `patiently`."""
+        """Writes the whole file: an old or the new content is seen, never a part. `patience_s`: see `with_retries`."""
         if self.local is None:
-            patiently(self.uri, lambda: self._upload(content), patience_s)
+            with_retries(self.uri, lambda: self._upload(content), patience_s)
             return
         with self.writing() as stream:
             stream.write(content)
@@ -161,7 +161,7 @@ class Location:
         return self._asking(lambda: self.filesystem.get_file_info(self.path))
 
     def _asking(self, operation: Callable[[], T]) -> T:
-        return patiently(self.uri, operation) if self.local is None else operation()
+        return with_retries(self.uri, operation) if self.local is None else operation()
 
 
 def open_location(uri: str) -> Location:

@@ -23,7 +23,7 @@ T = TypeVar("T")
 # A request that moves no byte for so long is sent again on another connection (an upload is given 6 s more). pyarrow's
 # own 3 s take a busy store for a dead one.
 REQUEST_TIMEOUT_S, CONNECT_TIMEOUT_S = 10.0, 5.0
-# The client's own tries settle most faults within seconds. It shares a purse of tries among all its requests, so that
+# The client's own tries settle most faults within seconds. It shares a retry budget among all its requests, so that
 # many at once run out of them early; hence our patience around it.
 CLIENT_ATTEMPTS = 4
 PATIENCE_S = 120.0
@@ -87,7 +87,7 @@ def open_store(uri: str) -> tuple[fs.FileSystem, str]:
         raise BadInput(f"cannot open {uri}: {_reason(error)}; {_takes(scheme)}") from None
 
 
-def patiently(where: str, operation: Callable[[], T], patience_s: float | None = None) -> T:
+def with_retries(where: str, operation: Callable[[], T], patience_s: float | None = None) -> T:
     """What `operation` gives, tried again while the store fails in a way that may pass, for `patience_s` (PATIENCE_S).
 
     Then, or at once where another try is of no use, it raises OSError with one line that begins with `where`.
@@ -113,12 +113,12 @@ def patiently(where: str, operation: Callable[[], T], patience_s: float | None =
 
 
 class StoreFile:
-    """A file of an object store, every request made patiently: of a BinaryIO what pyarrow and tarfile ask for."""
+    """A file of an object store, every request made with_retries: of a BinaryIO what pyarrow and tarfile ask for."""
 
     def __init__(self, where: str, filesystem: fs.FileSystem, path: str) -> None:
         self._where, self._at = where, 0
-        self._file = patiently(where, lambda: filesystem.open_input_file(path))
-        self._size: int = patiently(where, self._file.size)
+        self._file = with_retries(where, lambda: filesystem.open_input_file(path))
+        self._size: int = with_retries(where, self._file.size)
 
     def read(self, size: int = -1) -> bytes:
         left = max(0, self._size - self._at)
@@ -130,7 +130,7 @@ class StoreFile:
                 raise OSError(f"the store gave {len(content)} of {count} bytes")
             return content
 
-        content = patiently(self._where, fetch) if count else b""
+        content = with_retries(self._where, fetch) if count else b""
         self._at += count
         return content
 
@@ -204,7 +204,7 @@ def _s3(bucket: str, options: dict[str, str]) -> fs.S3FileSystem:
 
 def _region(bucket: str) -> str | None:
     try:
-        return patiently(f"s3://{bucket}", lambda: fs.resolve_s3_region(bucket))
+        return with_retries(f"s3://{bucket}", lambda: fs.resolve_s3_region(bucket))
     except Refused:
         raise
     except OSError:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from simclr_ray.config import BadInput
+from simclr_ray.config import BadInput, current_key
 from simclr_ray.storage.location import Location, open_location
 from simclr_ray.sweep.trials import Setting, Trial, read_trials, setting
 
@@ -67,12 +67,12 @@ def read_sweep(folder: str) -> SweepRecords:
         raise BadInput(f"there is no sweep {folder}: give the folder STORAGE/NAME that sweep.py wrote")
     try:
         told = json.loads(file.read_bytes())
-        keys = list(told["space"])
-        settings = [setting(key, told["space"][key], told["defaults"].get(key), keys) for key in keys]
+        space, defaults = _current(told["space"]), _current(told["defaults"])
+        settings = [setting(key, entry, defaults.get(key), list(space)) for key, entry in space.items()]
         records = SweepRecords(
             folder=place,
             recipe=told["recipe"],
-            overrides=told["overrides"],
+            overrides=_current(told["overrides"]),
             space=settings,
             objective=told["objective"],
             trials_wanted=told["trials"],
@@ -85,3 +85,7 @@ def read_sweep(folder: str) -> SweepRecords:
     if not records.trials:
         raise BadInput(f"the sweep {folder} has no trials yet: ask again when the first has begun")
     return records
+
+
+def _current(values: dict[str, Any]) -> dict[str, Any]:
+    return {current_key(key): value for key, value in values.items()}

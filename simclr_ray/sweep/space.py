@@ -7,10 +7,10 @@ import typing
 from dataclasses import dataclass
 from typing import Any
 
-from simclr_ray.config import ADDRESSES, Config, config_types
+from simclr_ray.config import Config, config_types, current_key, is_science
 from simclr_ray.config.checks import BadInput, require
 
-DEFAULT = ("optim.temperature=0.05:1:log", "optim.lr_per_256=0.05:2:log", "augment.strength=0.1:1.5")
+DEFAULT = ("method.temperature=0.05:1:log", "optim.lr_per_256=0.05:2:log", "augment.strength=0.1:1.5")
 """What SimCLR is sensitive to (Chen et al. 2020, sections 3 to 5)."""
 
 
@@ -56,7 +56,7 @@ def parse_space(entries: typing.Sequence[str], config: Config) -> Space:
     space: Space = {}
     for entry in entries or DEFAULT:
         key, mark, text = entry.partition("=")
-        key = key.strip().removeprefix("--").replace("-", "_")
+        key = current_key(key.strip().removeprefix("--").replace("-", "_"))
         require(bool(mark and text), f"--space {entry!r}: write KEY=LOW:HIGH, KEY=LOW:HIGH:log or KEY=A,B,C")
         require(key not in space, f"--space names {key} twice")
         space[key] = _domain(key, text)
@@ -69,8 +69,8 @@ def _domain(key: str, text: str) -> Range | Choices:
     hint = config_types().get(key)
     require(hint is not None, f"--space: no such setting: {key}; the settings are listed by --help")
     require(
-        not key.startswith("machine.") and key not in ADDRESSES and not key.startswith("evaluate."),
-        f"--space: {key} does not change what is learnt; search over data, augment, model, optim or train",
+        is_science(key) and not key.startswith("evaluate."),
+        f"--space: {key} does not change what is learnt; search over data, augment, model, method, optim or train",
     )
     if ":" not in text:
         return Choices(choices=tuple(_value(key, hint, word) for word in text.split(",")))

@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from simclr_ray.config import BadInput
+from simclr_ray.config import BadInput, current_key
 from simclr_ray.storage.location import Location
 
 STATES = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed", "RUNNING": "running", "WAITING": "waiting"}
@@ -117,7 +117,7 @@ def _trial(trial: Any) -> Trial:
         number=trial.number,
         run=trial.user_attrs.get("run", f"trial {trial.number}"),
         state=state,
-        params=trial.params,
+        params={current_key(key): value for key, value in trial.params.items()},
         curve=curve,
         objective=trial.value if state == "complete" else curve[-1][1] if curve else None,
         samples=samples,

@@ -53,14 +53,14 @@ def run_attempt(
     log = _log_start(run, worker, last_failure) if worker.rank == 0 else None
     try:
         state = initial_state(config, worker.device)
-        owed, skipped = _resume(state, config, dataset, run)
+        pending_row, skipped = _resume(state, config, dataset, run)
         recorder = None
         if log:
-            refused = _refused_room(read_rows(run / "events.jsonl"), worker.size)
+            refused = _refused_workers(read_rows(run / "events.jsonl"), worker.size)
             recorder = _recorder(log, config, dataset, order, run, still_ours, refused)
             recorder.restored(state.step, worker.size, skipped)
         with recorder or nullcontext():
-            _train(config, order, state, worker, blocks, recorder, evaluate, owed)
+            _train(config, order, state, worker, blocks, recorder, evaluate, pending_row)
     finally:
         if log:
             log.close()
@@ -75,10 +75,10 @@ def _train(
     blocks: Blocks,
     recorder: Recorder | None,
     evaluate: Evaluate | None,
-    owed: Row | None,
+    pending_row: Row | None,
 ) -> None:
     on_gpu, until = worker.device.type == "cuda", max(state.step, last_step(config, order))
-    compiled = on_gpu if config.machine.compile is None else config.machine.compile
+    compiled = on_gpu if config.resources.compile is None else config.resources.compile
     project = projector(
         state.model, config.data.mean, config.data.std, config.train.precision, worker.device, compiled=compiled
     )
@@ -86,15 +86,26 @@ def _train(
     rows_per_step = order.rows_per_pass(worker.size)[worker.rank] * (order.global_batch // order.pass_size)
     source = batches(blocks(positions), rows_per_step, state.step, pin=on_gpu)
     with closing(on_device(source, worker.device)) as stream:
-        train(config, order, state, worker, stream, project, recorder, until=until, evaluate=evaluate, owed=owed)
+        train(
+            config,
+            order,
+            state,
+            worker,
+            stream,
+            project,
+            recorder,
+            until=until,
+            evaluate=evaluate,
+            pending_row=pending_row,
+        )
     if recorder and state.step == config.train.epochs * order.steps_per_epoch:
         recorder.event("done", state.step)
     elif recorder:
-        recorder.event("stop", state.step, reason="machine.stop_after_epochs")
+        recorder.event("stop", state.step, reason="saving.stop_after_epochs")
 
 
 def _resume(state: TrainState, config: Config, dataset: Dataset, run: Location) -> tuple[Row | None, list[str]]:
-    """Restores the newest valid checkpoint, the same on every worker; what was owed there, and what was passed over."""
+    """Restores the newest valid checkpoint, the same on every worker; its pending row and what was skipped."""
     saved, skipped = checkpoint.newest_valid(run) if collective.rank() == 0 else (None, [])
     step = collective.from_rank_0(saved.step if saved else None)
     if step is None:
@@ -104,7 +115,7 @@ def _resume(state: TrainState, config: Config, dataset: Dataset, run: Location) 
         if saved.state[key] != now:
             raise BadInput(f"{run} was trained on another {key} ({saved.state[key]}, now {now}): use another --name")
     restore(state, saved)
-    written = saved.state["owed"]
+    written = saved.state.get("pending_evaluation_row", saved.state.get("owed"))  # as the last release called it
     if written is not None and any(row["step"] == step for row in read_rows(run / "metrics.jsonl")):
         written = None
     return collective.from_rank_0(written), skipped
@@ -125,8 +136,8 @@ def _log_start(run: Location, worker: Worker, last_failure: str | None) -> RunLo
     return log
 
 
-def _refused_room(events: list[Row], workers: int) -> int | None:
-    """The room that the last attempt stopped for, if this one did not get it: another run has it."""
+def _refused_workers(events: list[Row], workers: int) -> int | None:
+    """The number of workers that the last attempt stopped for, if this one did not get it: another run has it."""
     before = [event for event in events if event["event"] != "attempt"][-1:]
     if before and before[0]["event"] == "resize" and before[0]["workers"]["to"] > workers:
         return before[0]["workers"]["to"]
@@ -140,20 +151,20 @@ def _recorder(
     order: Order,
     run: Location,
     still_ours: Callable[[], bool],
-    refused_room: int | None,
+    refused_workers: int | None,
 ) -> Recorder:
-    machine = config.machine
+    saving, elasticity = config.saving, config.elasticity
     saver = Saver(
         run,
-        keep_last=machine.keep_last,
-        steps_between_kept=machine.keep_every_epochs and machine.keep_every_epochs * order.steps_per_epoch,
+        keep_last=saving.keep_last,
+        steps_between_kept=saving.keep_every_epochs and saving.keep_every_epochs * order.steps_per_epoch,
         still_ours=still_ours,
-        patience_s=machine.save_patience_s,
+        patience_s=saving.patience_s,
     )
     control = Control(
-        settle_s=machine.settle_s,
-        resize_every_s=machine.resize_every_s,
-        stop_margin_s=machine.stop_margin_s,
-        refused_room=refused_room,
+        settle_s=elasticity.settle_s,
+        resize_every_s=elasticity.resize_every_s,
+        stop_margin_s=elasticity.stop_margin_s,
+        refused_workers=refused_workers,
     )
-    return Recorder(log, saver, control, machine, _identity(config, dataset))
+    return Recorder(log, saver, control, saving, _identity(config, dataset))

@@ -1,4 +1,4 @@
-"""The account of pictures that could not be decoded: by distinct id, over all workers, up to a limit."""
+"""The account of images that could not be decoded: by distinct id, over all workers, up to a limit."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def count_bad(batch: Batch, new: set[int], known: set[int], order: Order, max_fr
     limit = max(10, int(max_fraction * order.rows))
     if whole or len(known) > limit:
         listed = ", ".join(map(str, sorted(known)[:20])) + (", ..." if len(known) > 20 else "")
-        why = f"no picture of slice {whole[0]} can be decoded" if whole else f"more than {limit} allowed"
+        why = f"no image of slice {whole[0]} can be decoded" if whole else f"more than {limit} allowed"
         raise BadInput(
-            f"{len(known)} pictures of the dataset cannot be decoded ({why}): rows {listed}; prepare it again and "
+            f"{len(known)} images of the dataset cannot be decoded ({why}): rows {listed}; prepare it again and "
             "train under another --name"
         )

@@ -23,7 +23,7 @@ class Batch:
     ids: np.ndarray
     """(n,) sample ids, in the order of the rows."""
     bad: np.ndarray
-    """(n,) True where a picture could not be decoded and the next good one of its slice stands in."""
+    """(n,) True where a image could not be decoded and the next good one of its slice stands in."""
 
 
 def batches(blocks: Iterable[Block], rows_per_step: int, first_step: int, *, pin: bool = False) -> Iterator[Batch]:

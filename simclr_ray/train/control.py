@@ -35,10 +35,10 @@ class Action(IntEnum):
 
 @dataclass(frozen=True)
 class Signals:
-    """What a worker hears from its cluster. All optional: a process of its own hears nothing."""
+    """What the cluster says to a worker. All optional: a process of its own has no cluster."""
 
-    room: int | None = None
-    """Workers that would fit now; more than there are is a reason to grow. None: not heard yet."""
+    available_workers: int | None = None
+    """Workers that would fit now; more than there are is a reason to grow. None: not known yet."""
     deadline: float | None = None
     """Unix time at which the first of this group's nodes is taken away; None: no notice."""
     nodes: tuple[str, ...] = ()
@@ -56,18 +56,18 @@ class Control:
     save) and two steps before the deadline, where the group saves and stops: nothing is lost. Without a margin it saves
     every LAST_SAVES_S until the node is gone.
 
-    Growth waits until `settle_s` after room was first seen, because Ray's own count must have seen it too, and until
-    `resize_every_s` after the start; REFUSED_TIMES as long where the room is still the `refused_room` towards which the
-    last resize brought nothing, perhaps since another run has it.
+    Growth waits until `settle_s` after capacity for more workers was first seen, because Ray's own count must have seen
+    it too, and until `resize_every_s` after the start; REFUSED_TIMES as long where the number is still the
+    `refused_workers` which the last resize did not get, perhaps since another run has them.
     """
 
     def __init__(
-        self, *, settle_s: float, resize_every_s: float, stop_margin_s: float | None, refused_room: int | None = None
+        self, *, settle_s: float, resize_every_s: float, stop_margin_s: float | None, refused_workers: int | None = None
     ) -> None:
         self._settle_s, self._resize_every_s, self._stop_margin_s = settle_s, resize_every_s, stop_margin_s
-        self._refused_room = refused_room
+        self._refused_workers = refused_workers
         self._started = monotonic()
-        self._room_since: float | None = None
+        self._available_since: float | None = None
         self._noticed_save: float | None = None
         self._asked_at: float | None = None
         self._decided_at = time()
@@ -79,11 +79,11 @@ class Control:
             return Action.END
         if signals.deadline is not None:
             return self._before_the_end(signals.deadline, save_seconds, step_seconds)
-        room = workers if signals.room is None else signals.room
-        if signals.room not in (None, self._refused_room):
-            self._refused_room = None
-        every_s = self._resize_every_s * (REFUSED_TIMES if room == self._refused_room else 1)
-        if self._growth_is_due(room > workers, every_s):
+        available = workers if signals.available_workers is None else signals.available_workers
+        if signals.available_workers not in (None, self._refused_workers):
+            self._refused_workers = None
+        every_s = self._resize_every_s * (REFUSED_TIMES if available == self._refused_workers else 1)
+        if self._growth_is_due(available > workers, every_s):
             return Action.RESIZE
         if signals.save_asked_at not in (None, self._asked_at):
             self._asked_at = signals.save_asked_at
@@ -103,11 +103,11 @@ class Control:
         self._noticed_save = now
         return Action.SAVE
 
-    def _growth_is_due(self, room: bool, every_s: float) -> bool:
+    def _growth_is_due(self, possible: bool, every_s: float) -> bool:
         now = monotonic()
-        if not room:
-            self._room_since = None
+        if not possible:
+            self._available_since = None
             return False
-        if self._room_since is None:
-            self._room_since = now
-        return now - self._room_since >= self._settle_s and now - self._started >= every_s
+        if self._available_since is None:
+            self._available_since = now
+        return now - self._available_since >= self._settle_s and now - self._started >= every_s

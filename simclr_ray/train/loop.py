@@ -53,17 +53,17 @@ def train(
     *,
     until: int,
     evaluate: Evaluate | None = None,
-    owed: Row | None = None,
+    pending_row: Row | None = None,
 ) -> None:
     """Trains from `state.step` to the step `until`. `stream` holds the batches between them.
 
-    `owed` is the metrics row of `state.step` whose evaluation the interrupted attempt did not finish. Raises
+    `pending_row` is the metrics row of `state.step` whose evaluation the interrupted attempt did not finish. Raises
     Interrupted when rank 0 decides that another group of workers shall go on, and Ended when nobody shall.
     """
     rows, passes = order.rows_per_pass(worker.size), order.global_batch // order.pass_size
     after = _AfterStep(config, order, worker, recorder, evaluate, until)
-    if owed is not None:
-        after.evaluate(state, owed)
+    if pending_row is not None:
+        after.evaluate(state, pending_row)
     for batch in after.timed(stream):
         assert batch.step == state.step, f"the stream is at step {batch.step}, the state at {state.step}"
         lr = rate_at(config, state.step, order.steps_per_epoch)
@@ -75,7 +75,7 @@ def train(
                 project,
                 state.optimizer,
                 batch.views,
-                temperature=config.optim.temperature,
+                temperature=config.method.temperature,
                 passes=passes,
                 rows_per_worker=rows,
             )
@@ -91,14 +91,14 @@ def _too_little_memory_named(order: Order, worker: Worker) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise TooLittleMemory(
-            f"a pass of {order.pass_size} pictures over {worker.size} workers does not fit into the memory of "
-            f"{worker.device} ({str(error).splitlines()[0]}): set machine.min_workers to a number that fits, or "
+            f"a pass of {order.pass_size} images over {worker.size} workers does not fit into the memory of "
+            f"{worker.device} ({str(error).splitlines()[0]}): set resources.min_workers to a number that fits, or "
             f"train.pass_size to a smaller divisor of {order.global_batch} under another --name"
         ) from None
 
 
 class _AfterStep:
-    """What follows a step: the account of bad pictures, a metrics row, an evaluation, a save, the control word."""
+    """What follows a step: the account of bad images, a metrics row, an evaluation, a save, the control word."""
 
     def __init__(
         self,
@@ -128,18 +128,18 @@ class _AfterStep:
         self._meter.trained(self._order.global_batch)
         evaluating, last = self._evaluation_due(state.step), state.step == self._until
         row = None
-        if state.step % self._config.machine.log_every_steps == 0 or evaluating or last:
+        if state.step % self._config.logging.every_steps == 0 or evaluating or last:
             row = self._row(state, result, lr, batch_rows)
         if self._recorder:
             self._recorder.first_step_done(state.step)
-        if self._config.machine.ledger:
+        if self._config.logging.ledger:
             self._note_ids(state.step, batch)
-        owed = row if evaluating else None
-        if row is not None and owed is None:
+        pending_row = row if evaluating else None
+        if row is not None and pending_row is None:
             self._write(row)  # before the save: what a checkpoint has passed is never trained, nor written, again
-        self._follow_control_word(state, batch, owed, last)
-        if owed is not None:
-            self.evaluate(state, owed)
+        self._follow_control_word(state, batch, pending_row, last)
+        if pending_row is not None:
+            self.evaluate(state, pending_row)
 
     def evaluate(self, state: TrainState, row: Row) -> None:
         assert self._evaluate is not None
@@ -150,8 +150,8 @@ class _AfterStep:
             self._recorder.event("evaluate", state.step, seconds=round(monotonic() - start, 3))
         self._meter.read()  # the next row's images per second are training's alone
 
-    def _follow_control_word(self, state: TrainState, batch: Batch, owed: Row | None, last: bool) -> None:
-        """One all-reduce of two numbers: are there new bad pictures anywhere, and what has rank 0 decided."""
+    def _follow_control_word(self, state: TrainState, batch: Batch, pending_row: Row | None, last: bool) -> None:
+        """One all-reduce of two numbers: are there new bad images anywhere, and what has rank 0 decided."""
         new = new_bad(batch, state.bad)
         decision = Action.CONTINUE
         if self._recorder and not last:
@@ -159,22 +159,22 @@ class _AfterStep:
         any_bad, action = collective.maximum_over_workers([len(new), int(decision)])
         if any_bad:
             count_bad(batch, new, state.bad, self._order, self._config.data.max_bad_fraction)
-        if self._recorder and (last or action or owed is not None or self._recorder.save_is_due(state.step)):
-            self._save(state, Action(action), owed, last)
+        if self._recorder and (last or action or pending_row is not None or self._recorder.save_is_due(state.step)):
+            self._save(state, Action(action), pending_row, last)
         self._end_here(state, Action(action))
 
-    def _look_up(self, state: TrainState, owed: Row) -> None:
+    def _look_up(self, state: TrainState, pending_row: Row) -> None:
         """The control word between two batches of an evaluation; another group begins that evaluation again."""
         decision = self._recorder.decide(self._worker, state.step) if self._recorder else Action.CONTINUE
         (action,) = collective.maximum_over_workers([int(decision)])
         if self._recorder and action:
-            self._save(state, Action(action), owed, last=False)
+            self._save(state, Action(action), pending_row, last=False)
         self._end_here(state, Action(action))
 
-    def _save(self, state: TrainState, action: Action, owed: Row | None, last: bool) -> None:
+    def _save(self, state: TrainState, action: Action, pending_row: Row | None, last: bool) -> None:
         assert self._recorder is not None
         wait = last or action != Action.CONTINUE
-        self._recorder.save(state, wait=wait, insist=last or action >= Action.RESIZE, owed=owed)
+        self._recorder.save(state, wait=wait, insist=last or action >= Action.RESIZE, pending_row=pending_row)
 
     def _end_here(self, state: TrainState, action: Action) -> None:
         if action < Action.RESIZE:

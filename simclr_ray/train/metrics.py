@@ -108,7 +108,7 @@ class RunLog:
         self._files["events.jsonl"].append({"event": kind, "time": round(time(), 3), "step": step} | fields)
 
     def flush(self, patience_s: float | None = 0) -> None:
-        """Brings an object store up to date; on a disk everything already is. `patience_s`: as for `patiently`."""
+        """Brings an object store up to date; on a disk everything already is. `patience_s`: as for `with_retries`."""
         for file in self._files.values():
             if not file.flush(patience_s):
                 patience_s = 0  # it has been waited for
@@ -162,7 +162,7 @@ def collapse_signals(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"])
 
     `feature_std`: sqrt(d) x the mean standard deviation of the normalised coordinates, 1 when they spread over the
     sphere, 0 when they collapse. `alignment` and `uniformity` (Wang and Isola 2020): mean squared distance of the two
-    views; log of the mean Gaussian potential (t = 2) over pairs of pictures.
+    views; log of the mean Gaussian potential (t = 2) over pairs of images.
     """
     a, b = F.normalize(view_a.double(), dim=1), F.normalize(view_b.double(), dim=1)
     n, d = a.shape

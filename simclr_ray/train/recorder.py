@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from simclr_ray.config import MachineConfig
+from simclr_ray.config import SavingConfig
 from simclr_ray.storage.rows import Row
 from simclr_ray.train.checkpoint import Saved, Saver
 from simclr_ray.train.control import Action, Control
@@ -24,10 +24,10 @@ class Recorder:
     """What rank 0 keeps of one attempt. `identity` joins every checkpoint: seed and fingerprint."""
 
     def __init__(
-        self, log: RunLog, saver: Saver, control: Control, machine: MachineConfig, identity: dict[str, Any]
+        self, log: RunLog, saver: Saver, control: Control, saving: SavingConfig, identity: dict[str, Any]
     ) -> None:
         self._log, self._saver, self._control = log, saver, control
-        self._machine, self._identity = machine, identity
+        self._saving, self._identity = saving, identity
         self._last_save, self._save_seconds = monotonic(), 0.0
         self._stall_s: dict[int, float] = {}
         self._first_step_done = self._noticed = False
@@ -60,21 +60,21 @@ class Recorder:
         return action
 
     def save_is_due(self, step: int) -> bool:
-        every = self._machine.save_every_steps
+        every = self._saving.every_steps
         by_step = every is not None and step % every == 0
-        every_s = self._machine.save_every_s if self.save_error is None else FAILED_RETRY_S
-        by_clock = monotonic() - self._last_save >= min(every_s, self._machine.save_every_s)
+        every_s = self._saving.every_s if self.save_error is None else FAILED_RETRY_S
+        by_clock = monotonic() - self._last_save >= min(every_s, self._saving.every_s)
         # A store slower than the interval delays the next save; it never stops training.
         return (by_step or by_clock) and not self._saver.busy
 
-    def save(self, state: TrainState, *, wait: bool, insist: bool, owed: Row | None = None) -> None:
+    def save(self, state: TrainState, *, wait: bool, insist: bool, pending_row: Row | None = None) -> None:
         """Copies the state and writes it beside training; with `wait`, before it returns.
 
         `insist`: nothing comes after this save, so it is tried until it succeeds or the store's patience is over.
         """
         start = monotonic()
         self._log.flush()  # first: rows of steps that a checkpoint has passed must not be lost
-        copy = snapshot(state, **self._identity, owed=owed)
+        copy = snapshot(state, **self._identity, pending_evaluation_row=pending_row)
         ended = self._saver.save(copy, wait=wait)
         while insist and self._saver.whole_step != state.step:
             sleep(RETRY_S)
@@ -85,7 +85,7 @@ class Recorder:
 
     def ends_on_purpose(self, action: Action, step: int, worker: Worker) -> None:
         if action == Action.RESIZE:
-            self.event("resize", step, workers={"from": worker.size, "to": worker.signals().room})
+            self.event("resize", step, workers={"from": worker.size, "to": worker.signals().available_workers})
         else:
             self.event("stop", step, reason="preemption" if action == Action.STOP else "asked to end")
         self._log.flush(patience_s=None)  # before the others end and take this process with them

@@ -1,4 +1,4 @@
-"""All that a run carries from step to step: model, optimizer, global step and the pictures found undecodable.
+"""All that a run carries from step to step: model, optimizer, global step and the images found undecodable.
 
 Order and augmentation need no state: they are functions of the seed and the step.
 """
@@ -26,7 +26,7 @@ class TrainState:
     step: int = 0
     """Global steps done."""
     bad: set[int] = field(default_factory=set)
-    """Ids of pictures that could not be decoded so far."""
+    """Ids of images that could not be decoded so far."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Snapshot:
     optimizer: dict[str, Tensor]
     """`<parameter>/<key>`, such as `encoder.conv1.weight/momentum_buffer`."""
     state: dict[str, Any]
-    """JSON: step, bad, seed, fingerprint, and the metrics row that an evaluation is still owed, if any."""
+    """JSON: step, bad, seed, fingerprint, and the metrics row whose evaluation is pending, if any."""
 
     @property
     def step(self) -> int:

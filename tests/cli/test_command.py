@@ -24,9 +24,9 @@ def command(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProc
     [
         ([], "name a recipe first: quickstart"),
         (["quickstrat"], "did you mean quickstart?"),
-        (["quickstart", "--optim.temprature", "0.2"], "--optim.temperature"),
-        (["quickstart", "--optim.temperature", "warm"], "--optim.temperature"),
-        (["quickstart", "--optim.temperature", "-1"], "optim.temperature must be positive"),
+        (["quickstart", "--method.temprature", "0.2"], "--method.temperature"),
+        (["quickstart", "--method.temperature", "warm"], "--method.temperature"),
+        (["quickstart", "--method.temperature", "-1"], "method.temperature must be positive"),
         (["quickstart", "--train.pass-size", "100"], "does not divide"),
     ],
 )
@@ -41,7 +41,7 @@ def test_wrong_arguments_are_one_line_and_exit_2(arguments: list[str], says: str
 def test_help_shows_the_recipes_own_values(tmp_path: Path) -> None:
     done = command("pretrain.py", "cifar10_rn18_200ep", "--help", cwd=tmp_path)
     assert done.returncode == 0
-    assert "--optim.temperature" in done.stdout
+    assert "--method.temperature" in done.stdout
     assert "default: 0.5" in done.stdout
 
 

@@ -28,7 +28,7 @@ demo(quickstart().with_overrides({{key.replace("-", "_"): value for key, value i
 PRETRAIN = f"pretrain.py quickstart --data.train photos {SETTINGS}"
 # What is typed, and words that it prints. Later ones find what earlier ones wrote.
 TYPED = {
-    "prepare.py synthetic:256 labelled": "256 pictures, labelled, 10 classes, in ",
+    "prepare.py synthetic:256 labelled": "256 images, labelled, 10 classes, in ",
     PRETRAIN: "check: rankme on images held out of photos, because it ",
     "evaluate.py runs/quickstart knn --train labelled --test synthetic:64:test": "pretrained",
     "report.py runs/quickstart": "rankme ",
@@ -129,7 +129,7 @@ def test_bad_images_are_mentioned(done: dict[str, subprocess.CompletedProcess[st
 @pytest.mark.slow
 def test_a_run_whose_check_was_adapted_resumes(folder: Path) -> None:
     line = f"{PRETRAIN} --name cut"
-    for command, says in ((f"{line} --machine.stop-after-epochs 0.5", "stopped at step 1"), (line, "done at step 2")):
+    for command, says in ((f"{line} --saving.stop-after-epochs 0.5", "stopped at step 1"), (line, "done at step 2")):
         process = run(command, folder)
         assert process.returncode == 0, process.stderr
         assert process.stdout.count("check: rankme on images held out of photos") == 1

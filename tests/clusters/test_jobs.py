@@ -27,12 +27,12 @@ FLOAT64 = SETTINGS | {
     "train.precision": "float64",
     "train.epochs": 120,
     "evaluate.every-epochs": 0,
-    "machine.min-workers": 1,
-    "machine.max-workers": 2,
-    "machine.cpus-per-worker": 1.5,
-    "machine.save-every-steps": 1000,
-    "machine.save-every-s": 4,
-    "machine.cache-gib": 0.0,
+    "resources.min-workers": 1,
+    "resources.max-workers": 2,
+    "resources.cpus-per-worker": 1.5,
+    "saving.every-steps": 1000,
+    "saving.every-s": 4,
+    "resources.cache-gib": 0.0,
 }
 
 
@@ -54,7 +54,7 @@ class Jobs:
 
     def pretrain(self, job: str, run: str, *, wait: bool, **changes: object) -> subprocess.CompletedProcess[str]:
         flags = [word for key, value in (FLOAT64 | changes).items() for word in (f"--{key}", str(value))]
-        line = ["python", "experiments/pretrain.py", "quickstart", *flags, "--machine.ledger", "--name", run]
+        line = ["python", "experiments/pretrain.py", "quickstart", *flags, "--logging.ledger", "--name", run]
         return self.submit(*line, "--storage", self.storage, job=job, wait=wait)
 
 
@@ -124,7 +124,12 @@ def test_a_job_survives_a_node_and_its_own_end(jobs: Jobs, tmp_path: Path) -> No
 def test_nodes_of_cpus_alone_augment_for_one_without_spare_cpus(jobs: Jobs) -> None:
     """After the test before: one node of two CPUs is left, and the worker takes them both."""
     feeding = {jobs.cluster.add(1) for _ in range(2)}
-    settings = {"machine.max-workers": 1, "machine.cpus-per-worker": 2, "machine.data-cpus": 2, "train.epochs": 120}
+    settings = {
+        "resources.max-workers": 1,
+        "resources.cpus-per-worker": 2,
+        "resources.data-cpus": 2,
+        "train.epochs": 120,
+    }
     assert jobs.pretrain("fed", "fed", wait=False, **settings).returncode == 0
     run = open_location(f"{jobs.storage}/fed")
     wait_for(lambda: step_of(run) >= 20, "twenty steps", jobs, "fed")

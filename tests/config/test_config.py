@@ -12,13 +12,13 @@ from simclr_ray.config import BadInput, Config, config_types, format_of, science
 
 
 def test_json_gives_the_same_config_back() -> None:
-    config = Config().with_overrides({"optim.temperature": 0.2, "data.mean": [0.1, 0.2, 0.3], "machine.threads": 3})
+    config = Config().with_overrides({"method.temperature": 0.2, "data.mean": [0.1, 0.2, 0.3], "resources.threads": 3})
     assert Config.from_json(config.to_json()) == config
     assert config.data.mean == (0.1, 0.2, 0.3)
 
 
 def test_configs_of_the_first_format_can_still_be_read() -> None:
-    config = Config().with_overrides({"optim.temperature": 0.2})
+    config = Config().with_overrides({"method.temperature": 0.2})
     groups = json.loads(config.to_json())
     assert (groups.pop("format"), format_of(config.to_json())) == (2, 2)
     assert format_of(json.dumps(groups)) == 1
@@ -30,8 +30,8 @@ def test_configs_of_the_first_format_can_still_be_read() -> None:
     [
         ("optim.temprature", 0.1),
         ("nothing", 1),
-        ("optim.temperature", "0.1"),
-        ("optim.temperature", -1.0),
+        ("method.temperature", "0.1"),
+        ("method.temperature", -1.0),
         ("train.epochs", 1.5),
         ("train.epochs", True),
         ("model.arch", "vgg16"),
@@ -40,7 +40,7 @@ def test_configs_of_the_first_format_can_still_be_read() -> None:
         ("augment.blur_p", 1.5),
         ("data.std", [0.1, 0.0, 0.1]),
         ("evaluate.every_epochs", -1),
-        ("machine.max_workers", 0),
+        ("resources.max_workers", 0),
     ],
 )
 def test_a_wrong_value_is_named(key: str, value: Any) -> None:
@@ -50,10 +50,10 @@ def test_a_wrong_value_is_named(key: str, value: Any) -> None:
 
 def test_machine_and_addresses_are_not_science_and_all_else_is() -> None:
     config = Config()
-    other = config.with_overrides({"machine.max_workers": 7, "data.train": "elsewhere", "evaluate.test": "there"})
+    other = config.with_overrides({"resources.max_workers": 7, "data.train": "elsewhere", "evaluate.test": "there"})
     assert science_changes(config, other) == {}
-    changed = config.with_overrides({"optim.temperature": 0.3, "train.seed": 1})
-    assert science_changes(config, changed) == {"optim.temperature": (0.1, 0.3), "train.seed": (0, 1)}
+    changed = config.with_overrides({"method.temperature": 0.3, "train.seed": 1})
+    assert science_changes(config, changed) == {"method.temperature": (0.1, 0.3), "train.seed": (0, 1)}
 
 
 def test_every_setting_is_frozen_typed_and_explained_by_its_group() -> None:

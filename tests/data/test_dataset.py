@@ -13,7 +13,7 @@ import pytest
 
 from simclr_ray.config import BadInput
 from simclr_ray.data import dataset as dataset_module
-from simclr_ray.data.dataset import SCHEMA, Dataset, SliceReader, bad_pictures, is_dataset, open_dataset
+from simclr_ray.data.dataset import SCHEMA, Dataset, SliceReader, bad_images, is_dataset, open_dataset
 from simclr_ray.data.prepare import writer as writer_module
 from simclr_ray.data.prepare.writer import CHECKED, DatasetWriter
 from simclr_ray.storage.location import open_location
@@ -91,10 +91,10 @@ def test_the_shards_do_not_depend_on_how_rows_arrive(tmp_path: Path) -> None:
     assert not open_dataset(str(tmp_path / "unlabelled")).labelled
 
 
-def test_bad_pictures_are_listed(tmp_path: Path) -> None:
+def test_bad_images_are_listed(tmp_path: Path) -> None:
     dataset = write(tmp_path, [(0, 20)])
     assert dataset.bad == 2
-    assert bad_pictures(dataset) == [{"path": "p13", "problem": "torn"}, {"path": "p6", "problem": "torn"}]
+    assert bad_images(dataset) == [{"path": "p13", "problem": "torn"}, {"path": "p6", "problem": "torn"}]
 
 
 def test_an_interrupted_write_is_no_dataset_and_a_second_one_leaves_nothing_of_it(

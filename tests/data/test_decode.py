@@ -1,4 +1,4 @@
-"""Decoding: the pixels are Pillow's, and whatever is wrong with the bytes is a BadPicture."""
+"""Decoding: the pixels are Pillow's, and whatever is wrong with the bytes is a BadImage."""
 
 import io
 import struct
@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from simclr_ray.data.decode import MAX_PIXELS, BadPicture, decode
+from simclr_ray.data.decode import MAX_PIXELS, BadImage, decode
 
 
-def picture(height: int = 48, width: int = 64) -> Image.Image:
+def image(height: int = 48, width: int = 64) -> Image.Image:
     y, x = np.mgrid[0:height, 0:width]
     rng = np.random.default_rng(0)
     planes = np.stack([4 * x + y, 255 - 3 * y, 90 + 60 * np.sin(x / 3)], axis=2) + rng.integers(
@@ -33,24 +33,24 @@ def pillow(encoded: bytes) -> np.ndarray:
 
 
 ENCODED = {
-    "jpeg": encode(picture(), "JPEG"),
-    "jpeg-444": encode(picture(47, 61), "JPEG", subsampling=0, quality=95),
-    "jpeg-progressive": encode(picture(), "JPEG", progressive=True),
-    "jpeg-rgb": encode(picture(), "JPEG", keep_rgb=True),
-    "jpeg-grey": encode(picture().convert("L"), "JPEG"),
-    "jpeg-cmyk": encode(picture().convert("CMYK"), "JPEG"),
-    "jpeg-1x1": encode(picture(1, 1), "JPEG"),
-    "png": encode(picture(), "PNG"),
-    "png-grey": encode(picture().convert("L"), "PNG"),
-    "png-one-bit": encode(picture().convert("1"), "PNG"),
-    "png-palette": encode(picture().quantize(17), "PNG", transparency=0),
-    "png-transparent": encode(picture().convert("RGBA"), "PNG"),
-    "webp": encode(picture(), "WEBP"),
-    "webp-lossless": encode(picture(), "WEBP", lossless=True),
-    "gif": encode(picture(), "GIF"),
-    "bmp": encode(picture(), "BMP"),
-    "ppm": encode(picture(), "PPM"),
-    "tiff": encode(picture(), "TIFF", compression="tiff_lzw"),
+    "jpeg": encode(image(), "JPEG"),
+    "jpeg-444": encode(image(47, 61), "JPEG", subsampling=0, quality=95),
+    "jpeg-progressive": encode(image(), "JPEG", progressive=True),
+    "jpeg-rgb": encode(image(), "JPEG", keep_rgb=True),
+    "jpeg-grey": encode(image().convert("L"), "JPEG"),
+    "jpeg-cmyk": encode(image().convert("CMYK"), "JPEG"),
+    "jpeg-1x1": encode(image(1, 1), "JPEG"),
+    "png": encode(image(), "PNG"),
+    "png-grey": encode(image().convert("L"), "PNG"),
+    "png-one-bit": encode(image().convert("1"), "PNG"),
+    "png-palette": encode(image().quantize(17), "PNG", transparency=0),
+    "png-transparent": encode(image().convert("RGBA"), "PNG"),
+    "webp": encode(image(), "WEBP"),
+    "webp-lossless": encode(image(), "WEBP", lossless=True),
+    "gif": encode(image(), "GIF"),
+    "bmp": encode(image(), "BMP"),
+    "ppm": encode(image(), "PPM"),
+    "tiff": encode(image(), "TIFF", compression="tiff_lzw"),
 }
 
 
@@ -71,7 +71,7 @@ def test_16_bit_grey_keeps_its_upper_bits() -> None:
 def test_exif_orientation_is_not_applied() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert decode(encode(picture(), "JPEG", exif=exif)).shape == (48, 64, 3)
+    assert decode(encode(image(), "JPEG", exif=exif)).shape == (48, 64, 3)
 
 
 def test_stray_bytes_between_markers_are_left_to_pillow() -> None:
@@ -82,13 +82,13 @@ def test_stray_bytes_between_markers_are_left_to_pillow() -> None:
 
 def test_a_colour_profile_is_ignored() -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    encoded = encode(picture(), "JPEG", icc_profile=profile)
+    encoded = encode(image(), "JPEG", icc_profile=profile)
     np.testing.assert_array_equal(decode(encoded), pillow(encoded))
 
 
-@pytest.mark.parametrize("encoded", [b"", b"\xff\xd8", b"no picture", b"<html>", b"\x89PNG\r\n\x1a\n", bytes(1000)])
-def test_what_is_no_picture_is_bad(encoded: bytes) -> None:
-    with pytest.raises(BadPicture):
+@pytest.mark.parametrize("encoded", [b"", b"\xff\xd8", b"no image", b"<html>", b"\x89PNG\r\n\x1a\n", bytes(1000)])
+def test_what_is_no_image_is_bad(encoded: bytes) -> None:
+    with pytest.raises(BadImage):
         decode(encoded)
 
 
@@ -97,13 +97,13 @@ def test_every_cut_into_the_pixels_is_bad(kind: str) -> None:
     # A PNG may lack its last chunk and checksums, 20 bytes, and a one-bit row is 8 bytes: the pixels are then whole.
     whole = len(ENCODED[kind]) - (30 if kind.startswith("png") else 0)
     for length in range(0, whole, max(1, whole // 150)):
-        with pytest.raises(BadPicture):
+        with pytest.raises(BadImage):
             decode(ENCODED[kind][:length])
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", ENCODED)
-def test_damaged_bytes_give_a_picture_or_bad_picture(kind: str) -> None:
+def test_damaged_bytes_give_a_image_or_bad_image(kind: str) -> None:
     rng = np.random.default_rng(0)
     whole = np.frombuffer(ENCODED[kind], np.uint8)
     bad = 0
@@ -115,7 +115,7 @@ def test_damaged_bytes_give_a_picture_or_bad_picture(kind: str) -> None:
         length = whole.size if trial % 3 else rng.integers(0, whole.size)
         try:
             assert decode(damaged[:length].tobytes()).shape[2] == 3
-        except BadPicture:
+        except BadImage:
             bad += 1
     assert bad > 20
 
@@ -132,7 +132,7 @@ def test_a_bomb_is_bad_before_it_is_unpacked() -> None:
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
     )
     for bomb in (bytes(jpeg), png):
-        with pytest.raises(BadPicture, match="pixels"):
+        with pytest.raises(BadImage, match="pixels"):
             decode(bomb)
 
 

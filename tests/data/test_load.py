@@ -1,4 +1,4 @@
-"""The views of a slice: as the order says, the same from the cache, and whole where a picture is bad."""
+"""The views of a slice: as the order says, the same from the cache, and whole where a image is bad."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from simclr_ray.data.dataset import Dataset, SliceReader
 from simclr_ray.data.decode import decode
 from simclr_ray.data.load import SliceLoader
 from simclr_ray.data.order import Order, order_of
-from small_runs import TINY, corrupted, drawn_dataset
+from small_runs import TINY, corrupted, synthetic_dataset
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return drawn_dataset(tmp_path_factory.mktemp("data") / "d", 100)
+    return synthetic_dataset(tmp_path_factory.mktemp("data") / "d", 100)
 
 
 def loader(dataset: Dataset, cache_dir: Path | None = None) -> SliceLoader:
@@ -85,15 +85,15 @@ def test_processes_that_start_together_build_one_cache(dataset: Dataset, tmp_pat
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_the_next_good_picture_stands_in_with_the_bad_ones_key(dataset: Dataset, tmp_path: Path, cached: bool) -> None:
+def test_the_next_good_image_stands_in_with_the_bad_ones_key(dataset: Dataset, tmp_path: Path, cached: bool) -> None:
     damaged = corrupted(dataset, tmp_path / "d", bad={1, 2, 7})
     position = position_of_slice_0(order_of(TINY, damaged))
     block = loader(damaged, tmp_path / "cache" if cached else None)(position)
     assert np.flatnonzero(block["bad"]).tolist() == [1, 2, 7]
-    pictures = [decode(e) for e in SliceReader(dataset).read_slice(0)["image"].to_pylist()]
+    images = [decode(e) for e in SliceReader(dataset).read_slice(0)["image"].to_pylist()]
     for row, stand_in in ((0, 0), (1, 3), (2, 3), (3, 3), (7, 0)):
         params = draw_views(0, 0, row, 32, 32, TINY.augment)[1]
-        np.testing.assert_array_equal(block["views"][row, 1], render(pictures[stand_in], params, 16))
+        np.testing.assert_array_equal(block["views"][row, 1], render(images[stand_in], params, 16))
 
 
 def test_a_wholly_bad_slice_is_flagged(dataset: Dataset, tmp_path: Path) -> None:

@@ -105,5 +105,5 @@ def test_what_does_not_fit_is_said(changes: dict[str, int], named: str) -> None:
 
 
 def test_more_workers_than_slices_in_a_pass_is_said() -> None:
-    with pytest.raises(BadInput, match="set machine.max_workers to at most 6"):
+    with pytest.raises(BadInput, match="set resources.max_workers to at most 6"):
         order(pass_size=48).rows_per_pass(7)

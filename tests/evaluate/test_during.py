@@ -14,14 +14,14 @@ from simclr_ray.data.dataset import Dataset
 from simclr_ray.evaluate.during import check_during, rows_of_check
 from simclr_ray.evaluate.label_free import rankme
 from simclr_ray.methods.network import build_model
-from small_runs import TINY, drawn_dataset
+from small_runs import TINY, synthetic_dataset
 
 LINEAR = TINY.with_overrides({"evaluate.every_epochs": 1, "evaluate.method": "linear", "evaluate.test_rows": 150})
 
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return drawn_dataset(tmp_path_factory.mktemp("data") / "d", 400)
+    return synthetic_dataset(tmp_path_factory.mktemp("data") / "d", 400)
 
 
 def check(config: Config, bank: Dataset, test: Dataset | None) -> tuple[dict[str, float], int]:
@@ -65,6 +65,6 @@ def test_rankme_is_the_effective_rank() -> None:
 
 
 def test_a_check_with_one_worker_less_than_slices(tmp_path: Path) -> None:
-    small = drawn_dataset(tmp_path / "small", 40)
+    small = synthetic_dataset(tmp_path / "small", 40)
     alone, _ = check(LINEAR, small, None)
     assert [found for found, _ in run_workers(3, check, LINEAR, small, None)] == [pytest.approx(alone)] * 3

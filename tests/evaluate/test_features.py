@@ -1,4 +1,4 @@
-"""Pictures, their centre views and their features: what is read, what is left out, and that nothing is disturbed."""
+"""Images, their centre views and their features: what is read, what is left out, and that nothing is disturbed."""
 
 import io
 import json
@@ -15,7 +15,7 @@ from simclr_ray.data.augment.center import center_view
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.prepare.writer import CHECKED, DatasetWriter
 from simclr_ray.evaluate.features import Pixels, extract
-from simclr_ray.evaluate.images import UNLABELLED, centered, cropped, read_pictures
+from simclr_ray.evaluate.images import UNLABELLED, centered, cropped, read_images
 from simclr_ray.export.encoder import export_encoder
 from simclr_ray.methods.network import build_model
 from simclr_ray.orchestrate.evaluate import evaluate_run, summary
@@ -26,7 +26,7 @@ CPU = torch.device("cpu")
 SMALL = Config(model=ModelConfig(arch="resnet18", width=0.125, stem="cifar"), augment=AugmentConfig(size=32))
 
 
-def picture(row: int) -> np.ndarray:
+def image(row: int) -> np.ndarray:
     """Noise, brightest in the channel that tells its class, row % 3."""
     noise = np.random.default_rng(row).integers(0, 100, (32, 32, 3))
     return (noise + 150 * np.eye(3, dtype=int)[row % 3]).astype(np.uint8)
@@ -39,8 +39,8 @@ def png(pixels: np.ndarray) -> bytes:
 
 
 def dataset(path, rows=20, *, bad=(), labels=None, classes=("red", "green", "blue"), first=0) -> Dataset:
-    """Slices of 8; picture `row` is picture(first + row), undecodable for the rows of `bad`."""
-    images = [b"no picture" if row in bad else png(picture(first + row)) for row in range(rows)]
+    """Slices of 8; image `row` is image(first + row), undecodable for the rows of `bad`."""
+    images = [b"no image" if row in bad else png(image(first + row)) for row in range(rows)]
     labels = [(first + row) % 3 for row in range(rows)] if labels is None else labels
     nothing = [None] * rows
     with DatasetWriter(open_location(str(path)), slice_rows=8) as writer:
@@ -65,51 +65,51 @@ def test_center_view_is_torchvisions_resize_and_center_crop(height, width, size)
     assert np.abs(center_view(image, size).astype(int) - expected).max() <= 1
 
 
-def test_center_view_of_a_picture_of_that_size_is_the_picture():
-    assert np.array_equal(center_view(picture(0), 32), picture(0))
+def test_center_view_of_a_image_of_that_size_is_the_image():
+    assert np.array_equal(center_view(image(0), 32), image(0))
 
 
-def test_every_picture_is_read_once_in_order_the_short_slice_too(tmp_path):
+def test_every_image_is_read_once_in_order_the_short_slice_too(tmp_path):
     data = dataset(tmp_path / "d", rows=20)
     for batch_slices in (1, 2, 8):
-        pixels, labels, ids = all_of(read_pictures(data, centered(32), batch_slices=batch_slices))
+        pixels, labels, ids = all_of(read_images(data, centered(32), batch_slices=batch_slices))
         assert ids.tolist() == list(range(20))
         assert labels.tolist() == [row % 3 for row in range(20)]
-        assert np.array_equal(pixels, np.stack([picture(row) for row in range(20)]))
+        assert np.array_equal(pixels, np.stack([image(row) for row in range(20)]))
 
 
 def test_workers_share_the_first_rows_between_them(tmp_path):
     data = dataset(tmp_path / "d", rows=40)
-    shares = [all_of(read_pictures(data, centered(32), slices=range(5)[r::3], rows=29))[2] for r in range(3)]
+    shares = [all_of(read_images(data, centered(32), slices=range(5)[r::3], rows=29))[2] for r in range(3)]
     assert [share.tolist() for share in shares] == [[*range(8), *range(24, 29)], [*range(8, 16)], [*range(16, 24)]]
 
 
-def test_bad_pictures_are_left_out_and_counted(tmp_path):
+def test_bad_images_are_left_out_and_counted(tmp_path):
     data = dataset(tmp_path / "d", rows=20, bad={3, 11, 12})
-    batches = list(read_pictures(data, centered(32), batch_slices=1))
+    batches = list(read_images(data, centered(32), batch_slices=1))
     assert [batch.bad for batch in batches] == [1, 2, 0]
     pixels, labels, ids = all_of(batches)
     assert 3 not in ids
-    assert np.array_equal(pixels[3], picture(4))
+    assert np.array_equal(pixels[3], image(4))
     assert labels.tolist() == (ids % 3).tolist()
 
 
-def test_a_batch_without_a_good_picture_is_bad_input(tmp_path):
+def test_a_batch_without_a_good_image_is_bad_input(tmp_path):
     data = dataset(tmp_path / "d", rows=20, bad=range(8, 16))
-    with pytest.raises(BadInput, match=r"none of the pictures 8\.\.15"):
-        list(read_pictures(data, centered(32), batch_slices=1))
+    with pytest.raises(BadInput, match=r"none of the images 8\.\.15"):
+        list(read_images(data, centered(32), batch_slices=1))
 
 
 def test_missing_labels_are_marked(tmp_path):
     data = dataset(tmp_path / "d", rows=3, labels=[1, None, 0])
-    assert all_of(read_pictures(data, centered(32)))[1].tolist() == [1, UNLABELLED, 0]
+    assert all_of(read_images(data, centered(32)))[1].tolist() == [1, UNLABELLED, 0]
 
 
-def test_crops_depend_on_seed_copy_and_picture_alone(tmp_path):
+def test_crops_depend_on_seed_copy_and_image_alone(tmp_path):
     data = dataset(tmp_path / "d")
 
     def crops(seed, copy, **settings):
-        return all_of(read_pictures(data, cropped(32, seed, copy), **settings))[0]
+        return all_of(read_images(data, cropped(32, seed, copy), **settings))[0]
 
     assert np.array_equal(crops(1, 0), crops(1, 0, batch_slices=1, threads=1))
     assert np.array_equal(crops(1, 0)[8:16], crops(1, 0, slices=[1]))
@@ -124,14 +124,14 @@ def test_features_are_the_encoders_in_eval_mode_and_leave_no_trace(tmp_path):
     modes = [part.training for part in encoder.modules()]
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     random = torch.get_rng_state()
-    found = extract(encoder, read_pictures(data, centered(32), batch_slices=1), MEAN, STD, CPU)
+    found = extract(encoder, read_images(data, centered(32), batch_slices=1), MEAN, STD, CPU)
     assert [part.training for part in encoder.modules()] == modes
     assert all(torch.equal(tensor, before[name]) for name, tensor in encoder.state_dict().items())
     assert torch.equal(torch.get_rng_state(), random)
     assert not found.h.requires_grad
     kept = [row for row in range(20) if row != 3]
     assert (found.ids.tolist(), found.labels.tolist(), found.bad) == (kept, [row % 3 for row in kept], 1)
-    pixels = np.stack([picture(row) for row in kept]) / 255
+    pixels = np.stack([image(row) for row in kept]) / 255
     expected = torch.from_numpy((pixels - MEAN) / STD).float().permute(0, 3, 1, 2)
     with torch.no_grad():
         torch.testing.assert_close(found.h, encoder.eval()(expected), rtol=1e-4, atol=1e-5)
@@ -140,20 +140,20 @@ def test_features_are_the_encoders_in_eval_mode_and_leave_no_trace(tmp_path):
 def test_the_mode_is_restored_when_reading_fails(tmp_path):
     encoder = build_model(SMALL.model, seed=0).encoder.train()
     with pytest.raises(BadInput):
-        extract(encoder, read_pictures(dataset(tmp_path / "d", bad=range(20)), centered(32)), MEAN, STD, CPU)
+        extract(encoder, read_images(dataset(tmp_path / "d", bad=range(20)), centered(32)), MEAN, STD, CPU)
     assert encoder.training
 
 
 def test_a_worker_without_slices_has_no_rows(tmp_path):
     data = dataset(tmp_path / "d")
-    found = extract(Pixels(32), read_pictures(data, centered(32), slices=[]), MEAN, STD, CPU)
+    found = extract(Pixels(32), read_images(data, centered(32), slices=[]), MEAN, STD, CPU)
     assert found.h.shape == (0, 3072)
     assert len(found.labels) == 0
 
 
 def test_a_float64_encoder_computes_in_float64(tmp_path):
     encoder = build_model(SMALL.model, seed=0).encoder.double()
-    assert extract(encoder, read_pictures(dataset(tmp_path / "d"), centered(32)), MEAN, STD, CPU).h.isfinite().all()
+    assert extract(encoder, read_images(dataset(tmp_path / "d"), centered(32)), MEAN, STD, CPU).h.isfinite().all()
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from simclr_ray.cli.command import given_keys
 from simclr_ray.config import BadInput, Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.evaluate.fitted import allowing_for_fit, fitted_checks
-from small_runs import drawn_dataset
+from small_runs import synthetic_dataset
 
 RECIPE = Config().with_overrides(
     {"data.train": "photos", "evaluate.every_epochs": 4, "evaluate.test": "synthetic:64:test"}
@@ -21,7 +21,7 @@ DATA = frozenset({"data.train"})
 
 @pytest.fixture(scope="module")
 def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return drawn_dataset(tmp_path_factory.mktemp("data") / "d", 64)
+    return synthetic_dataset(tmp_path_factory.mktemp("data") / "d", 64)
 
 
 @pytest.fixture(scope="module")

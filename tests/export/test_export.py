@@ -41,9 +41,9 @@ def test_load_gives_back_the_encoder(tmp_path, where):
     loaded = simclr_ray.load(str(path))
     assert not loaded.training
     assert loaded.feature_dim == encoder.feature_dim
-    pictures = torch.randn(2, 3, 32, 32)
+    images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        assert torch.equal(loaded(pictures), encoder.eval()(pictures))
+        assert torch.equal(loaded(images), encoder.eval()(images))
 
 
 def test_an_object_store_serves_as_well(tmp_path):
@@ -90,11 +90,11 @@ def test_the_lines_that_load_it_do(tmp_path):
     found: dict = {}
     exec(loading_lines(location, "resnet18", width=1, stem="imagenet"), found)
     found["model"].fc = torch.nn.Identity()
-    pictures = torch.randn(2, 3, 64, 64)
+    images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        expected = encoder.eval()(pictures)
-        torch.testing.assert_close(found["encoder"](pictures), expected, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(found["model"].eval()(pictures), expected, rtol=1e-4, atol=1e-4)
+        expected = encoder.eval()(images)
+        torch.testing.assert_close(found["encoder"](images), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found["model"].eval()(images), expected, rtol=1e-4, atol=1e-4)
     assert isinstance(found["model"], models.ResNet)
 
 

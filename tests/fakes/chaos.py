@@ -59,7 +59,7 @@ class _Scripted(LocalWorker):
         if self.fault is None or not self._step_has_come():
             return Signals()
         if self.fault.kind == "grow":
-            return Signals(room=self.size + self.fault.step)  # another room each time: what was not got is ignored
+            return Signals(available_workers=self.size + self.fault.step)  # each time another: refused ones are ignored
         if self.fault.kind == "notice":
             return Signals(deadline=0.0, nodes=("this",))
         return Signals()

@@ -21,7 +21,7 @@ FAST = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
     "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "2",
 }
-# The quickstart made small: STEPS steps of 128 pictures.
+# The quickstart made small: STEPS steps of 128 images.
 SMALL = {
     "data.train": "synthetic:1024",
     "augment.size": 16,
@@ -29,22 +29,22 @@ SMALL = {
     "model.head-dim": 16,
     "train.epochs": 3,
     "train.global-batch": 128,
-    "machine.threads": 1,
+    "resources.threads": 1,
 }
 SETTINGS = SMALL | {
     "evaluate.every-epochs": 2,
     "evaluate.test": "synthetic:256:test",
-    "machine.log-every-steps": 1,
-    "machine.save-every-steps": 3,
-    "machine.cpus-per-worker": 0.5,
-    "machine.data-cpus": 0.5,
+    "logging.every-steps": 1,
+    "saving.every-steps": 3,
+    "resources.cpus-per-worker": 0.5,
+    "resources.data-cpus": 0.5,
 }
 STEPS = 24
 
 
 def start(folder: Path, name: str, workers: int, *, ray_address: str = "local", **changes: object) -> Any:
     """`pretrain.py quickstart` with small settings, on a cluster of its own unless an address is given."""
-    settings = SETTINGS | {"machine.min-workers": workers, "machine.max-workers": workers} | changes
+    settings = SETTINGS | {"resources.min-workers": workers, "resources.max-workers": workers} | changes
     flags = [word for key, value in settings.items() for word in _flag(key, value)]
     line = [sys.executable, str(ROOT / "experiments/pretrain.py"), "quickstart", *flags, "--name", name]
     return subprocess.Popen(

@@ -18,7 +18,7 @@ JOB = Job(
     steps=600,
     size=100,
     threads=2,
-    picture_kb=100.0,
+    image_kb=100.0,
     cached=True,
     parameters=10_000_000,
     batchnorms=50,
@@ -28,7 +28,7 @@ JOB = Job(
     resize_every_s=300.0,
     settle_s=20.0,
     evaluations=0,
-    evaluated_pictures=6000,
+    evaluated_images=6000,
 )
 FLEET = Fleet(
     workers=2,

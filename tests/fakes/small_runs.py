@@ -1,4 +1,4 @@
-"""Small real runs: a dataset of drawn pictures, a narrow network, and streams without Ray."""
+"""Small real runs: a dataset of synthetic images, a narrow network, and streams without Ray."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow as pa
 import torch
 
 from simclr_ray.config import Config
-from simclr_ray.data.dataset import PICTURE, Dataset
+from simclr_ray.data.dataset import IMAGE, Dataset
 from simclr_ray.data.load import SliceLoader
 from simclr_ray.data.order import order_of
 from simclr_ray.data.prepare.build import in_threads, ordered_work, write_dataset
@@ -31,20 +31,20 @@ TINY = Config().with_overrides(
         "model.stem": "cifar",
         "model.head_batchnorm": True,
         "model.head_dim": 16,
-        "optim.temperature": 0.5,
+        "method.temperature": 0.5,
         "optim.lr_per_256": 0.5,
         "optim.warmup_epochs": 1.0,
         "train.epochs": 3,
         "train.global_batch": 48,
         "train.precision": "float32",
-        "machine.cache_gib": 0.0,
-        "machine.log_every_steps": 2,
+        "resources.cache_gib": 0.0,
+        "logging.every_steps": 2,
     }
 )
 
 
-def drawn_dataset(folder: Path, count: int, slice_rows: int = 8) -> Dataset:
-    """`count` synthetic pictures as a dataset in `folder`."""
+def synthetic_dataset(folder: Path, count: int, slice_rows: int = 8) -> Dataset:
+    """`count` synthetic images as a dataset in `folder`."""
     source = open_source(f"synthetic:{count}")
     checked = in_threads(source, ordered_work(source, 0), None)
     return write_dataset(source, open_location(str(folder)), checked, seed=0, max_side=None, slice_rows=slice_rows)
@@ -57,10 +57,10 @@ def corrupted(dataset: Dataset, folder: Path, bad: set[int]) -> Dataset:
     with DatasetWriter(open_location(str(folder)), dataset.slice_rows) as writer:
         for table in SliceReader(dataset).rows(0, dataset.rows):
             images = [
-                b"\xff\xd8 no picture" if row in bad else image
+                b"\xff\xd8 no image" if row in bad else image
                 for row, image in zip(table["id"].to_pylist(), table["image"].to_pylist(), strict=True)
             ]
-            table = table.select(PICTURE.names).set_column(0, "image", pa.array(images, pa.binary()))
+            table = table.select(IMAGE.names).set_column(0, "image", pa.array(images, pa.binary()))
             sizes = pa.array([1] * len(images), pa.int64())
             problems = pa.nulls(len(images), pa.string())
             writer.add(pa.table([*table.columns, sizes, problems], schema=CHECKED))

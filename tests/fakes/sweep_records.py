@@ -14,12 +14,12 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 BUDGET = 8192
-TEMPERATURE = {"optim.temperature": {"low": 0.05, "high": 1.0, "log": True}}
+TEMPERATURE = {"method.temperature": {"low": 0.05, "high": 1.0, "log": True}}
 STRENGTH = {"augment.strength": {"low": 0.1, "high": 1.5, "log": False}}
 HEAD = {"model.head": {"choices": ["linear", "mlp"]}}
 SPACE = {**TEMPERATURE, **STRENGTH, **HEAD}
-DEFAULTS = {"optim.temperature": 0.5, "augment.strength": 0.5, "model.head": "mlp"}
-OVERRIDES: dict[str, Any] = {"train.epochs": 4, "machine.stop_after_epochs": 2.0}
+DEFAULTS = {"method.temperature": 0.5, "augment.strength": 0.5, "model.head": "mlp"}
+OVERRIDES: dict[str, Any] = {"train.epochs": 4, "saving.stop_after_epochs": 2.0}
 
 
 def drawn(generator: random.Random, space: dict[str, Any] = SPACE) -> dict[str, Any]:

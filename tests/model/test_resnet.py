@@ -30,10 +30,10 @@ def test_features_are_torchvisions(arch, training):
     assert set(missing) == {"fc.weight", "fc.bias"}
     assert unexpected == []
     theirs.fc = torch.nn.Identity()
-    pictures = torch.randn(2, 3, 96, 96, generator=generator, dtype=torch.float64)
+    images = torch.randn(2, 3, 96, 96, generator=generator, dtype=torch.float64)
     with torch.no_grad():
-        h = ours.double().train(training)(pictures)
-        torch.testing.assert_close(h, theirs.double().train(training)(pictures), rtol=1e-9, atol=1e-9)
+        h = ours.double().train(training)(images)
+        torch.testing.assert_close(h, theirs.double().train(training)(images), rtol=1e-9, atol=1e-9)
     assert h.shape == (2, ours.feature_dim)
 
 

@@ -14,16 +14,16 @@ from simclr_ray.config import Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.storage.location import open_location
 from simclr_ray.storage.rows import read_rows
-from small_runs import TINY, drawn_dataset
+from small_runs import TINY, synthetic_dataset
 
 CONFIG = TINY.with_overrides(
     {
         "train.epochs": 5,
-        "machine.save_every_steps": 4,
-        "machine.ledger": True,
-        "machine.log_every_steps": 1,
-        "machine.settle_s": 0.0,
-        "machine.resize_every_s": 0.0,
+        "saving.every_steps": 4,
+        "logging.ledger": True,
+        "logging.every_steps": 1,
+        "elasticity.settle_s": 0.0,
+        "elasticity.resize_every_s": 0.0,
     }
 )
 # 12 slices a batch, so that a quarter of it still has one for each of three workers; 4 steps an epoch.
@@ -34,7 +34,7 @@ STEPS = 40
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return drawn_dataset(tmp_path_factory.mktemp("data") / "d", 400)
+    return synthetic_dataset(tmp_path_factory.mktemp("data") / "d", 400)
 
 
 @pytest.fixture(scope="module")

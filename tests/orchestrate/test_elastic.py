@@ -27,14 +27,14 @@ SETTINGS = {
     "train.global-batch": 128,
     "evaluate.every-epochs": 0,
     "augment.size": 16,
-    "machine.min-workers": 1,
-    "machine.max-workers": 2,
-    "machine.cpus-per-worker": 1.5,
-    "machine.data-cpus": 0.5,
-    "machine.resize-every-s": 5,
-    "machine.save-every-steps": 1000,
-    "machine.save-every-s": 8,
-    "machine.ledger": True,
+    "resources.min-workers": 1,
+    "resources.max-workers": 2,
+    "resources.cpus-per-worker": 1.5,
+    "resources.data-cpus": 0.5,
+    "elasticity.resize-every-s": 5,
+    "saving.every-steps": 1000,
+    "saving.every-s": 8,
+    "logging.ledger": True,
 }
 
 
@@ -93,7 +93,7 @@ def test_nodes_come_and_go_and_the_run_does_not_notice(cluster: Cluster, tmp_pat
 def test_two_notices_then_two_nodes_at_once_then_that_of_rank_0(cluster: Cluster, tmp_path: Path) -> None:
     run = tmp_path / "elastic"
     nodes = [cluster.add_node(num_cpus=NODE_CPUS) for _ in range(3)]
-    more = {"machine.max-workers": 3, "train.epochs": 110}
+    more = {"resources.max-workers": 3, "train.epochs": 110}
     process = start(tmp_path, "elastic", 1, ray_address=cluster.address, **SETTINGS | more)
 
     def trained(workers: int) -> None:

@@ -15,7 +15,7 @@ import ray
 from test_prepare import contents, save_folder, save_parquet, save_tars, values
 
 from simclr_ray.config import BadInput
-from simclr_ray.data.dataset import PICTURE, bad_pictures, is_dataset
+from simclr_ray.data.dataset import IMAGE, bad_images, is_dataset
 from simclr_ray.data.prepare import source as source_module
 from simclr_ray.data.prepare.source import Source
 from simclr_ray.orchestrate import prepare as prepare_module
@@ -47,14 +47,14 @@ def test_tasks_on_the_cluster_make_the_same_dataset_as_this_process(
     here = prepare(spec, str(tmp_path / "here"), seed=3, slice_rows=8)
     assert by_tasks.fingerprint == here.fingerprint
     assert contents(by_tasks) == contents(here)
-    assert [bad["path"] for bad in bad_pictures(by_tasks)] == [bad["path"] for bad in bad_pictures(here)] != []
+    assert [bad["path"] for bad in bad_images(by_tasks)] == [bad["path"] for bad in bad_images(here)] != []
 
 
 def test_the_order_is_that_of_the_work_not_of_the_tasks_ends(tasks: None) -> None:
     def read(work: pa.Table) -> Iterator[pa.Table]:
         first = work["index"][0].as_py()
         time.sleep(1.0 if first == 0 else 0.0)
-        yield pa.table([[b"x"], [first], ["x"]], schema=PICTURE)
+        yield pa.table([[b"x"], [first], ["x"]], schema=IMAGE)
 
     work = pa.table({"index": list(range(12))})
     source = Source(spec="x", digest="x", work=work, listed=False, read=read, classes=None, rows=12, bytes=12 * 2**25)
@@ -105,7 +105,7 @@ def test_settings_and_places_that_cannot_work_are_refused(tmp_path: Path) -> Non
 
 def test_a_torchvision_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    textures = tmp_path / "torch/datasets/dtd/dtd"  # torchvision's DTD takes any pictures that lie as its own do
+    textures = tmp_path / "torch/datasets/dtd/dtd"  # torchvision's DTD takes any images that lie as its own do
     save_folder(textures / "images", 12)
     (textures / "labels").mkdir()
     names = [f"class{i % 4}/{i:04d}.png\n" for i in range(12)]
@@ -128,9 +128,9 @@ def test_the_command(tmp_path: Path) -> None:
     done = command(save_folder(tmp_path / "in", 20, bad=(3,)), str(tmp_path / "out"), "--max-side", "8")
     assert (done.returncode, done.stderr) == (0, "")
     for words in (
-        r"19 pictures, labelled, 4 classes",
+        r"19 images, labelled, 4 classes",
         r"fingerprint [0-9a-f]{64}",
-        r"1 bad pictures were left out",
+        r"1 bad images were left out",
         r"class3/0003.png: ",
         r"pretrain on it: python experiments/pretrain.py RECIPE --data.train \S+out",
     ):

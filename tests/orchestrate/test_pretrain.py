@@ -75,9 +75,9 @@ def test_a_lost_worker_is_replaced_and_the_bits_stay(storage: Path) -> None:
 
 
 def test_a_changed_science_value_is_refused_by_name(storage: Path) -> None:
-    code, _, err = finish(start(storage, "whole-1", 1, **{"optim.temperature": 0.2}))
+    code, _, err = finish(start(storage, "whole-1", 1, **{"method.temperature": 0.2}))
     assert code == 2
-    assert "optim.temperature was 0.5, is now 0.2" in err
+    assert "method.temperature was 0.5, is now 0.2" in err
     assert len(err.strip().splitlines()) == 1
 
 
@@ -111,10 +111,10 @@ def test_a_finished_run_of_another_order_of_samples_is_left_as_it_is(tmp_path: P
         ({"train.global-batch": 100}, "no multiple of the dataset's slices of 32"),
         ({"train.global-batch": 2048}, "more than the data holds"),
         (
-            {"machine.max-workers": 9, "machine.cpus-per-worker": 0.1, "machine.data-cpus": 0.1},
+            {"resources.max-workers": 9, "resources.cpus-per-worker": 0.1, "resources.data-cpus": 0.1},
             "more than the 4 slices of a pass",
         ),
-        ({"machine.max-workers": 2, "machine.cpus-per-worker": 1}, "leave 0 of 2 CPUs"),
+        ({"resources.max-workers": 2, "resources.cpus-per-worker": 1}, "leave 0 of 2 CPUs"),
         ({"data.train": "/nowhere/at/all"}, "/nowhere/at/all"),
     ],
 )
@@ -159,7 +159,7 @@ def test_damaged_data_end_the_run_with_one_line(storage: Path) -> None:
     prepared = next(path for path in (storage / "data").iterdir() if path.name.startswith("synthetic-512-"))
     shard = next(prepared.glob("*.parquet"))
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
-    cache = {"machine.cache-dir": storage / "cache"}  # the first run's would hide the damage
+    cache = {"resources.cache-dir": storage / "cache"}  # the first run's would hide the damage
     code, _, err = finish(start(storage, "second", 1, **{"data.train": source} | cache))
     said = [line for line in err.splitlines() if line.startswith("error: ")]
     assert code == 2, err
@@ -187,9 +187,9 @@ def test_a_stream_longer_than_its_horizon_goes_on_without_a_seam(
     from simclr_ray.data.load import SliceLoader
     from simclr_ray.orchestrate import stream
     from simclr_ray.train.attempt import order_of
-    from small_runs import TINY, drawn_dataset
+    from small_runs import TINY, synthetic_dataset
 
-    dataset = drawn_dataset(tmp_path / "d", 200)
+    dataset = synthetic_dataset(tmp_path / "d", 200)
     order, positions = order_of(TINY, dataset), np.arange(10)
     monkeypatch.setattr(stream, "HORIZON", 4)
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)

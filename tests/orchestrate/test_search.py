@@ -22,14 +22,14 @@ from simclr_ray.sweep.space import Choices, Range, parse_space
 from simclr_ray.sweep.study import Study
 
 SPACE = parse_space([], Config())
-FIRST = {"optim.temperature": 0.1, "optim.lr_per_256": 0.3, "augment.strength": 1.0}
+FIRST = {"method.temperature": 0.1, "optim.lr_per_256": 0.3, "augment.strength": 1.0}
 BUDGET = 900
 
 
 @pytest.mark.parametrize(
     ("entry", "domain"),
     [
-        ("optim.temperature=0.05:1:log", Range(low=0.05, high=1.0, log=True)),
+        ("method.temperature=0.05:1:log", Range(low=0.05, high=1.0, log=True)),
         ("--optim.lr-per-256=0.05:2", Range(low=0.05, high=2.0)),
         ("model.head_dim=32:256:log", Range(low=32, high=256, log=True)),
         ("model.head=linear,mlp", Choices(choices=("linear", "mlp"))),
@@ -46,22 +46,22 @@ def test_a_space_is_read_by_the_types_of_the_config(entry: str, domain: Range | 
     ("entries", "says"),
     [
         (["optim.temprature=0.1:1"], "no such setting: optim.temprature"),
-        (["optim.temperature=1:0.1"], "is empty"),
-        (["optim.temperature=0.5:0.5"], "is empty"),
-        (["optim.temperature"], "write KEY=LOW:HIGH"),
-        (["optim.temperature="], "write KEY=LOW:HIGH"),
-        (["optim.temperature=0:1"], "optim.temperature must be positive"),
+        (["method.temperature=1:0.1"], "is empty"),
+        (["method.temperature=0.5:0.5"], "is empty"),
+        (["method.temperature"], "write KEY=LOW:HIGH"),
+        (["method.temperature="], "write KEY=LOW:HIGH"),
+        (["method.temperature=0:1"], "method.temperature must be positive"),
         (["optim.weight_decay=0:1:log"], "begins above 0"),
-        (["optim.temperature=0.1:1:linear"], "only :log"),
-        (["optim.temperature=0.1:much"], "'much' is no value"),
-        (["optim.temperature=0.1:nan"], "'nan' is no value"),
+        (["method.temperature=0.1:1:linear"], "only :log"),
+        (["method.temperature=0.1:much"], "'much' is no value"),
+        (["method.temperature=0.1:nan"], "'nan' is no value"),
         (["augment.strength=0.1:9"], "augment.strength must lie in"),
         (["model.head=mlp,cnn"], "'cnn' is no value"),
         (["model.head=linear:mlp"], "a range needs numbers"),
-        (["machine.threads=1,2"], "does not change what is learnt"),
+        (["resources.threads=1,2"], "does not change what is learnt"),
         (["evaluate.neighbours=1:20"], "does not change what is learnt"),
         (["train.epochs=1:2.5"], "'2.5' is no value"),
-        (["optim.temperature=0.1:1", "optim.temperature=0.2:1"], "twice"),
+        (["method.temperature=0.1:1", "method.temperature=0.2:1"], "twice"),
         (["model.width=0.5:2"], "model.width must make"),
     ],
 )
@@ -284,9 +284,9 @@ def test_each_trial_gets_its_whole_part_of_the_cluster(
     cpus: int, gpus: int, concurrent: int, settings: dict[str, Any], workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": float(cpus), "GPU": float(gpus)})
-    config = Config().with_overrides({f"machine.{key}": value for key, value in settings.items()})
+    config = Config().with_overrides({f"resources.{key}": value for key, value in settings.items()})
     share = _share(config, concurrent)
     assert share.max_workers == workers
-    used = workers * (share.cpus + data_cpus(config.machine, workers, share.part * cpus, on_gpu=gpus > 0))
+    used = workers * (share.cpus + data_cpus(config.resources, workers, share.part * cpus, on_gpu=gpus > 0))
     assert concurrent * (used + TRIAL_CPUS) <= cpus + 1e-9
     assert concurrent * workers * share.gpus <= gpus

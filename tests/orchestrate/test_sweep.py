@@ -25,9 +25,9 @@ from commands import FAST, ROOT, SMALL, events, finish, metrics, wait_until
 SETTINGS = SMALL | {
     "evaluate.every-epochs": 1,
     "evaluate.test-rows": 256,
-    "machine.save-every-steps": 4,
-    "machine.cpus-per-worker": 0.9,
-    "machine.data-cpus": 0.9,
+    "saving.every-steps": 4,
+    "resources.cpus-per-worker": 0.9,
+    "resources.data-cpus": 0.9,
     "trials": 3,
     "startup": 2,
 }
@@ -71,12 +71,12 @@ def test_a_sweep_leaves_trials_that_are_runs_and_says_what_it_found(said: str, s
     sweep = storage / "sweep"
     trials = trials_of(sweep)
     assert len(trials) == 3
-    assert trials[0].params == {"optim.temperature": 0.5, "optim.lr_per_256": 1.0, "augment.strength": 0.5}
+    assert trials[0].params == {"method.temperature": 0.5, "optim.lr_per_256": 1.0, "augment.strength": 0.5}
     assert trials[0].state.name == "COMPLETE", "the recipe itself comes first"
     for trial in trials:
         run = sweep / trial.user_attrs["run"]
         config = json.loads((run / "config.json").read_text())
-        assert config["optim"]["temperature"] == trial.params["optim.temperature"]
+        assert config["optim"]["temperature"] == trial.params["method.temperature"]
         assert config["evaluate"]["test"] is None, "never the test set"
         checked = {row["samples"]: row["knn_top1"] for row in metrics(run) if "knn_top1" in row}
         # A run this short may do another epoch, or all, between ASHA's word and its end.
@@ -99,14 +99,14 @@ def test_a_finished_sweep_is_left_as_it_is(said: str, storage: Path) -> None:
 
 
 def test_another_space_under_the_same_name_is_refused(said: str, storage: Path) -> None:
-    assert_bad_input(start(storage, "sweep", space="optim.temperature=0.1:0.9"), "was started with another")
+    assert_bad_input(start(storage, "sweep", space="method.temperature=0.1:0.9"), "was started with another")
 
 
 @pytest.mark.parametrize(
     ("space", "changes", "says"),
     [
         ("optim.temprature=0.1:1", {}, "no such setting: optim.temprature"),
-        ("optim.temperature=1:0.1", {}, "is empty"),
+        ("method.temperature=1:0.1", {}, "is empty"),
         ("", {"evaluate.test": "synthetic:64:test"}, "never looks at --evaluate.test"),
         ("", {"trials": 0}, "--trials"),
         ("", {"concurrent": 2}, "2 trials at once"),
@@ -120,7 +120,7 @@ def test_an_objective_without_labels_is_refused(storage: Path, tmp_path: Path) -
     for number in range(256):
         pixels = np.full((16, 16, 3), number, np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-    assert_bad_input(start(storage, "bad", **{"data.train": tmp_path}), "pictures without labels")
+    assert_bad_input(start(storage, "bad", **{"data.train": tmp_path}), "images without labels")
 
 
 def assert_bad_input(process: Any, says: str) -> None:
@@ -134,7 +134,7 @@ def assert_bad_input(process: Any, says: str) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_saves_the_trials_that_run(storage: Path) -> None:
-    process = start(storage, "interrupted", **{"train.epochs": 60, "machine.save-every-steps": 1000})
+    process = start(storage, "interrupted", **{"train.epochs": 60, "saving.every-steps": 1000})
     run = storage / "interrupted" / "trial-0000"
     wait_until(lambda: (run / "metrics.jsonl").exists() and len(metrics(run)) >= 3, process, "three rows", 200)
     process.send_signal(signal.SIGINT)

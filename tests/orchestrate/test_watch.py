@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from simclr_ray.config import BadInput, MachineConfig
+from simclr_ray.config import BadInput, ResourcesConfig
 from simclr_ray.orchestrate.watch import render_line
 from simclr_ray.planning.shares import Share, data_cpus, share_of, training_threads, workers_that_fit
 from simclr_ray.storage import lease as lease_module
@@ -62,7 +62,7 @@ def test_a_driver_elsewhere_is_given_up_when_it_does_not_renew(tmp_path: Path, m
 
 
 @pytest.mark.parametrize(
-    ("machine", "cpus", "gpus", "workers"),
+    ("resources", "cpus", "gpus", "workers"),
     [
         ({}, 8, 0, 1),
         ({}, 16, 4, 4),
@@ -71,43 +71,45 @@ def test_a_driver_elsewhere_is_given_up_when_it_does_not_renew(tmp_path: Path, m
         ({"max_workers": 3, "cpus_per_worker": 2.0}, 8, 0, 3),
     ],
 )
-def test_what_is_open_is_resolved_from_the_cluster(machine: dict, cpus: float, gpus: float, workers: int) -> None:
-    share = share_of(MachineConfig(**machine), cpus, gpus)
+def test_what_is_open_is_resolved_from_the_cluster(resources: dict, cpus: float, gpus: float, workers: int) -> None:
+    share = share_of(ResourcesConfig(**resources), cpus, gpus)
     assert workers_that_fit(share, [{"CPU": cpus, "GPU": gpus}]) == workers
 
 
 @pytest.mark.parametrize(
-    ("machine", "cpus", "gpus", "says"),
+    ("resources", "cpus", "gpus", "says"),
     [
         ({"max_workers": 2}, 2, 0, "leave 0 of 2 CPUs"),
         ({"min_workers": 3, "max_workers": 3}, 2, 0, "min_workers 3 need 3 CPUs"),
-        ({"gpus_per_worker": 1.0}, 8, 0, "lower machine.min_workers"),
-        ({"data_cpus": 4.0}, 4, 0, "machine.data_cpus"),
+        ({"gpus_per_worker": 1.0}, 8, 0, "lower resources.min_workers"),
+        ({"data_cpus": 4.0}, 4, 0, "resources.data_cpus"),
         ({"gpus_per_worker": 0.5, "max_workers": 2}, 16, 1, "a GPU for each worker"),
     ],
 )
-def test_too_little_is_said_before_anything_starts(machine: dict, cpus: float, gpus: float, says: str) -> None:
+def test_too_little_is_said_before_anything_starts(resources: dict, cpus: float, gpus: float, says: str) -> None:
     with pytest.raises(BadInput, match=says):
-        share_of(MachineConfig(**machine), cpus, gpus)
+        share_of(ResourcesConfig(**resources), cpus, gpus)
 
 
 def test_workers_are_counted_node_by_node_and_data_share_what_is_left() -> None:
-    share = share_of(MachineConfig(max_workers=8, cpus_per_worker=2.0), 100, 0)
+    share = share_of(ResourcesConfig(max_workers=8, cpus_per_worker=2.0), 100, 0)
     assert workers_that_fit(share, [{"CPU": 3.0}, {"CPU": 5.0}, {}]) == 3
-    machine = MachineConfig(cpus_per_worker=2.0)
-    assert [data_cpus(machine, 2, cpus, on_gpu=True) for cpus in (10, 5, 4, 3)] == [3, 0.5, 0.0, 0.0]
-    assert data_cpus(MachineConfig(data_cpus=1.5), 1, 9, on_gpu=True) == 1
+    resources = ResourcesConfig(cpus_per_worker=2.0)
+    assert [data_cpus(resources, 2, cpus, on_gpu=True) for cpus in (10, 5, 4, 3)] == [3, 0.5, 0.0, 0.0]
+    assert data_cpus(ResourcesConfig(data_cpus=1.5), 1, 9, on_gpu=True) == 1
 
 
 def test_a_worker_on_a_cpu_trains_with_all_of_its_part_and_loads_with_an_eighth() -> None:
-    def threads(workers: int, cpus: float, on_gpu: bool = False, **machine: Any) -> int:
-        return training_threads(MachineConfig(**machine), workers, cpus, node_cpus=16, on_gpu=on_gpu)
+    def threads(workers: int, cpus: float, on_gpu: bool = False, **resources: Any) -> int:
+        return training_threads(ResourcesConfig(**resources), workers, cpus, node_cpus=16, on_gpu=on_gpu)
 
     parts = [(1, 2), (1, 16), (2, 16), (3, 16), (1, 64), (4, 2)]
     assert [threads(*part) for part in parts] == [2, 16, 8, 5, 16, 1], "no more than a node has, at least one"
     assert threads(1, 16, threads=3) == 3
     assert threads(1, 16, on_gpu=True, cpus_per_worker=4.0) == 4
-    loading = [data_cpus(MachineConfig(), workers, cpus, on_gpu=False) for workers, cpus in ((1, 2), (1, 16), (1, 64))]
+    loading = [
+        data_cpus(ResourcesConfig(), workers, cpus, on_gpu=False) for workers, cpus in ((1, 2), (1, 16), (1, 64))
+    ]
     assert loading == [1, 2, 8]
 
 
@@ -115,8 +117,8 @@ def test_rank_0_saves_at_a_notice_trains_on_and_stops_in_time(monkeypatch: pytes
     now = 1000.0
     monkeypatch.setattr("simclr_ray.train.control.time", lambda: now)
     control = Control(settle_s=0, resize_every_s=0, stop_margin_s=3)
-    leaving = Signals(deadline=1020.0, room=5)
-    assert control.decide(Signals(room=1), 1, 0.1) == Action.CONTINUE
+    leaving = Signals(deadline=1020.0, available_workers=5)
+    assert control.decide(Signals(available_workers=1), 1, 0.1) == Action.CONTINUE
     decided = []
     for now in (1001.0, 1002.0, 1014.0, 1014.5, 1015.0, 1016.0):  # noqa: B007 (read by the clock)
         decided.append(control.decide(leaving, 1, 0.1).name)
@@ -140,8 +142,8 @@ def test_rank_0_grows_once_room_has_lasted_and_saves_when_asked(monkeypatch: pyt
     monkeypatch.setattr("simclr_ray.train.control.monotonic", lambda: now)
     control = Control(settle_s=22, resize_every_s=60, stop_margin_s=3)
     decided = []
-    for now, room in ((1, 1), (30, 2), (40, 1), (50, 2), (59, 2), (71, 2), (72, 2)):  # noqa: B007 (read by the clock)
-        decided.append(control.decide(Signals(room=room), 1, 0.1))
+    for now, available in ((1, 1), (30, 2), (40, 1), (50, 2), (59, 2), (71, 2), (72, 2)):  # noqa: B007 (read by the clock)
+        decided.append(control.decide(Signals(available_workers=available), 1, 0.1))
     assert decided == [Action.CONTINUE] * 6 + [Action.RESIZE]
     assert control.decide(Signals(save_asked_at=5.0), 2, 0.1) == Action.SAVE
     assert control.decide(Signals(save_asked_at=5.0), 2, 0.1) == Action.CONTINUE
@@ -150,23 +152,23 @@ def test_rank_0_grows_once_room_has_lasted_and_saves_when_asked(monkeypatch: pyt
 def test_room_that_a_resize_did_not_get_is_tried_again_much_later_or_when_it_changes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Two elastic runs each count the other's room."""
+    """Two elastic runs each count the other's available."""
     now = 0.0
     monkeypatch.setattr("simclr_ray.train.control.monotonic", lambda: now)
-    control, other = (Control(settle_s=0, resize_every_s=60, stop_margin_s=3, refused_room=4) for _ in range(2))
+    control, other = (Control(settle_s=0, resize_every_s=60, stop_margin_s=3, refused_workers=4) for _ in range(2))
     now = 61.0
     assert control.decide(Signals(), 2, 0.0) == Action.CONTINUE, "nothing heard yet"
-    assert control.decide(Signals(room=4), 2, 0.0) == Action.CONTINUE
+    assert control.decide(Signals(available_workers=4), 2, 0.0) == Action.CONTINUE
     now = 361.0
-    assert control.decide(Signals(room=4), 2, 0.0) == Action.RESIZE
+    assert control.decide(Signals(available_workers=4), 2, 0.0) == Action.RESIZE
     now = 61.0
-    assert other.decide(Signals(room=3), 2, 0.0) == Action.RESIZE
-    assert other.decide(Signals(room=4), 2, 0.0) == Action.RESIZE
+    assert other.decide(Signals(available_workers=3), 2, 0.0) == Action.RESIZE
+    assert other.decide(Signals(available_workers=4), 2, 0.0) == Action.RESIZE
 
 
 def test_a_run_asked_to_end_does_so_before_all_else() -> None:
     control = Control(settle_s=0, resize_every_s=0, stop_margin_s=3)
-    assert control.decide(Signals(room=9, deadline=0.0, end_asked=True), 2, 0.0) == Action.END
+    assert control.decide(Signals(available_workers=9, deadline=0.0, end_asked=True), 2, 0.0) == Action.END
 
 
 def test_a_tenth_fits_ten_times() -> None:

@@ -23,7 +23,7 @@ def planned(job: Job = JOB, fleet: Fleet = FLEET, **values: float) -> Plan:
 # What a step takes
 
 
-def test_a_step_takes_as_long_as_the_worker_with_most_pictures() -> None:
+def test_a_step_takes_as_long_as_the_worker_with_most_images() -> None:
     assert times().step == 500 / 1000
     assert times(replace(JOB, busiest_rows=600)).step == 600 / 1000
     assert times(replace(JOB, passes=4)).step == pytest.approx(500 / 1000 * 4 / 3)  # a forward is a third of it
@@ -31,7 +31,7 @@ def test_a_step_takes_as_long_as_the_worker_with_most_pictures() -> None:
 
 def test_the_feed_is_what_the_data_cpus_do_through_ray() -> None:
     assert times().feed == pytest.approx(1000 / (2 * 8 * 0.5 * 500 * 0.8))
-    # 2 x 3 x 100 x 100 bytes of views: 60 kB a picture, of which 30 MB/s a worker let 500 through.
+    # 2 x 3 x 100 x 100 bytes of views: 60 kB a image, of which 30 MB/s a worker let 500 through.
     assert times(stream_mb_per_s=30).feed == pytest.approx(1000 / (2 * 500))
 
 
@@ -39,7 +39,7 @@ def test_nodes_that_only_augment_feed_through_the_network() -> None:
     helped = replace(FLEET, cpu_nodes=2, cpu_machine=CPU_NODE, data_cpus=18.0)
     near, far = 16 * 0.5 * 500 * 0.8, 20 * 1 * 500 * 0.8
     assert times(fleet=helped).feed == pytest.approx(1000 / (near + far))
-    slow = replace(helped, machine=replace(GPU_NODE, network_gbit_s=0.48))  # x 0.5: 30 MB/s a node, 500 pictures
+    slow = replace(helped, machine=replace(GPU_NODE, network_gbit_s=0.48))  # x 0.5: 30 MB/s a node, 500 images
     assert times(fleet=slow).feed == pytest.approx(1000 / (near + 2 * 500))
 
 
@@ -54,7 +54,7 @@ def test_gradients_go_round_a_ring_and_batchnorm_waits_twice_a_layer() -> None:
     assert times(fleet=replace(FLEET, workers=1, nodes=1)).gradients == 0
 
 
-def test_the_store_is_read_by_all_nodes_unless_they_keep_the_pictures() -> None:
+def test_the_store_is_read_by_all_nodes_unless_they_keep_the_images() -> None:
     assert times().store == 0
     fresh = replace(JOB, cached=False)
     assert times(fresh).store == pytest.approx(1000 * 100e3 / (2 * 5e9))

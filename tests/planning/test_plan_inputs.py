@@ -20,11 +20,11 @@ from simclr_ray.planning.cost import gpu_images_per_s, model_cost, pass_gib
 from simclr_ray.planning.estimate import plan
 from simclr_ray.planning.figures import Figure, default_figures
 from simclr_ray.planning.fleet import nodes_for
-from simclr_ray.planning.job import Pictures, job_of, memory_warning, pictures_of
+from simclr_ray.planning.job import Images, images_of, job_of, memory_warning
 from simclr_ray.planning.machines import A100_80, H100, H100_NVL, H200, INSTANCES, Gpu, instance, kind_of
 from simclr_ray.planning.measure import measure, this_machine
 from simclr_ray.report.plan import against, comparison, table
-from small_runs import TINY, drawn_dataset
+from small_runs import TINY, synthetic_dataset
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 RESNET50 = ModelConfig(head_hidden=2048)
@@ -35,32 +35,32 @@ CIFAR = ModelConfig(arch="resnet18", stem="cifar", head_hidden=512, head_batchno
 
 
 def test_more_workers_take_as_many_samples() -> None:
-    cost, pictures = model_cost(CIFAR, 32), Pictures(count=50_000, kb=2.0, cached=True)
+    cost, images = model_cost(CIFAR, 32), Images(count=50_000, kb=2.0, cached=True)
     config = Config().with_overrides({"train.global_batch": 512, "train.epochs": 10})
-    jobs = {workers: job_of(config, cost, pictures, workers, threads=1) for workers in (1, 2, 3, 16)}
+    jobs = {workers: job_of(config, cost, images, workers, threads=1) for workers in (1, 2, 3, 16)}
     assert {job.steps for job in jobs.values()} == {10 * (50_000 // 512)}
     assert {workers: job.busiest_rows for workers, job in jobs.items()} == {1: 512, 2: 256, 3: 192, 16: 32}
     with pytest.raises(BadInput, match="more than the 16 slices"):
-        job_of(config, cost, pictures, 17, threads=1)
-    split = job_of(config.with_overrides({"train.pass_size": 128}), cost, pictures, 3, threads=1)
+        job_of(config, cost, images, 17, threads=1)
+    split = job_of(config.with_overrides({"train.pass_size": 128}), cost, images, 3, threads=1)
     assert (split.passes, split.busiest_rows) == (4, 4 * 64)
 
 
-def test_pictures_are_counted_where_they_are(tmp_path: Path) -> None:
-    data = drawn_dataset(tmp_path, 100)
-    told = Config().with_overrides({"machine.cache_gib": 2.0})
-    assert pictures_of(told.with_overrides({"data.train": data.uri}), None, None).count == 100
-    drawn = pictures_of(told.with_overrides({"data.train": "synthetic:4096:64px"}), None, None)
-    assert drawn == Pictures(count=4096, kb=(700 + 9 * 64 * 64 // 5) / 1000, cached=True)
-    assert pictures_of(told, 1_281_167, None) == Pictures(count=1_281_167, kb=pytest.approx(110), cached=False)
-    assert pictures_of(told, 1000, 8.0) == Pictures(count=1000, kb=8.0, cached=True)
+def test_images_are_counted_where_they_are(tmp_path: Path) -> None:
+    data = synthetic_dataset(tmp_path, 100)
+    told = Config().with_overrides({"resources.cache_gib": 2.0})
+    assert images_of(told.with_overrides({"data.train": data.uri}), None, None).count == 100
+    drawn = images_of(told.with_overrides({"data.train": "synthetic:4096:64px"}), None, None)
+    assert drawn == Images(count=4096, kb=(700 + 9 * 64 * 64 // 5) / 1000, cached=True)
+    assert images_of(told, 1_281_167, None) == Images(count=1_281_167, kb=pytest.approx(110), cached=False)
+    assert images_of(told, 1000, 8.0) == Images(count=1000, kb=8.0, cached=True)
     for train in ("torchvision:CIFAR10", str(tmp_path / "none")):
         with pytest.raises(BadInput, match="--images"):
-            pictures_of(told.with_overrides({"data.train": train}), None, None)
+            images_of(told.with_overrides({"data.train": train}), None, None)
 
 
 def test_workers_are_packed_onto_as_few_nodes_as_hold_them() -> None:
-    settings = Config().machine
+    settings = Config().resources
     assert [nodes_for(workers, instance("p5.48xlarge"), settings) for workers in (1, 8, 9)] == [1, 1, 2]
     assert nodes_for(4, instance("g6.xlarge"), settings) == 4
     threaded = replace(settings, cpus_per_worker=3.0, data_cpus=1.0)
@@ -73,17 +73,17 @@ def test_workers_are_packed_onto_as_few_nodes_as_hold_them() -> None:
 
 def test_a_pass_that_does_not_fit_is_told_with_what_does() -> None:
     config = Config(model=RESNET50)
-    cost, pictures = model_cost(RESNET50, 224), Pictures(count=1_281_167, kb=110.0, cached=False)
+    cost, images = model_cost(RESNET50, 224), Images(count=1_281_167, kb=110.0, cached=False)
     for workers, fewest, machine, says in (
         (8, 8, "p5.48xlarge", None),
         (8, 1, "p5.48xlarge", "about 329 GiB on each GPU, with the fewest workers that the run goes on with (1)"),
-        (8, 1, "p5.48xlarge", "--train.pass-size 512, or --machine.min-workers 5"),
+        (8, 1, "p5.48xlarge", "--train.pass-size 512, or --resources.min-workers 5"),
         (4, 4, "g6e.xlarge", "to spare: --train.pass-size 1024"),
         (4, 1, "g6e.xlarge", "to spare: --train.pass-size 256"),
     ):
-        config = config.with_overrides({"machine.min_workers": fewest, "machine.max_workers": workers})
+        config = config.with_overrides({"resources.min_workers": fewest, "resources.max_workers": workers})
         fleet = replace(FLEET, workers=workers, machine=instance(machine))
-        job = job_of(config, cost, pictures, workers, threads=1)
+        job = job_of(config, cost, images, workers, threads=1)
         warning = memory_warning(config, cost, job, fleet)
         assert warning is None if says is None else says in (warning or "")
     assert pass_gib(cost, 512) == pytest.approx(41, rel=0.02)
@@ -147,7 +147,7 @@ def test_a_device_is_known_by_its_name() -> None:
 
 def test_every_figure_says_where_it_comes_from_and_a_given_one_says_so() -> None:
     cost = model_cost(RESNET50, 224)
-    job = replace(JOB, size=224, picture_kb=110.0, cached=False)
+    job = replace(JOB, size=224, image_kb=110.0, cached=False)
     h200, aws = (replace(FLEET, machine=machine) for machine in (GPU_NODE, instance("g6.xlarge")))
     figures = default_figures(job, cost, h200)
     assert figures.step_images_per_s.value == pytest.approx(3641, rel=0.01)
@@ -169,11 +169,11 @@ def test_this_machine_trains_and_feeds_what_is_measured() -> None:
     machine = this_machine()
     assert machine.vcpus >= 1
     config = TINY.with_overrides({"data.train": "synthetic:64", "train.global_batch": 64})
-    job = job_of(config, model_cost(config.model, 16), pictures_of(config, None, None), 1, threads=1)
+    job = job_of(config, model_cost(config.model, 16), images_of(config, None, None), 1, threads=1)
     found = measure(config, job, seconds=0.1)
     assert found.step_images_per_s > 1
     assert found.core_images_per_s > 1
-    assert found.pictures == "synthetic:512:16px"
+    assert found.images == "synthetic:512:16px"
 
 
 # Beside a run
@@ -208,8 +208,8 @@ def test_a_plan_is_set_beside_what_a_run_did(tmp_path: Path) -> None:
         "goodput": (pytest.approx(24 / 29), pytest.approx(23.5 / 28.5)),
     }
     assert comparison(rows).splitlines()[1].split() == ["images/s", "512", "512", "1.00"]
-    with pytest.raises(BadInput, match="other settings \\(optim.temperature\\)"):
-        against(found, precise.with_overrides({"optim.temperature": 0.2}), str(run), now=1000.0)
+    with pytest.raises(BadInput, match="other settings \\(method.temperature\\)"):
+        against(found, precise.with_overrides({"method.temperature": 0.2}), str(run), now=1000.0)
     (run / "events.jsonl").write_text(json.dumps(begun(100, 0)[0]) + "\n")
     with pytest.raises(BadInput, match="is interrupted: compare with a run that has ended"):
         against(found, precise, str(run), now=1000.0)
@@ -223,7 +223,7 @@ def test_the_command_answers_and_overrides_count(capsys: pytest.CaptureFixture[s
     main(["imagenet_rn50_100ep", *flags, "--images", "1281167", "--spot-price", "0.9", "--train.epochs", "10"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("8 workers on 8 x g6e.2xlarge and 2 x c7a.8xlarge, 15 CPUs")
-    assert lines[0].endswith("3,120 steps of 4,096 pictures")
+    assert lines[0].endswith("3,120 steps of 4,096 images")
     for start in ("time  ", "price  ", "bottleneck  ", "goodput  "):
         assert any(line.startswith(start) for line in lines)
     assert any(line.split() == ["usd_per_hour", "0.9", "given"] for line in lines)
@@ -237,7 +237,7 @@ def test_the_command_answers_and_overrides_count(capsys: pytest.CaptureFixture[s
         (["--instance", "g6.xlarge", "--cpu-instance", "p9.large"], "take one of local, g5.xlarge"),
         (["--instance", "g6.xlarge", "--data.train", "torchvision:CIFAR10"], "--images"),
         (["--instance", "g6.xlarge", "--workers", "17"], "more than the 8 slices"),
-        (["--instance", "g6.xlarge", "--machine.cpus-per-worker", "4"], "leave 0 of 4 CPUs"),
+        (["--instance", "g6.xlarge", "--resources.cpus-per-worker", "4"], "leave 0 of 4 CPUs"),
         (["--workers", "9999"], "of 9,999 workers"),
         (["--instance", "g6.xlarge", "--against", "nowhere"], "there is no run nowhere"),
         (["--wrokers", "2"], "--workers"),

@@ -17,7 +17,7 @@ from simclr_ray.report import status
 from simclr_ray.report.status import RunStatus, list_runs, table
 from simclr_ray.storage.location import Location
 from simclr_ray.storage.rows import Row
-from small_runs import TINY, drawn_dataset
+from small_runs import TINY, synthetic_dataset
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 NOW = 1000.0
@@ -71,7 +71,7 @@ def test_every_run_is_in_its_state(tmp_path: Path) -> None:
 
 
 def test_a_run_shows_what_its_records_and_its_data_say(tmp_path: Path) -> None:
-    data = drawn_dataset(tmp_path / "storage" / "data" / "drawn", 100)
+    data = synthetic_dataset(tmp_path / "storage" / "data" / "drawn", 100)
     rows = [full_row(110, 6, knn_top1=30.0), full_row(115, 11, knn_top1=42.0), full_row(125, 21)]
     written(tmp_path / "storage" / "r", [*begun(100, 0), save(116, 11), event("done", 125, 21)], rows, data.uri)
     (found,) = list_runs(str(tmp_path / "storage"), NOW)  # the prepared data are no run

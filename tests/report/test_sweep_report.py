@@ -1,4 +1,4 @@
-"""What a sweep found, read from real Optuna studies: ranking, recipe, commands, importances, pictures, page."""
+"""What a sweep found, read from real Optuna studies: ranking, recipe, commands, importances, plots, page."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from optuna.trial import FrozenTrial
 
 from simclr_ray.cli.command import choose_recipe, parse_with_config
 from simclr_ray.cli.pretrain import Arguments
-from simclr_ray.config import BadInput, Config
+from simclr_ray.config import BadInput, Config, is_science
 from simclr_ray.recipes import RECIPES, quickstart
 from simclr_ray.report.page import write_page
-from simclr_ray.report.plots import pictures
+from simclr_ray.report.plots import plots
 from simclr_ray.report.surface import smoothed
 from simclr_ray.report.sweep import best_recipe, commands, cost, findings, table
 from simclr_ray.sweep.importances import Importances, importances
@@ -86,10 +86,10 @@ def test_the_commands_are_what_pretrain_takes(tmp_path: Path) -> None:
     overrides = {
         **OVERRIDES,
         "model.head_batchnorm": False,
-        "machine.gpus_per_worker": 0.25,
+        "resources.gpus_per_worker": 0.25,
         "model.head_hidden": None,
         "data.mean": [-0.1, 0.2, 0.3],
-        "data.train": "-my pictures/it's",
+        "data.train": "-my plots/it's",
         "optim.weight_decay": 1e-7,
     }
     storage = tmp_path / "the runs"
@@ -101,7 +101,7 @@ def test_the_commands_are_what_pretrain_takes(tmp_path: Path) -> None:
         assert (python, script) == ("python", "experiments/pretrain.py")
         recipe, rest = choose_recipe(words, RECIPES)
         arguments, config = parse_with_config(Arguments, rest, RECIPES[recipe](), None)
-        wanted = {key: value for key, value in overrides.items() if not key.startswith("machine.")}
+        wanted = {key: value for key, value in overrides.items() if is_science(key)}
         assert records.best is not None
         assert config == quickstart().with_overrides(wanted | records.best.params)
         found.append((arguments.name, arguments.storage))
@@ -134,14 +134,14 @@ def test_importances_are_over_the_space_as_it_was_searched(tmp_path: Path) -> No
     trials = []
     for _ in range(80):
         params = drawn(generator, space)
-        tau, strength = params["optim.temperature"], params["augment.strength"]
+        tau, strength = params["method.temperature"], params["augment.strength"]
         # The same bend over the same part of both scales; over raw temperatures it would be 20 times shorter.
         part = math.log(tau / 0.05) / math.log(20), (strength - 0.1) / 1.4
         trials.append(full(params, 50 + 10 * sum(min(p, 0.3) for p in part)))
     found = importances(read_sweep(written(tmp_path / "s", trials, space)))
     assert isinstance(found, Importances)
     assert sum(found.parts.values()) == pytest.approx(1, abs=0.2)
-    assert found.parts["optim.temperature"] == pytest.approx(found.parts["augment.strength"], abs=0.2)
+    assert found.parts["method.temperature"] == pytest.approx(found.parts["augment.strength"], abs=0.2)
 
 
 def test_a_setting_that_asha_left_one_value_is_not_called_unimportant(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_setting_that_asha_left_one_value_is_not_called_unimportant(tmp_path: 
     found = importances(read_sweep(written(tmp_path / "s", trials)))
     assert isinstance(found, Importances)
     assert found.unknown == ["model.head"]
-    assert set(found.parts) == {"optim.temperature", "augment.strength"}
+    assert set(found.parts) == {"method.temperature", "augment.strength"}
 
 
 @pytest.mark.parametrize(
@@ -201,16 +201,16 @@ def test_what_can_be_drawn_is_and_the_rest_is_said(
 ) -> None:
     before = dict(matplotlib.rcParams)
     records = read_sweep(written(tmp_path / "s", trials, space))
-    found = pictures(records)
+    found = plots(records)
     assert dict(matplotlib.rcParams) == before
-    assert {picture.name for picture in found} == DRAWN
-    for picture in found:
-        if picture.name in missing:
-            assert picture.png is None
-            assert picture.caption.startswith("No ")
+    assert {plot.name for plot in found} == DRAWN
+    for plot in found:
+        if plot.name in missing:
+            assert plot.png is None
+            assert plot.caption.startswith("No ")
         else:
-            assert picture.png is not None
-            assert picture.png.startswith(b"\x89PNG")
+            assert plot.png is not None
+            assert plot.png.startswith(b"\x89PNG")
     if records.best is None:
         assert "there is no best config" in findings(records)
         with pytest.raises(BadInput, match="there is no best config yet"):

@@ -19,10 +19,10 @@ from simclr_ray.config import BadInput
 from simclr_ray.data.dataset import Dataset, SliceReader, open_dataset
 from simclr_ray.data.prepare.build import in_threads, ordered_work, write_dataset
 from simclr_ray.data.prepare.source import open_source
-from simclr_ray.data.prepare.writer import claim
+from simclr_ray.data.prepare.writer import require_writable
 from simclr_ray.storage import object_store
 from simclr_ray.storage.location import Location, open_location
-from simclr_ray.storage.object_store import Refused, patiently
+from simclr_ray.storage.object_store import Refused, with_retries
 
 PART = 10 * 2**20  # what pyarrow sends at once
 
@@ -169,7 +169,7 @@ def test_a_bucket_that_is_not_there_is_refused(store: FaultyStore, monkeypatch: 
     with pytest.raises(Refused, match="NO_SUCH_BUCKET"):
         missing.write_bytes(b"x")
     with pytest.raises(BadInput, match="cannot write to s3://nobody/x"):
-        claim(missing)
+        require_writable(missing)
 
 
 @pytest.mark.parametrize(
@@ -197,10 +197,10 @@ def test_the_words_of_other_stores_are_understood(
         raise OSError(text)
 
     with pytest.raises(OSError) as raised:  # noqa: PT011
-        patiently("where", fails)
+        with_retries("where", fails)
     assert type(raised.value) is kind
     with pytest.raises(Refused):
-        patiently(
+        with_retries(
             "where", lambda: (_ for _ in ()).throw(PermissionError(13, "google::cloud::Status(PERMISSION_DENIED"))
         )
 
@@ -242,7 +242,7 @@ def test_an_upload_that_fails_leaves_the_old_file(
 
 def prepared(spec: str, dest: Location) -> Dataset:
     source = open_source(spec)
-    claim(dest)
+    require_writable(dest)
     checked = in_threads(source, ordered_work(source, 0), None)
     return write_dataset(source, dest, checked, seed=0, max_side=None, slice_rows=8)
 
@@ -263,13 +263,13 @@ def test_a_dataset_is_made_and_read_through_faults(store: FaultyStore, folder: L
     assert pa.concat_tables(tables) == rows(expected)
 
 
-@pytest.mark.parametrize("kind", ["pictures", "Parquet", "tars"])
+@pytest.mark.parametrize("kind", ["images", "Parquet", "tars"])
 def test_sources_are_read_through_faults(store: FaultyStore, folder: Location, tmp_path: Path, kind: str) -> None:
     made = rows(prepared("synthetic:24", open_location(str(tmp_path / "made"))))
     place = folder / "in"
     if kind == "Parquet":
         (place / "a.parquet").write_bytes((tmp_path / "made" / "shard-00000.parquet").read_bytes())
-    elif kind == "pictures":
+    elif kind == "images":
         for path, image in zip(made["path"], made["image"], strict=True):
             (place / f"class {path.as_py().replace('/', '-')[-1]}/{path}.png").write_bytes(image.as_py())
     else:

@@ -113,7 +113,7 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 def test_the_command_writes_to_a_store(endpoint: str) -> None:
     done = command("synthetic:64", f"s3://{BUCKET}/command", AWS_ENDPOINT_URL=endpoint)
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"64 pictures, labelled, 10 classes, in s3://{BUCKET}/command" in done.stdout
+    assert f"64 images, labelled, 10 classes, in s3://{BUCKET}/command" in done.stdout
     address = f"s3://{BUCKET}/command?endpoint_override={endpoint}"
     assert sum(table.num_rows for table in SliceReader(open_dataset(address)).rows(0, 64)) == 64
     assert not any(secret in done.stdout for secret in SECRETS)

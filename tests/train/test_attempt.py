@@ -22,7 +22,7 @@ from simclr_ray.train.control import Ended, Interrupted, Signals
 from simclr_ray.train.loop import Diverged
 from simclr_ray.train.state import Snapshot
 from simclr_ray.train.worker import LocalWorker
-from small_runs import TINY, Killed, attempt, corrupted, drawn_dataset, local_blocks, weights
+from small_runs import TINY, Killed, attempt, corrupted, local_blocks, synthetic_dataset, weights
 
 STEPS = 24
 MACHINE_FACTS = ("images_per_s", "data_wait_fraction", "time")
@@ -30,7 +30,7 @@ MACHINE_FACTS = ("images_per_s", "data_wait_fraction", "time")
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    dataset = drawn_dataset(tmp_path_factory.mktemp("data") / "d", 400)
+    dataset = synthetic_dataset(tmp_path_factory.mktemp("data") / "d", 400)
     assert STEPS == 3 * (400 // 48)
     return dataset
 
@@ -60,7 +60,7 @@ def undisturbed(config: Config, dataset: Dataset, folder: Path) -> dict[str, tor
     ],
 )
 def test_resumed_equals_undisturbed_bitwise(workers: int, changes: dict, dataset: Dataset, tmp_path: Path) -> None:
-    config = TINY.with_overrides({"machine.save_every_steps": 5} | changes)
+    config = TINY.with_overrides({"saving.every_steps": 5} | changes)
     whole = run_workers(workers, undisturbed, config, dataset, tmp_path / "whole")
     resumed = run_workers(workers, killed_then_resumed, config, dataset, tmp_path / "cut", 13)
     for one, other in zip(whole, resumed, strict=True):
@@ -73,7 +73,7 @@ def test_resumed_equals_undisturbed_bitwise(workers: int, changes: dict, dataset
 
 def test_the_loss_falls_and_the_log_is_complete(dataset: Dataset, tmp_path: Path) -> None:
     easy = {"augment.crop_min": 0.9, "augment.jitter_p": 0.0, "augment.grayscale_p": 0.0, "augment.flip_p": 0.0}
-    quick = {"train.epochs": 9, "optim.optimizer": "adamw", "optim.lr_per_256": 0.03, "optim.temperature": 0.2}
+    quick = {"train.epochs": 9, "optim.optimizer": "adamw", "optim.lr_per_256": 0.03, "method.temperature": 0.2}
     attempt(TINY.with_overrides(easy | quick), dataset, tmp_path)
     found = read_rows(open_location(str(tmp_path)) / "metrics.jsonl")
     assert [row["step"] for row in found] == list(range(2, 3 * STEPS + 1, 2))
@@ -88,7 +88,7 @@ def test_the_loss_falls_and_the_log_is_complete(dataset: Dataset, tmp_path: Path
 
 
 def test_a_torn_last_line_of_the_log_is_rewritten(dataset: Dataset, tmp_path: Path) -> None:
-    config = TINY.with_overrides({"machine.save_every_steps": 5})
+    config = TINY.with_overrides({"saving.every_steps": 5})
     undisturbed(config, dataset, tmp_path / "whole")
     with pytest.raises(Killed):
         attempt(config, dataset, tmp_path / "cut", die_after_step=13)
@@ -105,7 +105,7 @@ def test_another_dataset_is_refused(dataset: Dataset, tmp_path: Path) -> None:
         attempt(TINY, other, tmp_path / "run")
 
 
-def test_bad_pictures_are_counted_once_each_and_the_run_ends_well(dataset: Dataset, tmp_path: Path) -> None:
+def test_bad_images_are_counted_once_each_and_the_run_ends_well(dataset: Dataset, tmp_path: Path) -> None:
     damaged = corrupted(dataset, tmp_path / "d", bad={3, 50, 51, 200})
     state = attempt(TINY, damaged, tmp_path / "run")
     assert state.step == STEPS
@@ -120,7 +120,7 @@ def too_many_bad(dataset: Dataset, folder: Path) -> str:
 
 
 @pytest.mark.parametrize("bad", [set(range(0, 96, 8)), set(range(16, 24))])
-def test_too_many_bad_pictures_end_the_run_on_every_worker_with_the_list(
+def test_too_many_bad_images_end_the_run_on_every_worker_with_the_list(
     bad: set[int], dataset: Dataset, tmp_path: Path
 ) -> None:
     damaged = corrupted(dataset, tmp_path / "d", bad=bad)
@@ -140,7 +140,7 @@ def test_a_loss_that_is_no_number_is_said(dataset: Dataset, tmp_path: Path) -> N
 def test_a_full_disk_delays_saves_and_changes_nothing(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = TINY.with_overrides({"machine.save_every_steps": 2})
+    config = TINY.with_overrides({"saving.every_steps": 2})
     whole = undisturbed(config, dataset, tmp_path / "whole")
     write = checkpoint.write
 
@@ -160,7 +160,7 @@ def test_a_full_disk_delays_saves_and_changes_nothing(
 def test_a_store_that_fails_for_too_long_ends_the_run(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = TINY.with_overrides({"machine.save_every_steps": 1, "machine.save_patience_s": 0.0})
+    config = TINY.with_overrides({"saving.every_steps": 1, "saving.patience_s": 0.0})
     monkeypatch.setattr(checkpoint, "write", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(checkpoint.SavesFailed, match="No space left"):
         attempt(config, dataset, tmp_path)
@@ -242,11 +242,11 @@ def test_an_evaluation_heeds_a_notice_and_is_made_up_for(kind: str, dataset: Dat
 
 def test_stopped_after_some_epochs_and_continued_equals_undisturbed(dataset: Dataset, tmp_path: Path) -> None:
     whole = undisturbed(TINY, dataset, tmp_path / "whole")
-    early = attempt(TINY.with_overrides({"machine.stop_after_epochs": 1.4}), dataset, tmp_path / "early")
+    early = attempt(TINY.with_overrides({"saving.stop_after_epochs": 1.4}), dataset, tmp_path / "early")
     assert early.step == 11
     event = read_rows(open_location(str(tmp_path / "early")) / "events.jsonl")[-1]
-    assert (event["event"], event["step"], event["reason"]) == ("stop", 11, "machine.stop_after_epochs")
-    again = attempt(TINY.with_overrides({"machine.stop_after_epochs": 1.0}), dataset, tmp_path / "early")
+    assert (event["event"], event["step"], event["reason"]) == ("stop", 11, "saving.stop_after_epochs")
+    again = attempt(TINY.with_overrides({"saving.stop_after_epochs": 1.0}), dataset, tmp_path / "early")
     assert again.step == 11, "what is trained stays trained"
     continued = undisturbed(TINY, dataset, tmp_path / "early")
     assert all(torch.equal(whole[name], continued[name]) for name in whole)

@@ -31,7 +31,7 @@ def trained(config: Config, steps: int = 2) -> TrainState:
 def saved(step: int) -> checkpoint.Snapshot:
     state = initial_state(SMALL, CPU)
     state.step = step
-    return snapshot(state, seed=0, fingerprint="f", owed=None)
+    return snapshot(state, seed=0, fingerprint="f", pending_row=None)
 
 
 @pytest.fixture
@@ -44,10 +44,10 @@ def test_a_restored_state_trains_on_bitwise_like_the_one_that_was_saved(run: Loc
     config = SMALL.with_overrides({"optim.optimizer": optimizer, "optim.lr_per_256": 0.01})
     state = trained(config)
     state.bad = {7, 3}
-    write(run, snapshot(state, seed=0, fingerprint="f", owed={"step": 2}))
+    write(run, snapshot(state, seed=0, fingerprint="f", pending_row={"step": 2}))
     found, skipped = newest_valid(run)
     assert found is not None
-    assert (skipped, found.state["owed"]) == ([], {"step": 2})
+    assert (skipped, found.state["pending_row"]) == ([], {"step": 2})
     again = initial_state(config, CPU)
     restore(again, found)
     assert (again.step, again.bad) == (2, {3, 7})
@@ -62,7 +62,7 @@ def test_a_restored_state_trains_on_bitwise_like_the_one_that_was_saved(run: Loc
 
 def test_a_snapshot_is_not_touched_by_training_on() -> None:
     state = trained(SMALL)
-    copy = snapshot(state, seed=0, fingerprint="f", owed=None)
+    copy = snapshot(state, seed=0, fingerprint="f", pending_row=None)
     before = {name: value.clone() for name, value in (copy.model | copy.optimizer).items()}
     trained_on = state.model.encoder.conv1.weight
     with torch.no_grad():

@@ -19,12 +19,12 @@ FLOAT64 = {
     "train.precision": "float64",
     "train.epochs": 40,
     "evaluate.every-epochs": 0,
-    "machine.cpus-per-worker": 1,
-    "machine.data-cpus": 1,
-    "machine.cache-gib": 0,
-    "machine.save-every-s": 3,
-    "machine.save-every-steps": 1000,
-    "machine.ledger": True,
+    "resources.cpus-per-worker": 1,
+    "resources.data-cpus": 1,
+    "resources.cache-gib": 0,
+    "saving.every-s": 3,
+    "saving.every-steps": 1000,
+    "logging.ledger": True,
 }
 
 

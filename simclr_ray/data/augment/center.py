@@ -1,4 +1,4 @@
-"""The view of a picture in evaluation: resized, then its centre."""
+"""The view of a image in evaluation: resized, then its centre."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-# From this side on the margin is cropped away, 224 of 256; smaller pictures (CIFAR) are used whole, as in the paper.
+# From this side on the margin is cropped away, 224 of 256; smaller images (CIFAR) are used whole, as in the paper.
 CROPPED_FROM = 96
 
 
@@ -14,13 +14,13 @@ def center_view(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarra
     """The centre `size` x `size` pixels after an antialiased bilinear resize of the shorter side.
 
     The shorter side becomes 256/224 of `size`, or `size` itself below 96 pixels. Equals torchvision's Resize and
-    CenterCrop within rounding; a picture that has the size already comes back as it is.
+    CenterCrop within rounding; a image that has the size already comes back as it is.
     """
     height, width = image.shape[:2]
     shorter = round(size * 256 / 224) if size >= CROPPED_FROM else size
     to_height, to_width = (side * shorter // min(height, width) for side in (height, width))
     top, left = round((to_height - size) / 2), round((to_width - size) / 2)
-    # Pillow's filter looks beyond the box, so this is the crop of the resized picture without its margin.
+    # Pillow's filter looks beyond the box, so this is the crop of the resized image without its margin.
     y, x = height / to_height, width / to_width
     box = (left * x, top * y, (left + size) * x, (top + size) * y)
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, box=box))

@@ -60,7 +60,7 @@ class FlatView(NamedTuple):
 def draw_view(
     seed: int, epoch: int, sample_id: int, domain: int, height: int, width: int, distribution: Distribution
 ) -> FlatView:
-    """The FlatView of one sample and view; `domain` is philox.VIEW_A or VIEW_B, `height` and `width` the picture's."""
+    """The FlatView of one sample and view; `domain` is philox.VIEW_A or VIEW_B, `height` and `width` the image's."""
     u = words(seed, epoch, sample_id, domain, _WORDS) * 2.0**-32
     crop_height, crop_width, found = _draw_crop_size(u, height, width, distribution.crop_min)
     top = int(u[_TOP] * (height - crop_height + 1)) if found else (height - crop_height) // 2

@@ -1,4 +1,4 @@
-"""One view of a picture, inside Numba: crop, resize, flip, jitter, grayscale, blur, and rounding only at the end."""
+"""One view of a image, inside Numba: crop, resize, flip, jitter, grayscale, blur, and rounding only at the end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HALF = np.float32(0.5)
 
 @numba.njit
 def render_view(image: np.ndarray, view: FlatView, out: np.ndarray) -> None:
-    """Write the draw.FlatView of a (h, w, 3) uint8 picture into (size, size, 3) uint8."""
+    """Write the draw.FlatView of a (h, w, 3) uint8 image into (size, size, 3) uint8."""
     size = out.shape[0]
     # One allocation, not several: glibc then keeps the memory between calls, instead of returning it to the system and
     # faulting every page in again, which took as long as the arithmetic.

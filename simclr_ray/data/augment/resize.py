@@ -20,7 +20,7 @@ _TILE = 64
 def resize(
     image: np.ndarray, top: int, left: int, height: int, width: int, flip: bool, planes: np.ndarray, spare: np.ndarray
 ) -> None:
-    """Fill (3, size, size) float32 planes [channel, column, row] in 0..255 from the crop of a (h, w, 3) uint8 picture.
+    """Fill (3, size, size) float32 planes [channel, column, row] in 0..255 from the crop of a (h, w, 3) uint8 image.
 
     `spare` is `spare_floats(width, size)` of working space.
     """

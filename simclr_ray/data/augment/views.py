@@ -1,4 +1,4 @@
-"""The two views of a picture (SimCLR, appendix A): what is drawn, and what it makes of the pixels.
+"""The two views of a image (SimCLR, appendix A): what is drawn, and what it makes of the pixels.
 
 `draw_views` and `render` are the readable halves; `augment_pair` is both at once, for the stream, without Python in
 between. The draws and the arithmetic behind them are the same code: draw.py and render.py.
@@ -31,7 +31,7 @@ class Jitter:
 
 @dataclass(frozen=True)
 class ViewParams:
-    """A view of one picture: the crop's box in its pixels, and what follows, in this order."""
+    """A view of one image: the crop's box in its pixels, and what follows, in this order."""
 
     top: int
     left: int
@@ -47,15 +47,15 @@ class ViewParams:
 def draw_views(
     seed: int, epoch: int, sample_id: int, height: int, width: int, config: AugmentConfig
 ) -> tuple[ViewParams, ViewParams]:
-    """The parameters of both views of a decoded picture of `height` x `width` pixels."""
+    """The parameters of both views of a decoded image of `height` x `width` pixels."""
     first, second = _draw_pair(int(seed), int(epoch), int(sample_id), int(height), int(width), _distribution(config))
     return _params(first), _params(second)
 
 
 def render(image: np.ndarray, params: ViewParams, size: int) -> np.ndarray:
-    """(size, size, 3) uint8: the view of a (h, w, 3) uint8 picture. Equals torchvision v2 on floats but for rounding.
+    """(size, size, 3) uint8: the view of a (h, w, 3) uint8 image. Equals torchvision v2 on floats but for rounding.
 
-    Raises ValueError for a picture of another kind, a crop outside of it, or an order that is no permutation.
+    Raises ValueError for a image of another kind, a crop outside of it, or an order that is no permutation.
     """
     image = _checked(image)
     height, width, _ = image.shape
@@ -73,7 +73,7 @@ def render(image: np.ndarray, params: ViewParams, size: int) -> np.ndarray:
 def augment_pair(
     image: np.ndarray, seed: int, epoch: int, sample_id: int, config: AugmentConfig, out: np.ndarray
 ) -> None:
-    """Write both views of a (h, w, 3) uint8 picture into `out`, (2, size, size, 3) uint8 and contiguous.
+    """Write both views of a (h, w, 3) uint8 image into `out`, (2, size, size, 3) uint8 and contiguous.
 
     The same as `render` of both `draw_views`; about 3 us of Python besides. Releases the GIL.
     """
@@ -107,9 +107,9 @@ def _augment_pair(
 
 
 def _checked(image: np.ndarray) -> np.ndarray:
-    """A read-only contiguous view of a picture, or ValueError: kernels see one type, also for a memory-mapped cache."""
+    """A read-only contiguous view of a image, or ValueError: kernels see one type, also for a memory-mapped cache."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        raise ValueError(f"a picture must be uint8 (h, w, 3), not {image.dtype} {image.shape}")
+        raise ValueError(f"a image must be uint8 (h, w, 3), not {image.dtype} {image.shape}")
     view = np.ascontiguousarray(image).view()
     view.flags.writeable = False
     return view

@@ -1,4 +1,4 @@
-"""From a source to a dataset: every picture decoded once, the bad ones left out, the rest shuffled and written."""
+"""From a source to a dataset: every image decoded once, the bad ones left out, the rest shuffled and written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 
 from simclr_ray.config import BadInput
 from simclr_ray.data.dataset import Dataset
-from simclr_ray.data.decode import BadPicture, decode
+from simclr_ray.data.decode import BadImage, decode
 from simclr_ray.data.philox import PREPARE, sort_words
 from simclr_ray.data.prepare.shuffle import shuffled
 from simclr_ray.data.prepare.source import Source
@@ -36,29 +36,29 @@ def require_settings(seed: int, max_side: int | None, slice_rows: int) -> None:
 
 
 def ordered_work(source: Source, seed: int) -> pa.Table:
-    """The work in the order to do it: listed pictures at random, archives as they lie (their pictures move later)."""
+    """The work in the order to do it: listed images at random, archives as they lie (their images move later)."""
     if not source.listed:
         return source.work
     return source.work.take(np.argsort(sort_words(seed, 0, PREPARE, source.work.num_rows), kind="stable"))
 
 
-def check(pictures: pa.Table, max_side: int | None) -> pa.Table:
-    """PICTURE -> CHECKED: each picture decoded once, re-encoded where needed. Negative labels mean none."""
+def check(rows: pa.Table, max_side: int | None) -> pa.Table:
+    """IMAGE -> CHECKED: each image decoded once, re-encoded where needed. Negative labels mean none."""
     images: list[bytes | None] = []
     sizes: list[int | None] = []
     problems: list[str | None] = []
-    for encoded in pictures["image"]:
+    for encoded in rows["image"]:
         try:
             image, size = _kept(encoded.as_py() or b"", max_side)
             images.append(image)
             sizes.append(size)
             problems.append(None)
-        except BadPicture as error:
+        except BadImage as error:
             images.append(None)
             sizes.append(None)
             problems.append(str(error))
-    labels = [label if label is not None and label >= 0 else None for label in pictures["label"].to_pylist()]
-    return pa.table([images, labels, pictures["path"], sizes, problems], schema=CHECKED)
+    labels = [label if label is not None and label >= 0 else None for label in rows["label"].to_pylist()]
+    return pa.table([images, labels, rows["path"], sizes, problems], schema=CHECKED)
 
 
 def _kept(encoded: bytes, max_side: int | None) -> tuple[bytes, int]:
@@ -101,7 +101,7 @@ def write_dataset(
     max_side: int | None,
     slice_rows: int,
 ) -> Dataset:
-    """Writes the checked pictures of `ordered_work(source, seed)`, given in that order, to `dest`, claimed before."""
+    """Writes the checked images of `ordered_work(source, seed)`, given in that order, to `dest`, claimed before."""
     if not source.listed:
         checked = shuffled(checked, seed, source.bytes, dest.local)
     with DatasetWriter(dest, slice_rows) as writer:

@@ -1,4 +1,4 @@
-"""A folder of pictures: one file each, with class folders or without."""
+"""A folder of images: one file each, with class folders or without."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pyarrow as pa
 
 from simclr_ray.config import BadInput
-from simclr_ray.data.dataset import PICTURE
+from simclr_ray.data.dataset import IMAGE
 from simclr_ray.storage.location import Location
 
 SUFFIXES = frozenset({
@@ -20,11 +20,11 @@ SUFFIXES = frozenset({
 REQUESTS = 16
 
 
-def list_pictures(paths: list[str]) -> tuple[pa.Table, tuple[str, ...] | None]:
+def list_images(paths: list[str]) -> tuple[pa.Table, tuple[str, ...] | None]:
     """A row (path, label) for each path, and the class names.
 
     Labels number the sorted first-level folders, as torchvision's ImageFolder does. There are none unless every
-    picture lies in such a folder and there are two of them at least: one class tells nothing.
+    image lies in such a folder and there are two of them at least: one class tells nothing.
     """
     tops = [path.partition("/")[0] if "/" in path else None for path in paths]
     classes = tuple(sorted({top for top in tops if top is not None}))
@@ -45,7 +45,7 @@ def read(location: Location, work: pa.Table) -> Iterator[pa.Table]:
         except (FileNotFoundError, PermissionError):
             raise BadInput(
                 f"{location / path} was listed but cannot be read on {socket.gethostname()}: every node must see the "
-                "pictures, and nobody may move them meanwhile"
+                "images, and nobody may move them meanwhile"
             ) from None
 
     if location.local:
@@ -53,4 +53,4 @@ def read(location: Location, work: pa.Table) -> Iterator[pa.Table]:
     else:
         with ThreadPoolExecutor(REQUESTS) as pool:
             images = list(pool.map(fetch, paths))
-    yield pa.table([images, work["label"], paths], schema=PICTURE)
+    yield pa.table([images, work["label"], paths], schema=IMAGE)

@@ -1,4 +1,4 @@
-"""Parquet files of pictures as Hugging Face datasets writes them."""
+"""Parquet files of images as Hugging Face datasets writes them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from simclr_ray.config import BadInput
-from simclr_ray.data.dataset import PICTURE
+from simclr_ray.data.dataset import IMAGE
 from simclr_ray.storage.location import Location
 
 IMAGE_COLUMNS = ("image", "img")
@@ -23,7 +23,7 @@ FOOTER_REQUESTS = 16
 
 @dataclass(frozen=True)
 class Layout:
-    """Which columns the pictures and labels are in, and the class names."""
+    """Which columns the images and labels are in, and the class names."""
 
     image: str
     label: str | None
@@ -45,19 +45,19 @@ def list_groups(location: Location, names: list[str]) -> tuple[pa.Table, Layout]
             groups.append({"name": name, "group": group, "first": first, "rows": rows})
             first += rows
     if not groups:
-        raise BadInput(f"no pictures in {location}: its Parquet files have no rows")
+        raise BadInput(f"no images in {location}: its Parquet files have no rows")
     return pa.Table.from_pylist(groups), shared
 
 
 def read(location: Location, layout: Layout, work: pa.Table) -> Iterator[pa.Table]:
-    """The pictures of these row groups, in batches."""
+    """The images of these row groups, in batches."""
     columns = [layout.image] + ([layout.label] if layout.label else [])
     for piece in work.to_pylist():
         where, row = location / piece["name"], piece["first"]
         with where.reading() as stream:
             batches = pq.ParquetFile(stream).iter_batches(BATCH_ROWS, [piece["group"]], columns)
             for batch in batches:
-                yield _pictures(batch, layout, f"{piece['name']}:", row)
+                yield _images(batch, layout, f"{piece['name']}:", row)
                 row += batch.num_rows
 
 
@@ -78,7 +78,7 @@ def _layout(where: Location, schema: pa.Schema) -> Layout:
     if pa.types.is_struct(kind):
         kind = kind.field("bytes").type if kind.get_field_index("bytes") >= 0 else kind
     if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-        raise BadInput(f"{where}: column {image} must hold encoded pictures, but is {kind}")
+        raise BadInput(f"{where}: column {image} must hold encoded images, but is {kind}")
     label = next((name for name in LABEL_COLUMNS if name in schema.names), None)
     if label and not pa.types.is_integer(schema.field(label).type):
         raise BadInput(f"{where}: column {label} must be whole numbers, but is {schema.field(label).type}")
@@ -91,8 +91,8 @@ def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
     return tuple(names) if names else None
 
 
-def _pictures(batch: pa.RecordBatch, layout: Layout, prefix: str, first: int) -> pa.Table:
-    """The rows of a batch; a picture without a path of its own is named by file and row."""
+def _images(batch: pa.RecordBatch, layout: Layout, prefix: str, first: int) -> pa.Table:
+    """The rows of a batch; a image without a path of its own is named by file and row."""
     images = batch[layout.image]
     given: list[str | None] = [None] * batch.num_rows
     if pa.types.is_struct(images.type):
@@ -101,4 +101,4 @@ def _pictures(batch: pa.RecordBatch, layout: Layout, prefix: str, first: int) ->
         images = pc.struct_field(images, "bytes")
     paths = [path or f"{prefix}{first + i}" for i, path in enumerate(given)]
     labels = batch[layout.label].cast(pa.int32()) if layout.label else pa.nulls(batch.num_rows, pa.int32())
-    return pa.table([images.cast(pa.binary()), labels, paths], schema=PICTURE)
+    return pa.table([images.cast(pa.binary()), labels, paths], schema=IMAGE)

@@ -1,4 +1,4 @@
-"""How far a stream of pictures is: one line on stderr, rewritten on a terminal, every ten seconds elsewhere."""
+"""How far a stream of images is: one line on stderr, rewritten on a terminal, every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -34,4 +34,4 @@ def shown(tables: Iterator[pa.Table], rows: int | None, total_bytes: int) -> Ite
 def _line(done: int, rows: int | None, fraction: float, seconds: float) -> str:
     left = seconds / fraction * (1 - min(1.0, fraction)) if fraction else 0.0
     of = f" of {rows:,}" if rows else ""
-    return f"prepared {done:,}{of} pictures, {done / seconds:,.0f}/s, {left / 60:.0f} min {left % 60:2.0f} s left   "
+    return f"prepared {done:,}{of} images, {done / seconds:,.0f}/s, {left / 60:.0f} min {left % 60:2.0f} s left   "

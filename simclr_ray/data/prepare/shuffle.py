@@ -1,4 +1,4 @@
-"""A random order for pictures that can only be read in theirs: tars and Parquet files are often sorted by class."""
+"""A random order for images that can only be read in theirs: tars and Parquet files are often sorted by class."""
 
 from __future__ import annotations
 

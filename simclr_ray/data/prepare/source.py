@@ -1,4 +1,4 @@
-"""What a source of pictures is, and which of them a string means: a folder, Parquet, tars or the synthetic pictures."""
+"""What a source of images is, and which of them a string means: a folder, Parquet, tars or the synthetic images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from simclr_ray.data.dataset import INDEX
 from simclr_ray.data.prepare import folder, hf_parquet, synthetic, webdataset
 from simclr_ray.storage.location import Entry, Location, open_location
 
-TAKES = "a folder of pictures, Parquet files, WebDataset tars, torchvision:NAME[:SPLIT] or synthetic:N[:test]"
+TAKES = "a folder of images, Parquet files, WebDataset tars, torchvision:NAME[:SPLIT] or synthetic:N[:test]"
 
 # A task is enough work to hide what it costs, and little enough to balance and to fit memory many times over.
 TASK_BYTES = 32 * 2**20
@@ -30,18 +30,18 @@ SPLIT = re.compile(r"(train|valid|validation|val|test)(?=[-_./])", re.IGNORECASE
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Pictures that can be prepared. `read` takes rows of `work` and yields tables of encoded pictures, in order."""
+    """Images that can be prepared. `read` takes rows of `work` and yields tables of encoded images, in order."""
 
     spec: str
     digest: str
     """SHA-256 of the listing, names and sizes: another digest, another source."""
     work: pa.Table
-    """What there is to read. `listed`: a picture in each row, in any order; else a stretch of an archive in each."""
+    """What there is to read. `listed`: a image in each row, in any order; else a stretch of an archive in each."""
     listed: bool
     read: Callable[[pa.Table], Iterator[pa.Table]]
     classes: tuple[str, ...] | None
     rows: int | None
-    """Pictures, where the listing tells."""
+    """Images, where the listing tells."""
     bytes: int
     """Size of all that will be read."""
     anywhere: bool = True
@@ -57,7 +57,7 @@ class Source:
 class Kind(Enum):
     """What lies in a folder; the value is how a message calls it."""
 
-    PICTURES = "pictures"
+    IMAGES = "images"
     PARQUET = "Parquet files"
     TARS = "tars"
 
@@ -83,8 +83,8 @@ def open_source(spec: str) -> Source:
     names = [entry.name for entry in entries]
     classes: tuple[str, ...] | None = None
     rows: int | None = None
-    if kind is Kind.PICTURES:
-        work, classes = folder.list_pictures(names)
+    if kind is Kind.IMAGES:
+        work, classes = folder.list_images(names)
         read, rows = partial(folder.read, location), len(names)
     elif kind is Kind.PARQUET:
         work, layout = hf_parquet.list_groups(location, names)
@@ -95,7 +95,7 @@ def open_source(spec: str) -> Source:
         spec=spec,
         digest=_digest(entries),
         work=work,
-        listed=kind is Kind.PICTURES,
+        listed=kind is Kind.IMAGES,
         read=read,
         classes=classes,
         rows=rows,
@@ -150,20 +150,20 @@ def _of_one_kind(spec: str, found: list[Entry], single: bool) -> tuple[Kind, lis
             kinds.setdefault(kind, []).append(entry)
     if not kinds:
         held = f"{len(found)} files of other kinds" if found else "no files"
-        raise BadInput(f"no pictures in {spec}: it holds {held}; a source is {TAKES}")
+        raise BadInput(f"no images in {spec}: it holds {held}; a source is {TAKES}")
     if len(kinds) > 1:
         held = " and ".join(f"{len(entries)} {kind.value}" for kind, entries in kinds.items())
         raise BadInput(f"{spec} holds {held}: give a source of one kind, such as {spec.rstrip('/')}/*.parquet")
     kind, entries = kinds.popitem()
-    if single and kind is Kind.PICTURES:
-        raise BadInput(f"{spec} is a single picture: give the folder that it is in")
+    if single and kind is Kind.IMAGES:
+        raise BadInput(f"{spec} is a single image: give the folder that it is in")
     _require_one_split(spec, kind, entries)
     return kind, entries
 
 
 def _require_one_split(spec: str, kind: Kind, entries: list[Entry]) -> None:
     """Refuses train and test in one, a mistake that no curve would show."""
-    nested = kind is Kind.PICTURES
+    nested = kind is Kind.IMAGES
     names = [entry.name if nested else entry.name.rpartition("/")[2] for entry in entries]
     splits = {match[0].lower() if (match := SPLIT.match(name)) else "" for name in names}
     if len(splits) > 1 and "" not in splits:
@@ -175,7 +175,7 @@ def _kind(entry: Entry) -> Kind | None:
     """What a file is by its name; None for what no source reads."""
     suffix = entry.name[entry.name.rfind(".") :].lower()
     if suffix in folder.SUFFIXES:
-        return Kind.PICTURES
+        return Kind.IMAGES
     return {".parquet": Kind.PARQUET, ".tar": Kind.TARS}.get(suffix)
 
 

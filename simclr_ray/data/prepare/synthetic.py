@@ -1,4 +1,4 @@
-"""Synthetic pictures: labelled, textured shapes to try everything on without a download.
+"""Synthetic images: labelled, textured shapes to try everything on without a download.
 
 A class is a texture within an outline; both survive cropping, flipping and any change of colour. All else is nuisance:
 grey levels, tints, background, place, scale, rotation, phase, light and noise. So the pixels themselves tell little
@@ -6,7 +6,7 @@ grey levels, tints, background, place, scale, rotation, phase, light and noise. 
 Tints are faint on purpose: under CIFAR's jitter strong colours show in both views and are learned instead of the class
 (26 %).
 
-Picture i of a split is a pure function of (split, i), the same to the bit on every machine: only operations that IEEE
+Image i of a split is a pure function of (split, i), the same to the bit on every machine: only operations that IEEE
 754 defines exactly are used (no sin, no exp), and libjpeg's integer transform.
 """
 
@@ -20,7 +20,7 @@ import pyarrow as pa
 import simplejpeg
 
 from simclr_ray.config import BadInput
-from simclr_ray.data.dataset import PICTURE
+from simclr_ray.data.dataset import IMAGE
 from simclr_ray.data.philox import SYNTHETIC, sort_words
 
 CLASSES = (
@@ -39,7 +39,7 @@ SPEC = re.compile(r"synthetic:(?P<count>\d+)(:(?P<size>\d+)px)?(:(?P<split>train
 
 
 def parse(spec: str) -> tuple[str, int, int]:
-    """Split, side in pixels and number of pictures of `synthetic:N[:SIZEpx][:test]`."""
+    """Split, side in pixels and number of images of `synthetic:N[:SIZEpx][:test]`."""
     match = SPEC.fullmatch(spec)
     if not match or int(match["count"]) == 0 or not 8 <= int(match["size"] or SIZE) <= 1024:
         raise BadInput(f"{spec} must read synthetic:N[:SIZEpx][:test], N at least 1 and SIZE in 8..1024")
@@ -47,18 +47,18 @@ def parse(spec: str) -> tuple[str, int, int]:
 
 
 def typical_bytes(size: int) -> int:
-    """About the size of an encoded picture."""
+    """About the size of an encoded image."""
     return 700 + 9 * size * size // 5
 
 
 def read(split: str, size: int, work: pa.Table) -> Iterator[pa.Table]:
-    """One table with the pictures whose numbers are in `work`."""
+    """One table with the images whose numbers are in `work`."""
     numbers = work["index"].to_pylist()
     images = [
         simplejpeg.encode_jpeg(draw(split, i, size), quality=JPEG_QUALITY, colorsubsampling="444") for i in numbers
     ]
     labels = pa.array([i % len(CLASSES) for i in numbers], pa.int32())
-    yield pa.table([images, labels, [f"{split}/{i}" for i in numbers]], schema=PICTURE)
+    yield pa.table([images, labels, [f"{split}/{i}" for i in numbers]], schema=IMAGE)
 
 
 def draw(split: str, number: int, size: int = SIZE) -> np.ndarray:

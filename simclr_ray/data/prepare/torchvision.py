@@ -15,7 +15,7 @@ import torchvision
 from PIL import Image
 
 from simclr_ray.config import BadInput
-from simclr_ray.data.dataset import PICTURE
+from simclr_ray.data.dataset import IMAGE
 from simclr_ray.data.prepare.source import Source, spec_digest
 
 
@@ -38,34 +38,34 @@ def open_torchvision(spec: str) -> Source:
         raise BadInput(f"{spec}: torchvision.datasets has no {name} with a split {split}; try torchvision:CIFAR10")
     root = Path(torch.hub.get_dir()).parent / "datasets"
     try:
-        pictures = dataset_class(root, download=True, **arguments)  # type: ignore[misc]
+        dataset = dataset_class(root, download=True, **arguments)  # type: ignore[misc]
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise BadInput(f"{spec} cannot be had: {reason}; put its files into {root}, or give another source") from None
-    classes = getattr(pictures, "classes", None)
+    classes = getattr(dataset, "classes", None)
     return Source(
         spec=spec,
         digest=spec_digest(spec),
-        work=pa.table({"index": pa.array(range(len(pictures)), pa.int64())}),
+        work=pa.table({"index": pa.array(range(len(dataset)), pa.int64())}),
         listed=True,
-        read=partial(_read, pictures, split),
+        read=partial(_read, dataset, split),
         classes=tuple(str(name) for name in classes) if classes else None,
-        rows=len(pictures),
-        bytes=len(pictures) * len(_png(pictures[0][0])),
+        rows=len(dataset),
+        bytes=len(dataset) * len(_png(dataset[0][0])),
         anywhere=False,
     )
 
 
-def _read(pictures: Any, split: str, work: pa.Table) -> Iterator[pa.Table]:
-    """One table with the pictures of these numbers as PNG; labels that are no whole numbers are left out."""
+def _read(dataset: Any, split: str, work: pa.Table) -> Iterator[pa.Table]:
+    """One table with the images of these numbers as PNG; labels that are no whole numbers are left out."""
     numbers = work["index"].to_pylist()
-    samples = [pictures[i] for i in numbers]
-    images = [_png(picture) for picture, _ in samples]
+    samples = [dataset[i] for i in numbers]
+    images = [_png(image) for image, _ in samples]
     labels = [int(label) if isinstance(label, int) else None for _, label in samples]
-    yield pa.table([images, labels, [f"{split}/{i}" for i in numbers]], schema=PICTURE)
+    yield pa.table([images, labels, [f"{split}/{i}" for i in numbers]], schema=IMAGE)
 
 
-def _png(picture: Image.Image) -> bytes:
+def _png(image: Image.Image) -> bytes:
     stream = io.BytesIO()
-    picture.save(stream, "PNG")
+    image.save(stream, "PNG")
     return stream.getvalue()

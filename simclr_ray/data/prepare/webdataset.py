@@ -1,4 +1,4 @@
-"""WebDataset tars: pictures with their labels beside them, `key.jpg` and `key.cls`."""
+"""WebDataset tars: images with their labels beside them, `key.jpg` and `key.cls`."""
 
 from __future__ import annotations
 
@@ -8,47 +8,47 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from simclr_ray.config import BadInput
-from simclr_ray.data.dataset import PICTURE
+from simclr_ray.data.dataset import IMAGE
 from simclr_ray.storage.location import Location
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 BATCH_ROWS = 256
 BATCH_BYTES = 32 * 2**20
 
-Picture = dict[str, object]
+Image = dict[str, object]
 
 
 def read(location: Location, work: pa.Table) -> Iterator[pa.Table]:
-    """The pictures of these tars, in their order and in batches. Raises BadInput for a damaged tar."""
+    """The images of these tars, in their order and in batches. Raises BadInput for a damaged tar."""
     for name in work["name"].to_pylist():
-        batch: list[Picture] = []
+        batch: list[Image] = []
         size = 0
-        for picture in _pictures(location / name):
-            batch.append(picture)
-            size += len(picture["image"])  # type: ignore[arg-type]
+        for image in _images(location / name):
+            batch.append(image)
+            size += len(image["image"])  # type: ignore[arg-type]
             if len(batch) == BATCH_ROWS or size >= BATCH_BYTES:
-                yield pa.Table.from_pylist(batch, PICTURE)
+                yield pa.Table.from_pylist(batch, IMAGE)
                 batch, size = [], 0
         if batch:
-            yield pa.Table.from_pylist(batch, PICTURE)
+            yield pa.Table.from_pylist(batch, IMAGE)
 
 
-def _pictures(where: Location) -> Iterator[Picture]:
-    """Pictures with the label of their sample: the files in a row that share a name up to its first dot."""
-    sample: list[Picture] = []
+def _images(where: Location) -> Iterator[Image]:
+    """Images with the label of their sample: the files in a row that share a name up to its first dot."""
+    sample: list[Image] = []
     label: int | None = None
     current = None
     for name, content in _files(where):
         folder, _, base = name.rpartition("/")
         key = f"{folder}/{base.partition('.')[0]}"
         if key != current:
-            yield from (picture | {"label": label} for picture in sample)
+            yield from (image | {"label": label} for image in sample)
             sample, label, current = [], None, key
         if name.lower().endswith(".cls"):
             label = _label(where, name, content)
         elif name.lower().endswith(SUFFIXES):
             sample.append({"image": content, "path": f"{where.name}:{name}"})
-    yield from (picture | {"label": label} for picture in sample)
+    yield from (image | {"label": label} for image in sample)
 
 
 def _files(where: Location) -> Iterator[tuple[str, bytes]]:

@@ -13,17 +13,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from simclr_ray.config import BadInput
-from simclr_ray.data.dataset import BAD_LIST, INDEX, PICTURE, SCHEMA, Dataset, Shard, is_dataset, open_dataset
+from simclr_ray.data.dataset import BAD_LIST, IMAGE, INDEX, SCHEMA, Dataset, Shard, is_dataset, open_dataset
 from simclr_ray.storage.location import Location
 
-# What the writer is given: PICTURE, checked. `pixel_bytes` is the decoded size; `problem` is null for a good picture.
-CHECKED = PICTURE.append(pa.field("pixel_bytes", pa.int64())).append(pa.field("problem", pa.string()))
+# What the writer is given: IMAGE, checked. `pixel_bytes` is the decoded size; `problem` is null for a good image.
+CHECKED = IMAGE.append(pa.field("pixel_bytes", pa.int64())).append(pa.field("problem", pa.string()))
 
 SHARD_BYTES = 256 * 2**20
 OURS = re.compile(rf"shard-\d+\.parquet|{re.escape(BAD_LIST)}")
 
 
-def claim(dest: Location) -> None:
+def require_writable(dest: Location) -> None:
     """Makes sure that `dest` can be written and holds at most what an interrupted prepare left. Else BadInput."""
     if is_dataset(dest.uri):
         raise BadInput(f"{dest} is a prepared dataset already: use it, or choose another place")
@@ -39,7 +39,7 @@ def claim(dest: Location) -> None:
 
 
 class DatasetWriter:
-    """Takes checked pictures in their final order. The shards depend on them alone, not on the tables they came in."""
+    """Takes checked images in their final order. The shards depend on them alone, not on the tables they came in."""
 
     def __init__(self, dest: Location, slice_rows: int) -> None:
         self._dest, self._slice_rows = dest, slice_rows
@@ -60,7 +60,7 @@ class DatasetWriter:
         self._closing.__exit__(*raised)
 
     def add(self, checked: pa.Table) -> None:
-        """The next pictures, as CHECKED; those with a problem are only listed."""
+        """The next images, as CHECKED; those with a problem are only listed."""
         good = pc.is_null(checked["problem"])
         self._bad += checked.filter(pc.invert(good)).select(["path", "problem"]).to_pylist()
         self._waiting = pa.concat_tables([self._waiting, checked.filter(good)])
@@ -69,12 +69,12 @@ class DatasetWriter:
             self._waiting = self._waiting.slice(self._slice_rows)
 
     def finish(self, classes: tuple[str, ...] | None, source: dict[str, Any]) -> Dataset:
-        """Writes the rest, the list of bad pictures and, last, dataset.json. Raises BadInput if there is nothing."""
+        """Writes the rest, the list of bad images and, last, dataset.json. Raises BadInput if there is nothing."""
         if self._waiting.num_rows:
             self._write_slice(self._waiting)
         if self._rows == 0:
             first = f", first {self._bad[0]['path']}: {self._bad[0]['problem']}" if self._bad else ""
-            raise BadInput(f"no usable picture in {source['spec']}: all {len(self._bad)} are bad{first}")
+            raise BadInput(f"no usable image in {source['spec']}: all {len(self._bad)} are bad{first}")
         if classes and self._top_label >= len(classes):
             raise BadInput(f"{source['spec']} has label {self._top_label} but only {len(classes)} class names")
         self._end_shard()
@@ -103,7 +103,7 @@ class DatasetWriter:
         if self._parquet is None:
             self._parquet = self._begin_shard()
         ids = pa.array(range(self._rows, self._rows + rows.num_rows), pa.int64())
-        self._parquet.write_table(rows.select(PICTURE.names).add_column(0, "id", ids))
+        self._parquet.write_table(rows.select(IMAGE.names).add_column(0, "id", ids))
         for row, (image, label) in enumerate(zip(rows["image"], rows["label"].to_pylist(), strict=True), self._rows):
             content = image.as_buffer()
             self._digest.update(f"{row} {label} {content.size}\n".encode())

@@ -17,7 +17,7 @@ import ray
 from optuna.trial import FrozenTrial
 from ray import tune
 
-from simclr_ray.config import BadInput, Config
+from simclr_ray.config import BadInput, Config, is_science
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.order import last_step, order_of
 from simclr_ray.orchestrate.cluster import join_or_start
@@ -116,7 +116,7 @@ def _search(
     search = StudySearch(study, settings.trials, task, _say, lambda run: ask_to_end(folder / run))
     asha = None
     budget = _budget(config, dataset)
-    rung = _budget(config.with_overrides({"machine.stop_after_epochs": float(config.evaluate.every_epochs)}), dataset)
+    rung = _budget(config.with_overrides({"saving.stop_after_epochs": float(config.evaluate.every_epochs)}), dataset)
     if settings.reduction > 1 and rung >= budget:
         _say("no trial is ended early: evaluate.every_epochs leaves no check before the end")
     elif settings.reduction > 1:
@@ -148,10 +148,10 @@ def _prepared(config: Config, storage: str) -> tuple[Config, Dataset]:
     method = config.evaluate.method
     if method != "rankme" and not bank.labelled:
         raise BadInput(
-            f"{bank.uri} has pictures without labels: --evaluate.method {method} needs them; take "
-            "--evaluate.method rankme, or name labelled pictures with --evaluate.train"
+            f"{bank.uri} has images without labels: --evaluate.method {method} needs them; take "
+            "--evaluate.method rankme, or name labelled images with --evaluate.train"
         )
-    epochs = min(config.train.epochs, config.machine.stop_after_epochs or config.train.epochs)
+    epochs = min(config.train.epochs, config.saving.stop_after_epochs or config.train.epochs)
     every = config.evaluate.every_epochs or max(1, int(epochs) // 9)
     return config.with_overrides(
         {
@@ -165,8 +165,8 @@ def _prepared(config: Config, storage: str) -> tuple[Config, Dataset]:
 
 def _concurrent(config: Config) -> int:
     """One trial for each GPU, or part of one, that a trial's workers take; a cluster without GPUs trains one."""
-    gpus, machine = ray.cluster_resources().get("GPU", 0.0), config.machine
-    each = (machine.gpus_per_worker or 1.0) * (machine.max_workers or 1)
+    gpus, resources = ray.cluster_resources().get("GPU", 0.0), config.resources
+    each = (resources.gpus_per_worker or 1.0) * (resources.max_workers or 1)
     return max(1, int(gpus / each + 1e-6))
 
 
@@ -176,7 +176,7 @@ def _share(config: Config, concurrent: int) -> Share:
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     each = cpus / concurrent - TRIAL_CPUS
     try:
-        return replace(share_of(config.machine, each, gpus / concurrent), part=each / cpus)
+        return replace(share_of(config.resources, each, gpus / concurrent), part=each / cpus)
     except BadInput as error:
         raise BadInput(f"{concurrent} trials at once get {1 / concurrent:.0%} of the cluster each: {error}") from None
 
@@ -206,7 +206,7 @@ def _require_same(folder: Location, record: dict[str, Any]) -> None:
     earlier = json.loads((folder / FILE).read_bytes())
     now = json.loads(json.dumps(record))
     for one in (earlier, now):
-        one["overrides"] = {key: value for key, value in one["overrides"].items() if not key.startswith("machine.")}
+        one["overrides"] = {key: value for key, value in one["overrides"].items() if is_science(key)}
     changes = [key for key in now if key != "trials" and now[key] != earlier.get(key)]
     if changes:
         key = changes[0]

@@ -105,7 +105,7 @@ def test_odd_shapes_are_as_torchvision(shape: tuple[int, int]) -> None:
             assert_as_torchvision(image, params, 64)
 
 
-def test_grey_pictures_are_as_torchvision() -> None:
+def test_grey_images_are_as_torchvision() -> None:
     image = np.repeat(textured(90, 90)[:, :, :1], 3, axis=2)
     assert_as_torchvision(image, whole(image, **STAGES["all"]), 64)
 
@@ -141,9 +141,9 @@ def draw_many(config: AugmentConfig, count: int = 4000, height: int = 300, width
 
 def test_crops_are_distributed_as_torchvisions() -> None:
     torch.manual_seed(0)
-    picture = torch.empty(3, 300, 400)
+    image = torch.empty(3, 300, 400)
     crop = v1.RandomResizedCrop(224)
-    theirs = np.array([crop.get_params(picture, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)])
+    theirs = np.array([crop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)])
     ours = np.array([(v.top, v.left, v.height, v.width) for v in draw_many(AugmentConfig())])
     for quantity in (lambda c: c[:, 0], lambda c: c[:, 1], lambda c: c[:, 2] * c[:, 3], lambda c: c[:, 3] / c[:, 2]):
         assert_same_distribution(quantity(ours), quantity(theirs))
@@ -159,7 +159,7 @@ def assert_same_distribution(a: np.ndarray, b: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 2), (3, 4000), (4000, 3), (2, 1)])
-def test_a_picture_without_room_gives_the_central_crop_of_torchvision(shape: tuple[int, int]) -> None:
+def test_a_image_without_room_gives_the_central_crop_of_torchvision(shape: tuple[int, int]) -> None:
     theirs = v1.RandomResizedCrop.get_params(torch.empty(3, *shape), [2.0, 2.0], [3 / 4, 4 / 3])
     crops = {(v.top, v.left, v.height, v.width) for v in draw_many(AugmentConfig(crop_min=1.0), 20, *shape)}
     assert theirs in crops
@@ -250,9 +250,9 @@ def test_what_render_cannot_do_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=r"crop|order"):
             render(image, whole(image, **changes), 16)
-    for picture in (image[:, :, :1], image[0], image.astype(np.float32), image[:0]):
-        with pytest.raises(ValueError, match="picture must be"):
-            render(picture, whole(image), 16)
+    for wrong in (image[:, :, :1], image[0], image.astype(np.float32), image[:0]):
+        with pytest.raises(ValueError, match="image must be"):
+            render(wrong, whole(image), 16)
     with pytest.raises(ValueError, match="out must be"):
         augment_pair(image, 0, 0, 0, AugmentConfig(), np.empty((2, 32, 32, 3), np.uint8))
 

@@ -15,18 +15,18 @@ import pytest
 from PIL import Image
 
 from simclr_ray.config import BadInput
-from simclr_ray.data.dataset import PICTURE, Dataset, SliceReader, bad_pictures, is_dataset, open_dataset
+from simclr_ray.data.dataset import IMAGE, Dataset, SliceReader, bad_images, is_dataset, open_dataset
 from simclr_ray.data.decode import decode
 from simclr_ray.data.prepare import shuffle
 from simclr_ray.data.prepare.build import check, in_threads, ordered_work, write_dataset
 from simclr_ray.data.prepare.shuffle import shuffled
 from simclr_ray.data.prepare.source import Source, open_source
-from simclr_ray.data.prepare.writer import claim
+from simclr_ray.data.prepare.writer import require_writable
 from simclr_ray.storage.location import open_location
 
 
 def encoded(value: int, kind: str = "PNG", size: tuple[int, int] = (9, 6)) -> bytes:
-    """A small picture that says which one it is: its first pixel is about `value`."""
+    """A small image that says which one it is: its first pixel is about `value`."""
     stream = io.BytesIO()
     Image.new("RGB", size, (value, value, value)).save(stream, kind)
     return stream.getvalue()
@@ -36,13 +36,13 @@ def save_folder(root: Path, count: int, bad: tuple[int, ...] = ()) -> str:
     for i in range(count):
         path = root / f"class{i % 4}" / f"{i:04d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"no picture" if i in bad else encoded(i))
+        path.write_bytes(b"no image" if i in bad else encoded(i))
     return str(root)
 
 
 def prepared(spec: str, dest: Path, *, seed: int = 0, max_side: int | None = None) -> Dataset:
     source, location = open_source(spec), open_location(str(dest))
-    claim(location)
+    require_writable(location)
     checked = in_threads(source, ordered_work(source, seed), max_side)
     return write_dataset(source, location, checked, seed=seed, max_side=max_side, slice_rows=8)
 
@@ -72,18 +72,18 @@ def test_a_folder_is_permuted_by_the_seed_and_keeps_its_labels(tmp_path: Path) -
     assert values(prepared(spec, tmp_path / "other", seed=1)) != order
 
 
-def test_bad_pictures_are_left_out_and_listed(tmp_path: Path) -> None:
+def test_bad_images_are_left_out_and_listed(tmp_path: Path) -> None:
     dataset = prepared(save_folder(tmp_path / "in", 40, bad=(3, 17)), tmp_path / "a")
     assert (dataset.rows, dataset.bad) == (38, 2)
     assert sorted(values(dataset)) == [i for i in range(40) if i not in (3, 17)]
-    assert [bad["path"] for bad in bad_pictures(dataset)] == ["class1/0017.png", "class3/0003.png"]
-    assert all(bad["problem"] for bad in bad_pictures(dataset))
+    assert [bad["path"] for bad in bad_images(dataset)] == ["class1/0017.png", "class3/0003.png"]
+    assert all(bad["problem"] for bad in bad_images(dataset))
 
 
 def test_bytes_are_kept_unless_the_format_or_the_size_calls_for_another(tmp_path: Path) -> None:
     kinds = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"]
     images = [encoded(90, kind, (40, 20)) for kind in kinds]
-    table = pa.table([images, [0] * 6, kinds], schema=PICTURE)
+    table = pa.table([images, [0] * 6, kinds], schema=IMAGE)
     kept = check(table, None)["image"].to_pylist()
     assert kept[:3] == images[:3]
     for before, after in zip(images[3:], kept[3:], strict=True):
@@ -101,12 +101,12 @@ def test_shrinking_is_antialiased() -> None:
     stripes[:, ::2] = 255
     stream = io.BytesIO()
     Image.fromarray(stripes).save(stream, "PNG")
-    shrunk = check(pa.table([[stream.getvalue()], [0], ["x"]], schema=PICTURE), 16)["image"][0].as_py()
+    shrunk = check(pa.table([[stream.getvalue()], [0], ["x"]], schema=IMAGE), 16)["image"][0].as_py()
     assert np.abs(decode(shrunk).astype(int) - 128).max() < 12
 
 
 def test_negative_labels_mean_none() -> None:
-    table = pa.table([[encoded(1)] * 3, [-1, 2, None], ["a", "b", "c"]], schema=PICTURE)
+    table = pa.table([[encoded(1)] * 3, [-1, 2, None], ["a", "b", "c"]], schema=IMAGE)
     assert check(table, None)["label"].to_pylist() == [None, 2, None]
 
 
@@ -148,7 +148,7 @@ def test_archives_sorted_by_class_come_out_shuffled(tmp_path: Path, save: Callab
 
 def numbered(start: int, stop: int) -> pa.Table:
     names = [str(i) for i in range(start, stop)]
-    return pa.table([[name.encode() for name in names], list(range(start, stop)), names], schema=PICTURE)
+    return pa.table([[name.encode() for name in names], list(range(start, stop)), names], schema=IMAGE)
 
 
 @pytest.mark.parametrize("chunks", [[0, 3000], [0, 1, 700, 701, 3000]])
@@ -180,7 +180,7 @@ def test_an_interrupted_preparation_is_no_dataset_and_can_be_done_again(tmp_path
                 yield table.slice(0, 20)
         raise KeyboardInterrupt
 
-    claim(location)
+    require_writable(location)
     with pytest.raises(KeyboardInterrupt):
         write_dataset(source, location, interrupted(), seed=0, max_side=None, slice_rows=8)  # type: ignore[arg-type]
     assert not is_dataset(str(tmp_path / "a"))
@@ -202,9 +202,9 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "mine" / "notes.txt").read_text() == (tmp_path / "file").read_text() == "mine"
 
 
-def test_no_usable_picture_is_bad_input_and_no_dataset(tmp_path: Path) -> None:
+def test_no_usable_image_is_bad_input_and_no_dataset(tmp_path: Path) -> None:
     spec = save_folder(tmp_path / "in", 6, bad=tuple(range(6)))
-    with pytest.raises(BadInput, match=r"no usable picture in .*: all 6 are bad, first class\d/000\d.png: "):
+    with pytest.raises(BadInput, match=r"no usable image in .*: all 6 are bad, first class\d/000\d.png: "):
         prepared(spec, tmp_path / "a")
     assert not is_dataset(str(tmp_path / "a"))
 
@@ -213,12 +213,12 @@ def test_reading_runs_only_a_little_ahead_of_writing() -> None:
     """Memory holds a few tasks, however large the source."""
     read = []
 
-    def pictures(work: pa.Table) -> object:
+    def images(work: pa.Table) -> object:
         read.append(work["index"][0].as_py())
-        yield pa.table([[encoded(1)], [0], ["x"]], schema=PICTURE)
+        yield pa.table([[encoded(1)], [0], ["x"]], schema=IMAGE)
 
     source = Source(
-        spec="x", digest="x", work=pa.table({"index": list(range(500))}), listed=False, read=pictures,  # type: ignore[arg-type]
+        spec="x", digest="x", work=pa.table({"index": list(range(500))}), listed=False, read=images,  # type: ignore[arg-type]
         classes=None, rows=500, bytes=500 * 2**25,
     )  # fmt: skip
     stream = in_threads(source, source.work, None)

@@ -21,7 +21,7 @@ from simclr_ray.storage import object_store
 from simclr_ray.storage.location import open_location
 
 
-def picture(value: int, kind: str = "PNG") -> bytes:
+def image(value: int, kind: str = "PNG") -> bytes:
     stream = io.BytesIO()
     Image.new("RGB", (12, 10), (value, 255 - value, 7)).save(stream, kind)
     return stream.getvalue()
@@ -70,7 +70,7 @@ def test_without_class_folders_there_are_no_labels(tmp_path: Path, names: list[s
 
 
 def hugging_face(path: Path, column: str, plain: bool, labels: list[int] | None) -> None:
-    images = [picture(i) for i in range(5)]
+    images = [image(i) for i in range(5)]
     cells = images if plain else [{"bytes": image, "path": f"{i}.png"} for i, image in enumerate(images)]
     columns: dict = {column: cells} | ({"label": labels} if labels else {})
     features = {"label": {"names": ["no", "yes"], "_type": "ClassLabel"}}
@@ -84,7 +84,7 @@ def test_hugging_face_parquet(tmp_path: Path) -> None:
     source = open_source(str(tmp_path / "a.parquet"))
     assert (source.classes, source.rows, source.listed) == (("no", "yes"), 5, False)
     assert [row["label"] for row in rows(source)] == [0, 1, 1, 0, 1]
-    assert [row["image"] for row in rows(source)] == [picture(i) for i in range(5)]
+    assert [row["image"] for row in rows(source)] == [image(i) for i in range(5)]
     assert rows(source)[4]["path"] == "4.png"
 
 
@@ -150,17 +150,17 @@ def make_bad(root: Path) -> None:
     ("name", "reason"),
     [
         ("missing", "does not exist"),
-        ("empty", "no pictures in .*: it holds no files"),
-        ("words", "no pictures in .*: it holds 1 files of other kinds"),
-        ("mixed", "holds 1 pictures and 1 Parquet files"),
-        ("one.png", "is a single picture"),
+        ("empty", "no images in .*: it holds no files"),
+        ("words", "no images in .*: it holds 1 files of other kinds"),
+        ("mixed", "holds 1 images and 1 Parquet files"),
+        ("one.png", "is a single image"),
         ("torn", "a.parquet is no Parquet file"),
         ("splits", "holds the splits train, val: name one of them"),
         ("prepared", "is a prepared dataset already"),
         ("columns", "has no column image or img; its columns are text"),
         ("strings", "column label must be whole numbers"),
-        ("pixels", "column image must hold encoded pictures"),
-        ("none-*", "no pictures in"),
+        ("pixels", "column image must hold encoded images"),
+        ("none-*", "no images in"),
     ],
 )
 def test_what_cannot_be_prepared_is_refused_in_one_line(tmp_path: Path, name: str, reason: str) -> None:
@@ -179,7 +179,7 @@ def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
 
 def test_unknown_schemes_and_unreachable_stores_are_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_store, "PATIENCE_S", 0.1)
-    for spec in ("ftp://host/pictures", "s3://bucket/x?endpoint_override=127.0.0.1:9&scheme=http&region=x"):
+    for spec in ("ftp://host/images", "s3://bucket/x?endpoint_override=127.0.0.1:9&scheme=http&region=x"):
         with pytest.raises(BadInput, match="cannot") as raised:
             open_source(spec)
         assert "\n" not in str(raised.value)
@@ -202,7 +202,7 @@ def test_damage_within_a_tar_is_named(tmp_path: Path) -> None:
         rows(open_source(str(tmp_path / "words.tar")))
 
 
-def test_a_picture_that_vanished_after_the_listing_is_named(tmp_path: Path) -> None:
+def test_a_image_that_vanished_after_the_listing_is_named(tmp_path: Path) -> None:
     save(tmp_path / "a.png", b"x")
     source = open_source(str(tmp_path))
     (tmp_path / "a.png").unlink()

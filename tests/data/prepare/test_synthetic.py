@@ -1,4 +1,4 @@
-"""The synthetic pictures: the same everywhere, labelled, and not solved by their pixels."""
+"""The synthetic images: the same everywhere, labelled, and not solved by their pixels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def some(split: str, start: int, stop: int, size: int = 32) -> pa.Table:
     return next(synthetic.read(split, size, pa.table({"index": list(range(start, stop))})))
 
 
-def test_a_picture_depends_on_its_split_and_number_alone() -> None:
+def test_a_image_depends_on_its_split_and_number_alone() -> None:
     together = some("train", 0, 20)
     assert some("train", 13, 14)["image"][0] == together["image"][13]
     assert len(set(together["image"].to_pylist() + some("test", 0, 20)["image"].to_pylist())) == 40
@@ -33,12 +33,12 @@ def test_labels_are_balanced_and_named() -> None:
 
 @pytest.mark.parametrize("size", [8, 33, 96])
 def test_other_sizes(size: int) -> None:
-    picture = decode(some("train", 3, 4, size)["image"][0].as_py())
-    assert picture.shape == (size, size, 3)
-    assert picture.std() > 20
+    image = decode(some("train", 3, 4, size)["image"][0].as_py())
+    assert image.shape == (size, size, 3)
+    assert image.std() > 20
 
 
-def test_the_same_picture_at_another_size_is_the_same_scene() -> None:
+def test_the_same_image_at_another_size_is_the_same_scene() -> None:
     small, large = synthetic.draw("train", 4, 32).astype(float), synthetic.draw("train", 4, 64).astype(float)
     shrunk = large.reshape(32, 2, 32, 2, 3).mean((1, 3))
     assert np.corrcoef(small.ravel(), shrunk.ravel())[0, 1] > 0.7

@@ -1,7 +1,7 @@
-"""What a run that is gone still claims of the cluster: Ray would hold its workers' resources back for three minutes.
+"""The reservation of a dead driver, cancelled: Ray would hold its workers' resources back for three minutes.
 
-Ray's coordinator of elastic runs and data streams drops a claim when a run ends well, and 180 s after the last word of
-one whose driver was killed. A run started again in between would wait for its own ghost.
+Ray's coordinator of elastic runs and data streams drops a reservation when a run ends well, and 180 s after the last
+word of one whose driver was killed. A run started again in between would wait for its own reservation.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ COORDINATOR = "AutoscalingCoordinator"
 TIMEOUT_S = 10.0
 
 
-def note_claim(run: Location) -> None:
-    """On a worker of Ray Train: remembers the name of this attempt's claim."""
+def note_reservation(run: Location) -> None:
+    """On a worker of Ray Train: remembers the name of this attempt's reservation."""
     internal_kv._internal_kv_put(_key(run), f"train-{get_train_context().train_run_context.run_id}", overwrite=True)
 
 
-def drop_claim(run: Location) -> None:
+def drop_reservation(run: Location) -> None:
     """Ends what an earlier driver of the run has claimed, on this cluster."""
     name = internal_kv._internal_kv_get(_key(run))
     if name:
-        with contextlib.suppress(ValueError, RayError):  # there is no coordinator, or not any more: no claim either
+        with contextlib.suppress(ValueError, RayError):  # no coordinator (any more): no reservation
             coordinator = ray.get_actor(COORDINATOR, namespace=COORDINATOR)
             ray.get(coordinator.cancel_request.remote(name.decode()), timeout=TIMEOUT_S)
         internal_kv._internal_kv_del(_key(run))
 
 
 def _key(run: Location) -> str:
-    return f"simclr_ray/claim/{run.uri}"
+    return f"simclr_ray/reservation/{run.uri}"
