@@ -31,11 +31,10 @@ from step_rate import images_per_s, warmed_up
 Step = Callable[[], object]
 PARTS: tuple[tuple[Any, str], ...] = (
     (step_module, "normalise"),
-    (step_module, "nt_xent"),
     (torch.Tensor, "backward"),
     (collective, "sum_gradients"),
 )
-"""Functions that the step calls by these names; the projector and the optimizer join them."""
+"""Functions that the step calls by these names; the forward, the loss and the optimizer join them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,19 +88,12 @@ def our_step(arguments: Arguments, rank: int, parts: Parts) -> tuple[Step, int]:
         setattr(owner, name, parts.timed(name, getattr(owner, name)))
     state.optimizer.step = parts.timed("optimizer", state.optimizer.step)  # type: ignore[method-assign]
     mean, std = config.data.mean, config.data.std
-    project = step_module.projector(state.model, mean, std, arguments.precision, device, compiled=False)
-    project = parts.timed("forward", project)
+    forward = step_module.forward_of(state.model, mean, std, arguments.precision, device, compiled=False)
+    forward = parts.timed("forward", forward)
+    state.model.loss = parts.timed("loss", state.model.loss)  # type: ignore[method-assign]
 
     def step() -> None:
-        step_module.training_step(
-            state.model,
-            project,
-            state.optimizer,
-            views,
-            temperature=config.method.temperature,
-            passes=1,
-            rows_per_worker=rows,
-        )
+        step_module.training_step(state.model, forward, state.optimizer, views, passes=1, rows_per_worker=rows)
 
     return parts.timed("rest", step), sum(p.numel() for p in state.model.encoder.parameters())
 

@@ -16,8 +16,9 @@ from simclr_ray.evaluate.images import ImageBatch, centered, read_images
 from simclr_ray.evaluate.knn import knn_predict
 from simclr_ray.evaluate.label_free import rankme
 from simclr_ray.evaluate.linear import predict, probe_config, train_probe
-from simclr_ray.methods.network import SimCLR
-from simclr_ray.train.loop import Diverged, Evaluate
+from simclr_ray.methods.build import Method
+from simclr_ray.train.check import Evaluate
+from simclr_ray.train.metrics import Diverged
 
 BATCH_SLICES = 8
 
@@ -42,7 +43,7 @@ def check_during(config: Config, bank: Dataset, test: Dataset | None, device: to
     method = config.evaluate.method
     known_rows, asked_rows = rows_of_check(config, bank, test)
 
-    def share(model: SimCLR, dataset: Dataset, rows: range, between: Callable[[], None]) -> Features:
+    def share(model: Method, dataset: Dataset, rows: range, between: Callable[[], None]) -> Features:
         slices = range(rows.start // dataset.slice_rows, -(-rows.stop // dataset.slice_rows))
         rounds = -(-len(slices) // (collective.size() * BATCH_SLICES))
         own = slices[collective.rank() :: collective.size()]
@@ -51,7 +52,7 @@ def check_during(config: Config, bank: Dataset, test: Dataset | None, device: to
         together = _in_rounds(images, rounds, between)
         return extract(model.encoder, together, config.data.mean, config.data.std, device)
 
-    def check(model: SimCLR, step: int, between: Callable[[], None]) -> dict[str, float]:
+    def check(model: Method, step: int, between: Callable[[], None]) -> dict[str, float]:
         asked = share(model, test or bank, asked_rows, between)
         features = _of_all(asked.h, asked)
         if not features.isfinite().all():

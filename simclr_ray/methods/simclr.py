@@ -1,4 +1,4 @@
-"""NT-Xent over the global batch (SimCLR, equation 1) without its 2N x 2N matrix.
+"""SimCLR (Chen et al. 2020): encoder, projection head, and NT-Xent over the global batch without its 2N x 2N matrix.
 
 Each worker computes only the rows of its own anchors, in chunks that the backward computes again. The logits are
 symmetric, so the gradient of *every* worker's anchors with respect to the local projections needs nothing but the
@@ -13,12 +13,37 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from simclr_ray import collective
+from simclr_ray.model.resnet import ResNet
 
 CHUNK_ELEMENTS = 1 << 24
 """Logits held at once: 64 MiB in float32."""
+
+
+class SimCLR(nn.Module):
+    """z = g(f(x)) for both views of every image, compared by NT-Xent (section 2.1).
+
+    Rows of `images` and `outputs` are all first views, then all second ones: they share one forward and one BatchNorm.
+    """
+
+    def __init__(self, encoder: ResNet, head: nn.Module, temperature: float) -> None:
+        super().__init__()
+        self.encoder, self.head, self.temperature = encoder, head, temperature
+
+    def forward(self, images: Float[Tensor, "m 3 h w"]) -> Float[Tensor, "m d"]:
+        return self.head(self.encoder(images))
+
+    def loss(self, outputs: Float[Tensor, "m d"], rows_per_worker: Sequence[int]) -> Float[Tensor, ""]:
+        """This worker's share of NT-Xent over the global batch."""
+        view_a, view_b = self.projections(outputs)
+        return nt_xent(view_a, view_b, self.temperature, rows_per_worker=rows_per_worker)
+
+    def projections(self, outputs: Float[Tensor, "m d"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
+        """Those of the first and of the second views: what the signals of a collapse are computed from."""
+        view_a, view_b = outputs.chunk(2)
+        return view_a, view_b
 
 
 def nt_xent(
@@ -43,6 +68,8 @@ def nt_xent(
 
 
 class _NTXent(torch.autograd.Function):
+    """The loss of the local anchors against everyone's projections, `z` normalised, 2n rows of each worker."""
+
     @staticmethod
     def forward(ctx: Any, z: Tensor, temperature: float, counts: list[int]) -> Tensor:
         everyone = collective.gather_rows(z, counts)
@@ -62,7 +89,8 @@ class _NTXent(torch.autograd.Function):
             all_log_sums = collective.gather_rows(log_sums, ctx.counts)
             gradient = -2 * positive
             for rows, logits in _logits_in_chunks(z, everyone, ctx.first, ctx.temperature):
-                # p_ij: this anchor's softmax over all; p_ji: the softmax of every other anchor at this projection.
+                # z_i appears as anchor i, with softmax p_ij over all j, and as a negative (or positive) of every other
+                # anchor j, with softmax p_ji. The logits are symmetric, so anchor j's log-sum-exp is all p_ji needs.
                 weights = (logits - log_sums[rows, None]).exp() + (logits - all_log_sums[None]).exp()
                 gradient[rows] += weights @ everyone
             return gradient * (upstream / (ctx.temperature * sum(ctx.counts))), None, None

@@ -7,10 +7,21 @@ from itertools import pairwise
 
 from torch import nn
 
+from simclr_ray.config import ModelConfig
 from simclr_ray.model.batchnorm import BatchNorm
 
 
-def projection_head(widths: Sequence[int], *, batchnorm: bool = False) -> nn.Sequential:
+def projection_head(config: ModelConfig, feature_dim: int) -> nn.Sequential:
+    """The head of the config: the identity (`none`), one dense layer (`linear`), or two or three (`mlp`)."""
+    if config.head == "none":
+        return dense_layers([feature_dim])
+    if config.head == "linear":
+        return dense_layers([feature_dim, config.head_dim])
+    hidden = [config.head_hidden or feature_dim] * (config.head_layers - 1)
+    return dense_layers([feature_dim, *hidden, config.head_dim], batchnorm=config.head_batchnorm)
+
+
+def dense_layers(widths: Sequence[int], *, batchnorm: bool = False) -> nn.Sequential:
     """Dense layers from each width to the next with ReLU between; (n, widths[0]) -> (n, widths[-1]).
 
     A single width is the identity, two are a linear head. Without BatchNorm this is the paper's head (section
@@ -26,12 +37,3 @@ def projection_head(widths: Sequence[int], *, batchnorm: bool = False) -> nn.Seq
         if i < last:
             layers.append(nn.ReLU())
     return nn.Sequential(*layers)
-
-
-def head_widths(kind: str, feature_dim: int, *, layers: int, hidden: int | None, dim: int) -> list[int]:
-    """The widths of the head `none`, `linear` or `mlp`; `hidden` None means as wide as the feature."""
-    if kind == "none":
-        return [feature_dim]
-    if kind == "linear":
-        return [feature_dim, dim]
-    return [feature_dim, *[hidden or feature_dim] * (layers - 1), dim]

@@ -22,7 +22,7 @@ from simclr_ray.evaluate.knn import knn_accuracy
 from simclr_ray.evaluate.labels import require_same_classes
 from simclr_ray.evaluate.linear import ProbeConfig, probe_accuracy, probe_config, train_probe
 from simclr_ray.export.encoder import Pretrained, encoder_file, load_pretrained
-from simclr_ray.methods.network import build_model
+from simclr_ray.methods.build import build_encoder
 from simclr_ray.model.resnet import ResNet
 from simclr_ray.orchestrate.prepare import prepare_into
 from simclr_ray.storage.location import Location
@@ -132,7 +132,7 @@ def _contenders(pretrained: Pretrained, plan: _Method, baselines: bool) -> list[
     contenders = [_Contender(name="pretrained", encoder=pretrained.encoder, size=size, judge=plan.judge)]
     if baselines:
         config, small = pretrained.config, min(size, PIXELS_SIZE)
-        untrained = build_model(config.model, config.train.seed).encoder
+        untrained = build_encoder(config.model, config.train.seed)
         contenders += [
             _Contender(name="untrained", encoder=untrained, size=size, judge=plan.judge_baseline),
             _Contender(name="pixels", encoder=Pixels(small), size=small, judge=plan.judge_baseline),

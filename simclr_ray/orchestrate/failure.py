@@ -9,7 +9,7 @@ from ray.experimental import internal_kv
 from simclr_ray.config import BadInput
 from simclr_ray.storage.location import Location
 from simclr_ray.train.checkpoint import SavesFailed, complete_steps
-from simclr_ray.train.loop import Diverged
+from simclr_ray.train.metrics import Diverged
 
 ATTEMPTS = 3
 """Attempts in a row without a new checkpoint after which a run is given up."""

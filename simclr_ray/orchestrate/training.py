@@ -19,7 +19,7 @@ from simclr_ray.orchestrate.watch import progress_line, rows_followed
 from simclr_ray.storage.lease import holds
 from simclr_ray.storage.rows import Row
 from simclr_ray.train.control import Interrupted
-from simclr_ray.train.metrics import note_giving_up
+from simclr_ray.train.run_log import note_giving_up
 
 
 def train(

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from simclr_ray.config import ModelConfig
-from simclr_ray.methods.network import draw_model
+from simclr_ray.config import ModelConfig, SimCLRConfig
+from simclr_ray.methods.build import draw_method
 from simclr_ray.model.batchnorm import BatchNorm
 from simclr_ray.planning.machines import H200, Gpu
 
@@ -35,7 +35,7 @@ class ModelCost:
 def model_cost(config: ModelConfig, size: int) -> ModelCost:
     """Counted on PyTorch's meta device, which knows shapes and computes nothing; views of `size` pixels."""
     with torch.device("meta"):
-        model = draw_model(config)
+        model = draw_method(config, SimCLRConfig())
         views = torch.empty(2, 3, size, size)
     sizes: list[int] = []
 

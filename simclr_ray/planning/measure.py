@@ -30,7 +30,7 @@ from simclr_ray.train.batch import batches, on_device
 from simclr_ray.train.memory import keep_freed_memory
 from simclr_ray.train.precision import auto_precision
 from simclr_ray.train.state import initial_state
-from simclr_ray.train.step import projector, training_step
+from simclr_ray.train.step import forward_of, training_step
 
 WARM_UP = 3
 """Steps that compile, tune and grow the memory that later ones use again."""
@@ -129,20 +129,13 @@ def _step(config: Config, job: Job, block: dict[str, np.ndarray], device: torch.
     rows = job.busiest_rows // job.passes
     state = initial_state(config, device)
     compiled = on_gpu if config.resources.compile is None else config.resources.compile
-    project = projector(state.model, config.data.mean, config.data.std, precision, device, compiled=compiled)
+    forward = forward_of(state.model, config.data.mean, config.data.std, precision, device, compiled=compiled)
     stream = on_device(batches(repeat(block), rows, 0, pin=on_gpu), device)
     took: list[float] = []
     while len(took) < WARM_UP + 3 or sum(took[WARM_UP:]) < seconds:
         before = perf_counter()
-        training_step(
-            state.model,
-            project,
-            state.optimizer,
-            next(stream).views,
-            temperature=config.method.temperature,
-            passes=1,
-            rows_per_worker=[rows],
-        )
+        views = next(stream).views
+        training_step(state.model, forward, state.optimizer, views, passes=1, rows_per_worker=[rows])
         if on_gpu:
             torch.cuda.synchronize(device)
         took.append(perf_counter() - before)

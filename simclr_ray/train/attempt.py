@@ -6,26 +6,33 @@ step 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextlib import closing, nullcontext
 
 import numpy as np
+from torch import Tensor
 
 from simclr_ray import collective
 from simclr_ray.config import BadInput, Config
+from simclr_ray.data.bridge import Block
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.order import Order, last_step, order_of
+from simclr_ray.optim.schedule import rate_at
 from simclr_ray.storage.location import Location
 from simclr_ray.storage.rows import Row, read_rows
 from simclr_ray.train import checkpoint
-from simclr_ray.train.batch import Block, batches, on_device
+from simclr_ray.train.batch import Batch, batches, on_device
+from simclr_ray.train.check import Check, Evaluate
 from simclr_ray.train.checkpoint import Saver
-from simclr_ray.train.control import Control
-from simclr_ray.train.loop import Evaluate, train
-from simclr_ray.train.metrics import RunLog
+from simclr_ray.train.control import Control, refused_workers
+from simclr_ray.train.control_word import ControlWord
+from simclr_ray.train.loop import train
+from simclr_ray.train.memory import naming_too_little_memory
 from simclr_ray.train.recorder import Recorder
+from simclr_ray.train.run_log import RunLog, start_log
 from simclr_ray.train.state import TrainState, initial_state, restore
-from simclr_ray.train.step import projector
+from simclr_ray.train.step import StepResult, forward_of, training_step
+from simclr_ray.train.step_log import StepLog
 from simclr_ray.train.worker import Worker
 
 Blocks = Callable[[np.ndarray], Iterable[Block]]
@@ -50,13 +57,13 @@ def run_attempt(
     when it has saved because the run was asked to end.
     """
     order = order_of(config, dataset)
-    log = _log_start(run, worker, last_failure) if worker.rank == 0 else None
+    log = start_log(run, worker.size, last_failure) if worker.rank == 0 else None
     try:
         state = initial_state(config, worker.device)
         pending_row, skipped = _resume(state, config, dataset, run)
         recorder = None
         if log:
-            refused = _refused_workers(read_rows(run / "events.jsonl"), worker.size)
+            refused = refused_workers(read_rows(run / "events.jsonl"), worker.size)
             recorder = _recorder(log, config, dataset, order, run, still_ours, refused)
             recorder.restored(state.step, worker.size, skipped)
         with recorder or nullcontext():
@@ -77,31 +84,44 @@ def _train(
     evaluate: Evaluate | None,
     pending_row: Row | None,
 ) -> None:
-    on_gpu, until = worker.device.type == "cuda", max(state.step, last_step(config, order))
-    compiled = on_gpu if config.resources.compile is None else config.resources.compile
-    project = projector(
-        state.model, config.data.mean, config.data.std, config.train.precision, worker.device, compiled=compiled
-    )
-    positions = order.worker_positions(state.step, until, worker.rank, worker.size)
-    rows_per_step = order.rows_per_pass(worker.size)[worker.rank] * (order.global_batch // order.pass_size)
-    source = batches(blocks(positions), rows_per_step, state.step, pin=on_gpu)
-    with closing(on_device(source, worker.device)) as stream:
-        train(
-            config,
-            order,
-            state,
-            worker,
-            stream,
-            project,
-            recorder,
-            until=until,
-            evaluate=evaluate,
-            pending_row=pending_row,
-        )
+    until, logging = max(state.step, last_step(config, order)), config.logging
+    log = StepLog(worker, recorder, order, every_steps=logging.every_steps, ledger=logging.ledger)
+    control = ControlWord(worker, recorder, order, config.data.max_bad_fraction)
+    check = Check(evaluate, config.evaluate.every_epochs * order.steps_per_epoch, log, control)
+    step = _step_of(config, order, state, worker)
+
+    def lr_at(step: int) -> float:
+        return rate_at(config, step, order.steps_per_epoch)
+
+    with closing(_stream(order, worker, blocks, state.step, until)) as stream:
+        train(state, stream, step, lr_at, log, control, check, until=until, pending_row=pending_row)
     if recorder and state.step == config.train.epochs * order.steps_per_epoch:
         recorder.event("done", state.step)
     elif recorder:
         recorder.event("stop", state.step, reason="saving.stop_after_epochs")
+
+
+def _stream(order: Order, worker: Worker, blocks: Blocks, first: int, until: int) -> Generator[Batch]:
+    """This worker's batches of the steps from `first` to `until`, on its device."""
+    positions = order.worker_positions(first, until, worker.rank, worker.size)
+    rows_per_step = order.rows_per_pass(worker.size)[worker.rank] * (order.global_batch // order.pass_size)
+    pin = worker.device.type == "cuda"
+    return on_device(batches(blocks(positions), rows_per_step, first, pin=pin), worker.device)
+
+
+def _step_of(config: Config, order: Order, state: TrainState, worker: Worker) -> Callable[[Tensor], StepResult]:
+    """The step as a function of this worker's views alone."""
+    data, compiled = config.data, config.resources.compile
+    if compiled is None:
+        compiled = worker.device.type == "cuda"
+    forward = forward_of(state.model, data.mean, data.std, config.train.precision, worker.device, compiled=compiled)
+    rows, passes = order.rows_per_pass(worker.size), order.global_batch // order.pass_size
+
+    def step(views: Tensor) -> StepResult:
+        with naming_too_little_memory(order, worker.size, worker.device):
+            return training_step(state.model, forward, state.optimizer, views, passes=passes, rows_per_worker=rows)
+
+    return step
 
 
 def _resume(state: TrainState, config: Config, dataset: Dataset, run: Location) -> tuple[Row | None, list[str]]:
@@ -125,25 +145,6 @@ def _identity(config: Config, dataset: Dataset) -> dict[str, object]:
     return {"seed": config.train.seed, "fingerprint": dataset.fingerprint}
 
 
-def _log_start(run: Location, worker: Worker, last_failure: str | None) -> RunLog:
-    """Opens the records with this attempt's beginning, and the end of one before it that could not say how it ended."""
-    events, rows = read_rows(run / "events.jsonl"), read_rows(run / "metrics.jsonl")
-    log = RunLog(run)
-    log.event("attempt", events[-1]["step"] if events else 0, workers=worker.size)
-    if events and events[-1]["event"] not in ("done", "resize", "stop", "gave_up"):
-        signs = [events[-1], *rows[-1:]]
-        log.event("failure", **{key: max(sign[key] for sign in signs) for key in ("step", "time")}, cause=last_failure)
-    return log
-
-
-def _refused_workers(events: list[Row], workers: int) -> int | None:
-    """The number of workers that the last attempt stopped for, if this one did not get it: another run has it."""
-    before = [event for event in events if event["event"] != "attempt"][-1:]
-    if before and before[0]["event"] == "resize" and before[0]["workers"]["to"] > workers:
-        return before[0]["workers"]["to"]
-    return None
-
-
 def _recorder(
     log: RunLog,
     config: Config,
@@ -151,7 +152,7 @@ def _recorder(
     order: Order,
     run: Location,
     still_ours: Callable[[], bool],
-    refused_workers: int | None,
+    refused: int | None,
 ) -> Recorder:
     saving, elasticity = config.saving, config.elasticity
     saver = Saver(
@@ -165,6 +166,6 @@ def _recorder(
         settle_s=elasticity.settle_s,
         resize_every_s=elasticity.resize_every_s,
         stop_margin_s=elasticity.stop_margin_s,
-        refused_workers=refused_workers,
+        refused_workers=refused,
     )
     return Recorder(log, saver, control, saving, _identity(config, dataset))

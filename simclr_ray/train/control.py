@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from time import monotonic, time
 
+from simclr_ray.storage.rows import Row
+
 LAST_SAVES_S = 1.0
 REFUSED_TIMES = 6
 """Room that a resize did not get is tried again after so many times the usual interval."""
@@ -111,3 +113,11 @@ class Control:
         if self._available_since is None:
             self._available_since = now
         return now - self._available_since >= self._settle_s and now - self._started >= every_s
+
+
+def refused_workers(events: list[Row], workers: int) -> int | None:
+    """The number of workers that the last attempt stopped for, if this one did not get it: another run has it."""
+    before = [event for event in events if event["event"] != "attempt"][-1:]
+    if before and before[0]["event"] == "resize" and before[0]["workers"]["to"] > workers:
+        return before[0]["workers"]["to"]
+    return None

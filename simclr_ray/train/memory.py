@@ -1,8 +1,19 @@
-"""How a CPU training process keeps its memory."""
+"""The memory of a training process: kept between steps on a CPU, and named where it does not suffice on a GPU."""
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from simclr_ray.config import BadInput
+from simclr_ray.data.order import Order
+
+
+class TooLittleMemory(BadInput):
+    """A pass does not fit into an accelerator."""
 
 
 def keep_freed_memory() -> None:
@@ -12,3 +23,16 @@ def keep_freed_memory() -> None:
     if hasattr(libc, "mallopt"):
         libc.mallopt(mmap_max, 0)
         libc.mallopt(trim_threshold, -1)  # never
+
+
+@contextmanager
+def naming_too_little_memory(order: Order, workers: int, device: torch.device) -> Iterator[None]:
+    """Turns the accelerator's error into TooLittleMemory, which says which setting helps."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TooLittleMemory(
+            f"a pass of {order.pass_size} images over {workers} workers does not fit into the memory of {device} "
+            f"({str(error).splitlines()[0]}): set resources.min_workers to a number that fits, or train.pass_size to a "
+            f"smaller divisor of {order.global_batch} under another --name"
+        ) from None

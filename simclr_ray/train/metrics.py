@@ -1,147 +1,44 @@
-"""What a run says about itself: metrics.jsonl, events.jsonl, TensorBoard, and the signals of a collapse."""
+"""The numbers of a metrics row: the global loss, collapse signals, images per second and the time spent on waiting."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import json
 import math
-import tempfile
-from pathlib import Path
+from collections.abc import Iterable, Iterator
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from simclr_ray.storage.location import Location
-from simclr_ray.storage.rows import Row, read_rows
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
-
-class JsonLines:
-    """A file of JSON rows: appended to on a disk, written whole by `flush` on an object store.
-
-    A full disk loses no row: those not yet written are kept, and tried again with the next.
-    """
-
-    def __init__(self, file: Location, keep: list[Row]) -> None:
-        self._file = file
-        self._lines = [json.dumps(row) + "\n" for row in keep]
-        file.write_bytes("".join(self._lines).encode())
-        self._unwritten = 0
-
-    def append(self, row: Row) -> None:
-        self._lines.append(json.dumps(row) + "\n")
-        self._unwritten += 1
-        if self._file.local:
-            self.flush()
-
-    def flush(self, patience_s: float | None = 0) -> bool:
-        """Whether all is written. Training waits for this: by default a store that fails is asked again later."""
-        if not self._unwritten:
-            return True
-        try:
-            if self._file.local:
-                self._append(self._file.local)
-            else:
-                self._file.write_bytes("".join(self._lines).encode(), patience_s=patience_s)
-        except OSError:
-            return False  # tried again by the next call
-        self._unwritten = 0
-        return True
-
-    def _append(self, path: Path) -> None:
-        content = "".join(self._lines[-self._unwritten :]).encode()
-        with open(path, "ab", buffering=0) as stream:
-            end = stream.tell()
-            try:
-                if stream.write(content) != len(content):
-                    raise OSError(errno.ENOSPC, "a line was cut short", str(path))
-            except OSError:
-                stream.truncate(end)  # half a line would hide those after it
-                raise
-        self._lines.clear()  # a disk keeps them; an object store wants them all again
+from simclr_ray import collective
+from simclr_ray.data.order import Order
+from simclr_ray.storage.rows import Row
+from simclr_ray.train.batch import Batch
+from simclr_ray.train.state import TrainState
+from simclr_ray.train.step import StepResult
 
 
-class RunLog:
-    """The records of a run folder, written by rank 0 alone. Metrics are rewound to the restored step, events never."""
-
-    def __init__(self, run: Location) -> None:
-        self._run = run
-        self._files = {"events.jsonl": JsonLines(run / "events.jsonl", read_rows(run / "events.jsonl"))}
-        self._board: SummaryWriter | None = None
-
-    def rewind(self, step: int) -> None:
-        """Forgets what was recorded of later steps. Before it events alone can be written."""
-        from torch.utils.tensorboard import SummaryWriter  # a second to import: rank 0 alone pays it
-
-        for name in ("metrics.jsonl", "ledger.jsonl"):
-            rows = read_rows(self._run / name)
-            if rows or name == "metrics.jsonl":
-                self._files[name] = JsonLines(self._run / name, [row for row in rows if row["step"] <= step])
-        run = self._run
-        # TensorBoard writes to a disk alone: for an object store to a scratch folder, copied at each flush.
-        self._scratch = None if run.local else tempfile.TemporaryDirectory(prefix="simclr_ray-board-")
-        self._board_folder = Path(self._scratch.name) if self._scratch else Path(run.path) / "tensorboard"
-        self._board = SummaryWriter(str(self._board_folder), purge_step=step + 1 if step else None)
-
-    def metrics(self, row: Row) -> None:
-        self._files["metrics.jsonl"].append(row)
-        assert self._board is not None
-        with contextlib.suppress(OSError):  # TensorBoard only repeats metrics.jsonl: a full disk costs it a point
-            for key, value in row.items():
-                if isinstance(value, (int, float)) and key not in ("step", "time"):
-                    self._board.add_scalar(key, value, row["step"])
-
-    def ledger(self, row: Row) -> None:
-        """The sample ids of a step, a debug option."""
-        if "ledger.jsonl" not in self._files:
-            self._files["ledger.jsonl"] = JsonLines(self._run / "ledger.jsonl", [])
-        self._files["ledger.jsonl"].append(row)
-
-    def event(self, kind: str, step: int, **fields: Any) -> None:
-        self._files["events.jsonl"].append({"event": kind, "time": round(time(), 3), "step": step} | fields)
-
-    def flush(self, patience_s: float | None = 0) -> None:
-        """Brings an object store up to date; on a disk everything already is. `patience_s`: as for `with_retries`."""
-        for file in self._files.values():
-            if not file.flush(patience_s):
-                patience_s = 0  # it has been waited for
-        if self._board and self._scratch:
-            with contextlib.suppress(OSError):  # copied whole at the next flush
-                self._board.flush()
-                for board in self._board_folder.iterdir():
-                    (self._run / "tensorboard" / board.name).write_bytes(board.read_bytes(), patience_s=0)
-
-    def close(self) -> None:
-        self.flush(patience_s=None)  # nobody writes the last rows later
-        if self._board:
-            with contextlib.suppress(OSError):
-                self._board.close()
-
-
-def note_giving_up(run: Location, cause: str) -> None:
-    """The driver's last word on a run that it will not try again. Nobody else writes then."""
-    events = read_rows(run / "events.jsonl")
-    log = JsonLines(run / "events.jsonl", events)
-    step = events[-1]["step"] if events else 0
-    log.append({"event": "gave_up", "time": round(time(), 3), "step": step, "cause": cause})
-    log.flush(patience_s=None)
+class Diverged(RuntimeError):
+    """The loss is no longer a number. Trying again would end the same way."""
 
 
 class Meter:
-    """Images per second and the part of the time spent waiting for data, since the last reading."""
+    """Images per second, and the fraction of the time spent on waiting for data, since the last reading."""
 
     def __init__(self) -> None:
         self._start, self._waited, self._images = monotonic(), 0.0, 0
 
-    def waited(self, seconds: float) -> None:
-        self._waited += seconds
+    def timed(self, stream: Iterable[Batch]) -> Iterator[Batch]:
+        """The stream; the time that each of its batches is waited for counts as waiting."""
+        iterator = iter(stream)
+        while True:
+            start = monotonic()
+            batch = next(iterator, None)
+            if batch is None:
+                return
+            self._waited += monotonic() - start
+            yield batch
 
     def trained(self, images: int) -> None:
         self._images += images
@@ -154,6 +51,30 @@ class Meter:
         }
         self._start, self._waited, self._images = monotonic(), 0.0, 0
         return row
+
+
+def metrics_row(state: TrainState, result: StepResult, order: Order, workers: int, lr: float, meter: Meter) -> Row:
+    """The metrics row of the step just done, the same on every worker; all of them call it. Raises Diverged."""
+    loss = float(collective.sum_over_workers(result.loss.clone()))
+    if not math.isfinite(loss):
+        raise Diverged(f"the loss is {loss} at step {state.step}: lower optim.lr_per_256, or warm up for longer")
+    passes = order.global_batch // order.pass_size
+    batch_rows = [rows * passes for rows in order.rows_per_pass(workers)]
+    view_a, view_b = (
+        collective.gather_rows(view.contiguous(), batch_rows) for view in state.model.projections(result.outputs)
+    )
+    return {
+        "step": state.step,
+        "epoch": round(state.step / order.steps_per_epoch, 4),
+        "samples": state.step * order.global_batch,
+        "loss": loss,
+        "lr": lr,
+        **collapse_signals(view_a, view_b),
+        **meter.read(),
+        "workers": workers,
+        "bad": len(state.bad),
+        "time": round(time(), 3),
+    }
 
 
 @torch.no_grad()

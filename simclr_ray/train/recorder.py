@@ -11,7 +11,7 @@ from simclr_ray.config import SavingConfig
 from simclr_ray.storage.rows import Row
 from simclr_ray.train.checkpoint import Saved, Saver
 from simclr_ray.train.control import Action, Control
-from simclr_ray.train.metrics import RunLog
+from simclr_ray.train.run_log import RunLog
 from simclr_ray.train.state import TrainState, snapshot
 from simclr_ray.train.worker import Worker
 

@@ -11,17 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simclr_ray.config import Config, OptimConfig
-from simclr_ray.methods.network import SimCLR, build_model
-from simclr_ray.optim.lars import LARS, parameter_groups
-from simclr_ray.optim.schedule import peak_lr
+from simclr_ray.config import Config
+from simclr_ray.methods.build import Method, build_method
+from simclr_ray.optim.build import build_optimizer
 
 
 @dataclass
 class TrainState:
     """What training changes."""
 
-    model: SimCLR
+    model: Method
     optimizer: torch.optim.Optimizer
     step: int = 0
     """Global steps done."""
@@ -46,23 +45,10 @@ class Snapshot:
 
 def initial_state(config: Config, device: torch.device) -> TrainState:
     """Step 0: weights drawn on the CPU from the seed, whatever the device."""
-    model = build_model(config.model, config.train.seed)
+    model = build_method(config.model, config.method, config.train.seed)
     model.to(dtype=torch.float64 if config.train.precision == "float64" else torch.float32)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return TrainState(model, build_optimizer(model, config.optim, config.train.global_batch))
-
-
-def build_optimizer(model: SimCLR, config: OptimConfig, global_batch: int) -> torch.optim.Optimizer:
-    """The optimizer of the config; none of them decays BatchNorm parameters and biases."""
-    groups = parameter_groups(model, config.weight_decay)
-    lr = peak_lr(config.lr_per_256, config.lr_scaling, global_batch)
-    if config.optimizer == "lars":
-        return LARS(groups, lr, config.momentum, config.weight_decay, config.trust_coefficient)
-    for group in groups:
-        del group["adapt"]
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr, momentum=config.momentum)
-    return torch.optim.AdamW(groups, lr)
 
 
 def snapshot(state: TrainState, **fields: Any) -> Snapshot:

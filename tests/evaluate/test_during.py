@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from gloo import run_workers
-from simclr_ray.config import Config
+from simclr_ray.config import Config, SimCLRConfig
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.evaluate.during import check_during, rows_of_check
 from simclr_ray.evaluate.label_free import rankme
-from simclr_ray.methods.network import build_model
+from simclr_ray.methods.build import build_method
 from small_runs import TINY, synthetic_dataset
 
 LINEAR = TINY.with_overrides({"evaluate.every_epochs": 1, "evaluate.method": "linear", "evaluate.test_rows": 150})
@@ -27,7 +27,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def check(config: Config, bank: Dataset, test: Dataset | None) -> tuple[dict[str, float], int]:
     """What the check of an untrained network finds, and how often it looked up."""
     looks = []
-    model = build_model(config.model, seed=0)
+    model = build_method(config.model, SimCLRConfig(), seed=0)
     found = check_during(config, bank, test, torch.device("cpu"), 1)(model, 1, lambda: looks.append(1))
     return found, len(looks)
 

@@ -17,7 +17,7 @@ from simclr_ray.data.prepare.writer import CHECKED, DatasetWriter
 from simclr_ray.evaluate.features import Pixels, extract
 from simclr_ray.evaluate.images import UNLABELLED, centered, cropped, read_images
 from simclr_ray.export.encoder import export_encoder
-from simclr_ray.methods.network import build_model
+from simclr_ray.methods.build import build_encoder
 from simclr_ray.orchestrate.evaluate import evaluate_run, summary
 from simclr_ray.storage.location import open_location
 
@@ -119,7 +119,7 @@ def test_crops_depend_on_seed_copy_and_image_alone(tmp_path):
 
 def test_features_are_the_encoders_in_eval_mode_and_leave_no_trace(tmp_path):
     data = dataset(tmp_path / "d", bad={3})
-    encoder = build_model(SMALL.model, seed=0).encoder.train()
+    encoder = build_encoder(SMALL.model, seed=0).train()
     encoder.layer2.eval()  # a frozen part must stay so
     modes = [part.training for part in encoder.modules()]
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
@@ -138,7 +138,7 @@ def test_features_are_the_encoders_in_eval_mode_and_leave_no_trace(tmp_path):
 
 
 def test_the_mode_is_restored_when_reading_fails(tmp_path):
-    encoder = build_model(SMALL.model, seed=0).encoder.train()
+    encoder = build_encoder(SMALL.model, seed=0).train()
     with pytest.raises(BadInput):
         extract(encoder, read_images(dataset(tmp_path / "d", bad=range(20)), centered(32)), MEAN, STD, CPU)
     assert encoder.training
@@ -152,13 +152,13 @@ def test_a_worker_without_slices_has_no_rows(tmp_path):
 
 
 def test_a_float64_encoder_computes_in_float64(tmp_path):
-    encoder = build_model(SMALL.model, seed=0).encoder.double()
+    encoder = build_encoder(SMALL.model, seed=0).double()
     assert extract(encoder, read_images(dataset(tmp_path / "d"), centered(32)), MEAN, STD, CPU).h.isfinite().all()
 
 
 @pytest.fixture
 def run(tmp_path):
-    export_encoder(build_model(SMALL.model, seed=1).encoder, SMALL, str(tmp_path / "runs" / "r1"))
+    export_encoder(build_encoder(SMALL.model, seed=1), SMALL, str(tmp_path / "runs" / "r1"))
     return tmp_path / "runs" / "r1"
 
 

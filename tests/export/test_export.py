@@ -14,7 +14,7 @@ from torchvision import models
 import simclr_ray
 from simclr_ray.config import AugmentConfig, BadInput, Config, DataConfig, ModelConfig
 from simclr_ray.export.encoder import export_encoder, load_encoder, load_pretrained, loading_lines
-from simclr_ray.methods.network import build_model
+from simclr_ray.methods.build import build_encoder
 from simclr_ray.storage.location import Location, open_location
 
 SMALL = Config(
@@ -26,7 +26,7 @@ SMALL = Config(
 
 def trained(config: Config):
     """An encoder that differs from a fresh one everywhere, buffers too."""
-    encoder = build_model(config.model, seed=1).encoder
+    encoder = build_encoder(config.model, seed=1)
     for tensor in encoder.state_dict().values():
         tensor.add_(1) if tensor.dtype == torch.int64 else tensor.add_(0.1)
     return encoder

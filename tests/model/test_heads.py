@@ -6,13 +6,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from simclr_ray.config import ModelConfig
-from simclr_ray.methods.network import build_model
 from simclr_ray.model.batchnorm import BatchNorm
-from simclr_ray.model.heads import projection_head
+from simclr_ray.model.heads import dense_layers, projection_head
 
 
 def head_of(**settings) -> nn.Sequential:
-    return build_model(ModelConfig(arch="resnet18", width=0.125, **settings), seed=0).head  # 64 features
+    return projection_head(ModelConfig(**settings), feature_dim=64)
 
 
 def dense(head: nn.Module) -> list[tuple[int, int, bool]]:
@@ -40,14 +39,14 @@ def test_dense_layers(settings, expected):
 
 
 def test_mlp_is_relu_between_dense_layers_and_none_after():
-    head, h = projection_head([5, 7, 6, 4]), torch.randn(8, 5)
+    head, h = dense_layers([5, 7, 6, 4]), torch.randn(8, 5)
     first, second, third = (module for module in head if isinstance(module, nn.Linear))
     torch.testing.assert_close(head(h), third(F.relu(second(F.relu(first(h))))))
     assert (head(h) < 0).any()
 
 
 def test_batchnorm_follows_every_dense_layer_and_the_last_has_no_beta():
-    head, h = projection_head([5, 7, 4], batchnorm=True), torch.randn(64, 5)
+    head, h = dense_layers([5, 7, 4], batchnorm=True), torch.randn(64, 5)
     norms = [module for module in head if isinstance(module, BatchNorm)]
     assert [norm.bias is not None for norm in norms] == [True, False]
     first, second = (module.weight for module in head if isinstance(module, nn.Linear))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from simclr_ray.storage.location import open_location
 from simclr_ray.storage.rows import read_rows
-from simclr_ray.train.metrics import JsonLines
+from simclr_ray.train.run_log import JsonLines
 
 
 def test_rows_that_a_full_disk_refused_are_written_once_there_is_room(tmp_path: Path) -> None:

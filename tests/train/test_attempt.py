@@ -19,7 +19,7 @@ from simclr_ray.train import checkpoint
 from simclr_ray.train.attempt import run_attempt
 from simclr_ray.train.checkpoint import steps_in
 from simclr_ray.train.control import Ended, Interrupted, Signals
-from simclr_ray.train.loop import Diverged
+from simclr_ray.train.metrics import Diverged
 from simclr_ray.train.state import Snapshot
 from simclr_ray.train.worker import LocalWorker
 from small_runs import TINY, Killed, attempt, corrupted, local_blocks, synthetic_dataset, weights
@@ -171,7 +171,7 @@ def test_too_little_memory_names_pass_size(dataset: Dataset, tmp_path: Path) -> 
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("simclr_ray.train.loop.training_step", too_large)
+        patch.setattr("simclr_ray.train.attempt.training_step", too_large)
         with pytest.raises(BadInput, match="or train.pass_size to a smaller divisor of 48"):
             attempt(TINY, dataset, tmp_path)
 

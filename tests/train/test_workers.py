@@ -20,7 +20,7 @@ from simclr_ray.model import batchnorm
 from simclr_ray.model.batchnorm import BatchNorm
 from simclr_ray.train.batch import channel_scale, normalise
 from simclr_ray.train.state import initial_state
-from simclr_ray.train.step import projector, training_step
+from simclr_ray.train.step import forward_of, training_step
 
 ROWS, SLICE_ROWS, BATCH = 64, 4, 64
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
@@ -31,6 +31,7 @@ CONFIG = Config().with_overrides(
         "model.stem": "cifar",
         "model.head_batchnorm": True,
         "model.head_dim": 16,
+        "method.temperature": 0.2,
         "train.precision": "float64",
         "train.global_batch": BATCH,
         "optim.optimizer": "sgd",
@@ -56,18 +57,12 @@ def share(pass_size: int) -> tuple[torch.Tensor, list[int]]:
 def whole_step(pass_size: int) -> dict[str, Any]:
     """Two steps: loss, summed gradients, weights and running statistics afterwards."""
     state = initial_state(CONFIG, torch.device("cpu"))
-    project = projector(state.model, MEAN, STD, "float64", torch.device("cpu"), compiled=False)
+    forward = forward_of(state.model, MEAN, STD, "float64", torch.device("cpu"), compiled=False)
     views, rows = share(pass_size)
     losses = []
     for _ in range(2):
         result = training_step(
-            state.model,
-            project,
-            state.optimizer,
-            views,
-            temperature=0.2,
-            passes=BATCH // pass_size,
-            rows_per_worker=rows,
+            state.model, forward, state.optimizer, views, passes=BATCH // pass_size, rows_per_worker=rows
         )
         losses.append(collective.sum_over_workers(result.loss.clone()))
     gradients = {f"gradient {name}": p.grad.clone() for name, p in state.model.named_parameters()}
@@ -124,11 +119,11 @@ def test_workers_equal_one_process(workers: int, fused: bool, alone: list[dict[s
 def test_passes_equal_autograd_through_the_whole_batch(alone: list[dict[str, torch.Tensor]]) -> None:
     """pass_size = B / 4 against one graph that holds all four passes: what the two runs save is memory alone."""
     state = initial_state(CONFIG, torch.device("cpu"))
-    project = projector(state.model, MEAN, STD, "float64", torch.device("cpu"), compiled=False)
+    forward = forward_of(state.model, MEAN, STD, "float64", torch.device("cpu"), compiled=False)
     views, _ = share(BATCH // 4)
     for _ in range(2):
         state.optimizer.zero_grad()
-        pairs = [project(part.transpose(0, 1).flatten(0, 1)).chunk(2) for part in views.chunk(4)]
+        pairs = [forward(part.transpose(0, 1).flatten(0, 1)).chunk(2) for part in views.chunk(4)]
         loss = nt_xent(torch.cat([a for a, _ in pairs]), torch.cat([b for _, b in pairs]), 0.2)
         loss.backward()
         state.optimizer.step()
@@ -153,8 +148,8 @@ def compiled_gradients(backend: str, fused: bool) -> tuple[torch.Tensor, torch.T
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(torch, "compile", partial(torch.compile, backend=backend))
             patch.setattr(batchnorm, "has_fused_kernels", lambda x: fused)
-            project = projector(state.model, MEAN, STD, "float64", torch.device("cpu"), compiled=compiled)
-            training_step(state.model, project, state.optimizer, views, temperature=0.2, passes=1, rows_per_worker=rows)
+            forward = forward_of(state.model, MEAN, STD, "float64", torch.device("cpu"), compiled=compiled)
+            training_step(state.model, forward, state.optimizer, views, passes=1, rows_per_worker=rows)
         found.append(state.model.encoder.conv1.weight.grad)
     return found[0], found[1]
 
@@ -167,17 +162,15 @@ def compiled_shapes() -> list[tuple[int, ...]]:
         state = initial_state(CONFIG.with_overrides({"model.head_dim": dim}), torch.device("cpu"))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
-            project = projector(state.model, MEAN, STD, "float64", torch.device("cpu"), compiled=True)
-        step = training_step(
-            state.model, project, state.optimizer, views, temperature=0.2, passes=4, rows_per_worker=rows
-        )
-        found.append(tuple(step.view_a.shape))
+            forward = forward_of(state.model, MEAN, STD, "float64", torch.device("cpu"), compiled=True)
+        step = training_step(state.model, forward, state.optimizer, views, passes=4, rows_per_worker=rows)
+        found.append(tuple(step.outputs.shape))
     return found
 
 
 def test_one_process_compiles_the_networks_of_many_trials() -> None:
     """The compiler counts graphs over all of them, and would stop at eight."""
-    assert run_workers(1, compiled_shapes) == [[(BATCH, dim) for dim in range(4, 9)]]
+    assert run_workers(1, compiled_shapes) == [[(2 * BATCH, dim) for dim in range(4, 9)]]
 
 
 @pytest.mark.parametrize("fused", [True, False])

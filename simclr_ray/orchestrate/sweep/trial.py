@@ -16,7 +16,8 @@ from simclr_ray.planning.shares import Share
 from simclr_ray.storage.location import open_location
 from simclr_ray.storage.rows import Row, read_rows
 from simclr_ray.train.control import Interrupted
-from simclr_ray.train.loop import Diverged, TooLittleMemory
+from simclr_ray.train.memory import TooLittleMemory
+from simclr_ray.train.metrics import Diverged
 
 COLLAPSED = 0.05
 """A feature_std below this: the projections point in one direction (1: they fill the sphere)."""
