@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from math import inf
 
-from simclr_ray.storage.rows import Row
+from simclr_ray.storage.run_folder import Row
 
 READY = ("start", "restore")
 SAVES = ("save", "save_failed")

@@ -22,7 +22,7 @@ from math import inf
 from statistics import median
 
 from simclr_ray.report.attempts import DRIVER_GONE, Attempt, attempts_of
-from simclr_ray.storage.rows import Row
+from simclr_ray.storage.run_folder import Row
 
 TRAINING, LOST, STALLS, EVALUATION = "training", "lost, trained again", "held up by saves", "evaluation"
 SETUP, FIRST_BATCH = "set-up", "first batch, compilation"

@@ -8,6 +8,7 @@ from html import escape
 
 from simclr_ray.report.sweep import against_default, best_recipe, cells, commands, cost, counts
 from simclr_ray.storage.location import Location
+from simclr_ray.storage.run_folder import REPORT
 from simclr_ray.sweep.records import SweepRecords
 
 STYLE = """
@@ -30,7 +31,7 @@ def write_page(records: SweepRecords) -> Location:
     """Draws the plots into the sweep's folder report/, and index.html there, whose location it returns."""
     from simclr_ray.report.plots import plots  # imports matplotlib, a second or two
 
-    folder = records.folder / "report"
+    folder = records.folder / REPORT
     figures = []
     for plot in plots(records):
         drawn = ""

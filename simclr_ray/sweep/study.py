@@ -17,9 +17,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from simclr_ray.config import BadInput
 from simclr_ray.storage.location import Location
+from simclr_ray.storage.run_folder import STUDY, trial_name
 from simclr_ray.sweep.space import Choices, Range, Space
-
-FILE = "study.journal"
 
 
 class Study:
@@ -43,7 +42,7 @@ class Study:
         still_ours: Callable[[], bool] = lambda: True,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._file, self._copy = work / FILE, folder / FILE
+        self._file, self._copy = work / STUDY, folder / STUDY
         if self._copy.exists():
             self._file.write_bytes(self._copy.read_bytes())
         storage = JournalStorage(JournalFileBackend(str(self._file)))
@@ -78,7 +77,7 @@ class Study:
         if number == 0 and self._first:
             self._study.enqueue_trial(self._first)
         trial = self._study.ask(fixed_distributions=self._space)
-        trial.set_user_attr("run", run_name(trial.number))
+        trial.set_user_attr("run", trial_name(trial.number))
         self._asked[trial.number] = trial
         self.upload()  # a trial that the storage does not know would be drawn again
         return self.trials[trial.number]
@@ -135,10 +134,6 @@ class Study:
             self.upload()
         except OSError as error:
             self.upload_error = str(error)
-
-
-def run_name(number: int) -> str:
-    return f"trial-{number:04d}"
 
 
 def _distribution(domain: Range | Choices) -> BaseDistribution:

@@ -19,7 +19,7 @@ from simclr_ray.config import BadInput, Config
 from simclr_ray.data.order import Order
 from simclr_ray.methods.network import SimCLR
 from simclr_ray.optim.schedule import rate_at
-from simclr_ray.storage.rows import Row
+from simclr_ray.storage.run_folder import Row
 from simclr_ray.train.bad_images import count_bad, new_bad
 from simclr_ray.train.batch import Batch
 from simclr_ray.train.control import Action, Ended, Interrupted

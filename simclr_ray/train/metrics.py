@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from simclr_ray.storage.location import Location
-from simclr_ray.storage.rows import Row, read_rows
+from simclr_ray.storage.run_folder import Row, read_rows
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

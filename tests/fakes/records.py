@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from simclr_ray.report.goodput import EVALUATION, FIRST_BATCH, LOST, SETUP, STALLS, TRAINING
-from simclr_ray.storage.rows import Row
+from simclr_ray.storage.run_folder import Row
 
 
 def event(kind: str, time: float, step: int, **fields: Any) -> Row:

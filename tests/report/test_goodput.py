@@ -17,7 +17,7 @@ from simclr_ray.report.goodput import (
     account,
     table,
 )
-from simclr_ray.storage.rows import Row
+from simclr_ray.storage.run_folder import Row
 
 
 def row(time: float, step: int) -> Row:

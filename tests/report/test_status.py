@@ -16,7 +16,7 @@ from simclr_ray.config import BadInput
 from simclr_ray.report import status
 from simclr_ray.report.status import RunStatus, list_runs, table
 from simclr_ray.storage.location import Location
-from simclr_ray.storage.rows import Row
+from simclr_ray.storage.run_folder import Row
 from small_runs import TINY, synthetic_dataset
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
