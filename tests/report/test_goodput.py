@@ -38,6 +38,14 @@ def test_an_undisturbed_run_trains_but_for_set_up_first_batch_saves_and_evaluati
     assert (found.restarts, found.step, found.steps_lost, found.save_seconds) == ({}, 50, 0, [1.0])
 
 
+def test_a_run_of_one_step_is_all_start_and_its_last_save_no_multiple_of_its_training() -> None:
+    events = [*begun(100, 0), save(107.5, 1, stall_s=2.25), event("done", 107.5, 1)]
+    found = account(events, [row(105, 1)])
+    assert spent(found) == {SETUP: 2, FIRST_BATCH: 3, TRAINING: 0.25, STALLS: 2.25}
+    assert found.held_up_fraction == pytest.approx(2.25 / 2.5)
+    assert "training waited for them 90.00% of its time" in table(found)
+
+
 def test_what_follows_the_save_of_a_killed_attempt_is_lost_until_its_last_sign_of_life() -> None:
     # Steps of a second: step s is done at 104 + s. Saved 11, dead after 31 at 135, nobody there until 155.
     events = [
