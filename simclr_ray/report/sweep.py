@@ -93,12 +93,12 @@ def best_recipe(records: SweepRecords) -> str:
     best, function = _best(records), recipe_name(records)
     name = records.folder.name.replace("\\", "/").replace('"', "'")
     measured = f"{records.objective} {best.objective:.2f} after {best.samples:,} samples ({best.run})"
-    known = records.recipe in RECIPES
-    values = _values(records, best) if known else _all_values(records, best)
+    built_in = records.recipe in RECIPES
+    values = _values(records, best) if built_in else _all_values(records, best)
     return "\n".join(
         [
             "from simclr_ray.config import Config",
-            *([f"from simclr_ray.recipes import {records.recipe}"] if known else []),
+            *([f"from simclr_ray.recipes import {records.recipe}"] if built_in else []),
             "",
             "",
             f"def {function}() -> Config:",
@@ -107,7 +107,7 @@ def best_recipe(records: SweepRecords) -> str:
             f"    python experiments/pretrain.py {function}.py",
             f"    {measured}" + ("; to the end unmeasured." if BUDGET_KEY in records.overrides else "."),
             '    """',
-            f"    return {records.recipe if known else 'Config'}().with_overrides(",
+            f"    return {records.recipe if built_in else 'Config'}().with_overrides(",
             "        {",
             *(f"            {json.dumps(key)}: {_literal(value)}," for key, value in values.items()),
             "        }",

@@ -37,7 +37,7 @@ class Source:
     digest: str
     """SHA-256 of the listing, names and sizes: another digest, another source."""
     work: pa.Table
-    """What there is to read. `listed`: a image in each row, in any order; else a stretch of an archive in each."""
+    """What there is to read. `listed`: an image in each row, in any order; else a stretch of an archive in each."""
     listed: bool
     read: Callable[[pa.Table], Iterator[pa.Table]]
     classes: tuple[str, ...] | None
