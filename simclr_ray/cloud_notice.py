@@ -1,6 +1,6 @@
-"""What a cloud's metadata server says of this machine's end: AWS, Google Cloud and Azure, over plain HTTP.
+"""Preemption notices from a cloud's metadata server: AWS, Google Cloud and Azure, over plain HTTP.
 
-Not covered: Google's and Azure's host maintenance, which these machines survive or are told of by SIGTERM.
+Not covered: Google's and Azure's host maintenance, which these machines survive or get a SIGTERM for.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from urllib.request import ProxyHandler, Request, build_opener
 T = TypeVar("T")
 
 TIMEOUT_S = 2.0
-"""The servers are a hop away and answer in milliseconds. Azure's first answer takes minutes, whoever waits for it."""
+"""The servers are a hop away and answer in milliseconds. Azure's first reply takes minutes."""
 GCP_WARNING_S = 30.0
-"""Google gives no time: the machine goes so long after the flag is raised."""
+"""Google gives no deadline: the machine is taken away so long after the flag is set."""
 AWS_TOKEN_S = "21600"
 AZURE_GOING = ("Preempt", "Terminate")
 
 
 class NoAnswer(Exception):
-    """Whoever was asked did not answer, or not in the form agreed on: ask again later."""
+    """A metadata request failed, or its reply has not the documented form: to be repeated later."""
 
 
 @dataclass(frozen=True)
 class Notice:
-    """This machine goes."""
+    """This machine will be taken away."""
 
     reason: str
     deadline: float
@@ -41,35 +41,35 @@ class Notice:
 
 @dataclass(frozen=True)
 class Risk:
-    """This machine may go: a reason to save, not to leave."""
+    """This machine may be taken away: a reason to save, not to stop."""
 
     reason: str
 
 
 Poll = Callable[[], Notice | Risk | None]
-"""Asks once. Raises NoAnswer."""
+"""One poll of a metadata server. Raises NoAnswer."""
 
 
 class Aws:
-    """Of EC2, by IMDSv2: a spot instance's interruption, two minutes ahead, and the recommendation to rebalance."""
+    """Polls EC2 by IMDSv2: a spot instance's interruption, two minutes ahead, and the recommendation to rebalance."""
 
     def __init__(self, base: str) -> None:
         self._base, self._token = base, ""
 
     def poll(self) -> Notice | Risk | None:
-        action = self._ask("spot/instance-action")
+        action = self._request("spot/instance-action")
         if action is not None:
-            said = _json(action)
-            deadline = _unix(_field(said, "time", str), datetime.fromisoformat)
-            return Notice(f"EC2 will {_field(said, 'action', str)} this spot instance", deadline)
-        advice = self._ask("events/recommendations/rebalance")
+            reply = _json(action)
+            deadline = _unix(_field(reply, "time", str), datetime.fromisoformat)
+            return Notice(f"EC2 will {_field(reply, 'action', str)} this spot instance", deadline)
+        advice = self._request("events/recommendations/rebalance")
         if advice is not None:
             since = _field(_json(advice), "noticeTime", str)
             return Risk(f"EC2 sees an elevated risk for this spot instance since {since}")
         return None
 
-    def _ask(self, path: str) -> str | None:
-        """None where there is nothing to say (404)."""
+    def _request(self, path: str) -> str | None:
+        """The reply; None for a 404: there is no such notice."""
         url = f"{self._base}/latest/meta-data/{path}"
         status, body = _fetch(url, {"X-aws-ec2-metadata-token": self._token}) if self._token else (401, "")
         if status == 401:  # no token yet, or it has expired
@@ -80,12 +80,12 @@ class Aws:
     def _new_token(self) -> str:
         token = _get(f"{self._base}/latest/api/token", {"X-aws-ec2-metadata-token-ttl-seconds": AWS_TOKEN_S}, "PUT")
         if not (token.isascii() and token.isprintable()):
-            raise NoAnswer(f"no token: {token:.80}")  # it could not be sent back, nor be refused for it
+            raise NoAnswer(f"no token: {token:.80}")  # a header could not carry it
         return token
 
 
 def poll_gcp(base: str) -> Notice | None:
-    """Of Compute Engine: the preemption of a spot machine."""
+    """Polls Compute Engine: the preemption of a spot machine."""
     url = f"{base}/computeMetadata/v1/instance/preempted"
     flag = _get(url, {"Metadata-Flavor": "Google"}).strip()
     if flag not in ("TRUE", "FALSE"):
@@ -94,7 +94,7 @@ def poll_gcp(base: str) -> Notice | None:
 
 
 def poll_azure(base: str) -> Notice | None:
-    """Of Azure: the scheduled events that end this machine. Its neighbours' are listed with them."""
+    """Polls Azure: the scheduled events that end this machine. Those of its neighbours are listed with them."""
     header = {"Metadata": "true"}
     url = f"{base}/metadata/scheduledevents?api-version=2020-07-01"
     events = _field(_json(_get(url, header)), "Events", list)
@@ -102,7 +102,7 @@ def poll_azure(base: str) -> Notice | None:
     if not going:
         return None
     url = f"{base}/metadata/instance/compute/name?api-version=2021-02-01&format=text"
-    # Azure takes its names in any case and gives them in several.
+    # Azure's names are case-insensitive, and it returns them in several spellings.
     name = _get(url, header).strip().lower()
     notices = []
     for event in going:
@@ -143,10 +143,10 @@ def _json(text: str) -> Any:
         raise NoAnswer(f"no JSON: {text:.80}") from None
 
 
-def _field(said: object, name: str, kind: type[T]) -> T:
-    value = said.get(name) if isinstance(said, dict) else None
+def _field(reply: object, name: str, kind: type[T]) -> T:
+    value = reply.get(name) if isinstance(reply, dict) else None
     if not isinstance(value, kind):
-        raise NoAnswer(f"no {name} in {said!s:.80}")
+        raise NoAnswer(f"no {name} in {reply!s:.80}")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Something small that is done again and again beside what a block does."""
+"""Calls a function periodically on a thread beside a block."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from time import sleep, time
 
 from simclr_ray.storage.location import open_location
-from simclr_ray.storage.rows import Row, read_rows
+from simclr_ray.storage.run_folder import Row, read_rows
 
 HERE = Path(__file__).parents[2]
 POLL_S = 0.05

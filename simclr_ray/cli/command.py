@@ -11,14 +11,25 @@ import io
 import re
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import make_dataclass
+from dataclasses import dataclass, make_dataclass
 from typing import Annotated, Any, TypeVar
 
 import tyro
 
+from simclr_ray.cli.recipe_file import load_recipe, names_file
 from simclr_ray.config import BadInput, Config, config_types, current_key
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A recipe that the command line names."""
+
+    name: str
+    """That of its function."""
+    config: Config
+    doc: str | None
 
 
 def run_command(main: Callable[[list[str]], int | None]) -> None:
@@ -56,18 +67,25 @@ def _one_line(complaint: str) -> str:
     return re.sub(r"\s*For full helptext, \S+.*$", "", words) + "; --help lists the settings"
 
 
-def choose_recipe(argv: list[str], recipes: Mapping[str, Callable[[], Config]]) -> tuple[str, list[str]]:
-    """The recipe's name, which is the first argument, and what follows it."""
+def choose_recipe(argv: list[str], recipes: Mapping[str, Callable[[], Config]]) -> tuple[Recipe, list[str]]:
+    """The recipe that the first argument names, one of `recipes` or a file's, and the arguments after it."""
     names = ", ".join(recipes)
     if not argv or argv[0] in ("-h", "--help"):
         if argv:
-            print(f"usage: RECIPE [overrides]\nrecipes: {names}\nRECIPE --help lists its settings")
+            print(
+                f"usage: RECIPE [overrides]\nrecipes: {names}; or FILE.py, FILE.py:FUNCTION\n"
+                "RECIPE --help lists its settings"
+            )
             raise SystemExit(0)
         raise BadInput(f"name a recipe first: {names}")
+    if names_file(argv[0]):
+        function, config = load_recipe(argv[0])
+        return Recipe(name=function.__name__, config=config, doc=function.__doc__), argv[1:]
     if argv[0] not in recipes:
         near = difflib.get_close_matches(argv[0], list(recipes), n=1)
         raise BadInput(f"no recipe is called {argv[0]!r}" + (f": did you mean {near[0]}?" if near else f": {names}"))
-    return argv[0], argv[1:]
+    recipe = recipes[argv[0]]
+    return Recipe(name=argv[0], config=recipe(), doc=recipe.__doc__), argv[1:]
 
 
 def parse_with_config(cls: type[T], argv: list[str], config: Config, description: str | None) -> tuple[T, Config]:

@@ -59,7 +59,7 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     recipe, rest = choose_recipe(argv, RECIPES)
-    arguments, config = parse_with_config(Arguments, rest, RECIPES[recipe](), __doc__)
+    arguments, config = parse_with_config(Arguments, rest, recipe.config, __doc__)
 
     machine = this_machine() if arguments.instance == LOCAL else instance(arguments.instance)
     fleet = fleet_of(config.resources, arguments.workers, machine, arguments.cpu_instance, arguments.cpu_workers)

@@ -1,5 +1,6 @@
 """Pretrains an encoder: python experiments/pretrain.py RECIPE [overrides] [--name NAME] [--storage URI].
 
+RECIPE: one of simclr_ray/recipes, or a file with a function that returns a Config (FILE.py, FILE.py:FUNCTION).
 The same command resumes a run that was interrupted.
 """
 
@@ -16,18 +17,18 @@ class Arguments:
     """Which run."""
 
     name: str | None = None
-    """Name of the run, a folder below the storage; the recipe's unless told."""
+    """Name of the run, a folder below the storage; None: the recipe's."""
     storage: str = "runs"
     """Folder or object-store URI for runs and prepared data."""
 
 
 def main(argv: list[str]) -> None:
     recipe, rest = choose_recipe(argv, RECIPES)
-    arguments, config = parse_with_config(Arguments, rest, RECIPES[recipe](), RECIPES[recipe].__doc__)
+    arguments, config = parse_with_config(Arguments, rest, recipe.config, recipe.doc)
 
-    from simclr_ray.orchestrate.pretrain import pretrain  # seconds to import: a wrong flag is told before
+    from simclr_ray.orchestrate.pretrain import pretrain  # seconds to import: a wrong flag is reported before
 
-    result = pretrain(config, arguments.name or recipe, arguments.storage, requested=given_keys(rest))
+    result = pretrain(config, arguments.name or recipe.name, arguments.storage, requested=given_keys(rest))
 
     from simclr_ray.export.encoder import loading_lines
     from simclr_ray.storage.location import open_location

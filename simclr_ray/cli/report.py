@@ -22,7 +22,9 @@ from simclr_ray.report.goodput import account, table
 from simclr_ray.report.page import write_page
 from simclr_ray.report.run import read_run, summary
 from simclr_ray.report.sweep import findings
-from simclr_ray.sweep.records import is_sweep, read_sweep
+from simclr_ray.storage.location import open_location
+from simclr_ray.storage.run_folder import is_sweep
+from simclr_ray.sweep.records import read_sweep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,7 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     arguments = parse(Arguments, argv, description=__doc__)
-    if is_sweep(arguments.run):
+    if is_sweep(open_location(arguments.run)):
         if arguments.goodput:
             raise BadInput(f"{arguments.run} is a sweep: --goodput is for one of its runs, such as SWEEP/trial-0000")
         sweep = read_sweep(arguments.run)

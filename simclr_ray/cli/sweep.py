@@ -43,22 +43,24 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     recipe, rest = choose_recipe(argv, RECIPES)
-    defaults = RECIPES[recipe]()
-    arguments, config = parse_with_config(Arguments, rest, defaults, __doc__)
-    if config.evaluate.test != defaults.evaluate.test:
+    arguments, config = parse_with_config(Arguments, rest, recipe.config, __doc__)
+    if config.evaluate.test != recipe.config.evaluate.test:
         raise BadInput("a sweep never looks at --evaluate.test: it holds rows out of --evaluate.train, or --data.train")
     if min(arguments.trials, arguments.reduction, arguments.concurrent or 1) < 1 or arguments.startup < 0:
         raise BadInput("--trials, --reduction and --concurrent must be at least 1, and --startup at least 0")
     space = parse_space(arguments.space, config)
 
-    from simclr_ray.orchestrate.sweep.tune import SweepSettings, sweep  # seconds to import: wrong flags are told before
+    from simclr_ray.orchestrate.sweep.tune import (  # seconds to import: wrong flags are reported before
+        SweepSettings,
+        sweep,
+    )
     from simclr_ray.report.page import write_page
     from simclr_ray.report.sweep import findings
     from simclr_ray.sweep.records import read_sweep
 
     settings = SweepSettings(
-        recipe=recipe,
-        defaults=defaults,
+        recipe=recipe.name,
+        defaults=recipe.config,
         space=space,
         trials=arguments.trials,
         startup=arguments.startup,
@@ -67,7 +69,7 @@ def main(argv: list[str]) -> None:
         seed=arguments.seed,
     )
     folder = sweep(
-        config, settings, arguments.name or f"{recipe}-sweep", arguments.storage, concurrent=arguments.concurrent
+        config, settings, arguments.name or f"{recipe.name}-sweep", arguments.storage, concurrent=arguments.concurrent
     )
     records = read_sweep(folder)
     print(findings(records))

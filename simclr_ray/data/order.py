@@ -82,11 +82,16 @@ class Order:
 
 
 def order_of(config: Config, dataset: Dataset) -> Order:
-    """The order of the run that `config` describes. Raises BadInput."""
+    """The order of the run of `config` on `dataset`. Raises BadInput."""
+    return order_over(config, dataset.rows, dataset.slice_rows)
+
+
+def order_over(config: Config, rows: int, slice_rows: int) -> Order:
+    """The order of the run of `config` on a dataset of so many rows, prepared or not. Raises BadInput."""
     return Order(
         seed=config.train.seed,
-        rows=dataset.rows,
-        slice_rows=dataset.slice_rows,
+        rows=rows,
+        slice_rows=slice_rows,
         global_batch=config.train.global_batch,
         pass_size=config.train.pass_size or config.train.global_batch,
     )

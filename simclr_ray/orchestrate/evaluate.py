@@ -26,8 +26,8 @@ from simclr_ray.methods.build import build_encoder
 from simclr_ray.model.resnet import ResNet
 from simclr_ray.orchestrate.prepare import prepare_into
 from simclr_ray.storage.location import Location
+from simclr_ray.storage.run_folder import EVALUATIONS
 
-RESULTS_FILE = "evaluation.jsonl"
 PIXELS_SIZE = 32
 # The paper's 0.1 suits the scale of trained features. On 10,000 images of CIFAR-10 the pixels reach 29 % with it and
 # 37 % with 0.001, an untrained ResNet-18 24 % and, with 1.0, 30 %.
@@ -88,7 +88,7 @@ def evaluate_run(
         plan = _linear(pretrained.size, probe_config(sets[0].rows), crops, seed)
     row = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "method": method, "settings": plan.settings}
     row |= {"train": train, "test": test} | _compare(pretrained, plan, *sets, baselines)
-    _append(folder / RESULTS_FILE, row)
+    _append(folder / EVALUATIONS, row)
     return row
 
 

@@ -15,7 +15,7 @@ from simclr_ray.config import BadInput
 from simclr_ray.data.dataset import BAD_LIST, Dataset, is_dataset, open_dataset
 from simclr_ray.data.prepare.build import check, in_threads, ordered_work, require_settings, write_dataset
 from simclr_ray.data.prepare.progress import shown
-from simclr_ray.data.prepare.source import Source, open_source, source_digest
+from simclr_ray.data.prepare.source import Source, is_address, is_torchvision, open_source, source_digest
 from simclr_ray.data.prepare.writer import require_writable
 from simclr_ray.orchestrate.cluster import join_or_start
 from simclr_ray.storage.location import open_location
@@ -62,12 +62,12 @@ def prepare_into(
 
     A source whose listing has changed since is another source and gets another copy.
     """
-    named = not source.startswith(("synthetic:", "torchvision:"))
-    if named and is_dataset(source):
+    if is_address(source) and is_dataset(source):
         dataset = open_dataset(source)
         print(f"data: {dataset.rows:,} images in {dataset.uri}", flush=True)
         return dataset
-    key = repr((open_location(source).uri if named else source, source_digest(source), seed, max_side, slice_rows))
+    name = open_location(source).uri if is_address(source) else source
+    key = repr((name, source_digest(source), seed, max_side, slice_rows))
     slug = re.sub(r"[^A-Za-z0-9]+", "-", source.partition("?")[0].rstrip("/").rpartition("/")[2]).strip("-").lower()
     dest = open_location(storage) / "data" / f"{slug[:40]}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
     if is_dataset(dest.uri):
@@ -82,7 +82,7 @@ def prepare_into(
 
 def open_any(spec: str) -> Source:
     """The source that `spec` names, torchvision's too."""
-    if not spec.startswith("torchvision:"):
+    if not is_torchvision(spec):
         return open_source(spec)
     from simclr_ray.data.prepare.torchvision import open_torchvision  # seconds of imports
 

@@ -22,8 +22,7 @@ from simclr_ray.orchestrate.task import Task
 from simclr_ray.planning.shares import Share, share_of
 from simclr_ray.storage.lease import lease
 from simclr_ray.storage.location import Location, open_location
-from simclr_ray.storage.rows import Row, read_rows
-from simclr_ray.storage.run_folder import ENCODER
+from simclr_ray.storage.run_folder import CONFIG, ENCODER, METRICS, Row, config_text, read_rows
 
 ALL_KEYS = frozenset(config_types())
 
@@ -74,7 +73,7 @@ def pretrain(
     config, bank, test = _resolved(config, requested, dataset, storage, share, earlier)
     with lease(run) as driver:
         config, _ = _same_science(run, config)  # another driver may have been first since
-        (run / "config.json").write_bytes(config.to_json().encode())
+        (run / CONFIG).write_bytes(config.to_json().encode())
         task = Task(config=config, dataset=dataset, bank=bank, test=test, run=run, driver=driver, share=share)
         training.train(task, last_step(config, order), on_row, _attempts(training, share, alone=alone))
     return result_of(run)
@@ -96,7 +95,7 @@ def _attempts(training: ModuleType, share: Share, *, alone: bool) -> Callable[[T
 
 
 def result_of(run: Location) -> RunResult:
-    rows = read_rows(run / "metrics.jsonl")
+    rows = read_rows(run / METRICS)
     return RunResult(run.uri, rows[-1]["step"] if rows else 0, rows[-1] if rows else {})
 
 
@@ -119,10 +118,9 @@ def _same_science(run: Location, config: Config, requested: Set[str] = ALL_KEYS)
 
     Raises BadInput naming the science values that are others now, and for an unfinished run of another format.
     """
-    file = run / "config.json"
-    if not file.exists():
+    text = config_text(run)
+    if text is None:
         return config, None
-    text = file.read_bytes().decode()
     if format_of(text) != FORMAT and not (run / ENCODER).exists():
         raise BadInput(
             f"{run} was begun by a version of simclr_ray with another order of samples (format {format_of(text)}, this "

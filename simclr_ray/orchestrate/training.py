@@ -17,7 +17,7 @@ from simclr_ray.orchestrate.interrupt import saving_at_interrupt
 from simclr_ray.orchestrate.task import Task
 from simclr_ray.orchestrate.watch import progress_line, rows_followed
 from simclr_ray.storage.lease import holds
-from simclr_ray.storage.rows import Row
+from simclr_ray.storage.run_folder import Row
 from simclr_ray.train.control import Interrupted
 from simclr_ray.train.run_log import note_giving_up
 

@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 from ray.experimental import internal_kv
 
 from simclr_ray.periodic import repeating
-from simclr_ray.storage.rows import Row
+from simclr_ray.storage.run_folder import Row
 
 BAR = 20
 LINE_EVERY_S = 10.0

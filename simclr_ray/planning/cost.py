@@ -1,6 +1,6 @@
 """What one image costs a model, counted by running it without data, and how fast a device should then train it.
 
-A GPU's time for a image is its activations over the memory's bandwidth plus its arithmetic over the tensor cores'
+A GPU's time for an image is its activations over the memory's bandwidth plus its arithmetic over the tensor cores'
 rate, divided by an efficiency that is chosen so that one H200 trains ResNet-50 at 224 with the 3,641 images/s measured.
 For CIFAR's ResNet-18 this gives 43,000 images/s; a bare loop took 1.2 s for an epoch of 50,000, which is 41,700.
 """
@@ -62,7 +62,7 @@ RESNET50_BYTES = 0.45e9
 REACHED_BANDWIDTH, REACHED_ARITHMETIC = 4.2 / H200.bandwidth_tb_s, 800 / H200.bf16_tflops
 H200_IMAGES_PER_S = 3641.0
 RESNET50_GIB = 41 / 512
-"""Memory of a image in a pass, compiled, bf16: 41 GiB for 512 images, measured."""
+"""Memory of an image in a pass, compiled, bf16: 41 GiB for 512 images, measured."""
 QUICKSTART_FLOP, QUICKSTART_IMAGES_PER_S = 0.419e9, 235.0
 """A ResNet-18 of width 1/4 at 32 px on one thread of a Zen 5 core, B 256, float32; measured."""
 

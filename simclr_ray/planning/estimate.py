@@ -1,4 +1,4 @@
-"""How long a run will take, what it will cost and what will hold it up: sums over the figures of plan_figures.py.
+"""How long a run will take, what it will cost and its bottleneck: sums over the figures of figures.py.
 
 A step is as slow as the slowest of what goes on side by side: training it and adding up its gradients, feeding it,
 reading its images, and, where training itself runs on CPUs, the cores that all this shares. Interruptions are counted
@@ -72,7 +72,7 @@ class Plan:
 
     @property
     def records_s(self) -> float:
-        """From the first worker to the end, as events.jsonl will tell it."""
+        """From the first worker to the end, as events.jsonl records it."""
         parts = (self.first_step_s, self.training_s, self.evaluation_s, self.stalls_s, self.lost_s, self.slow_s)
         return sum(parts)
 
@@ -130,7 +130,7 @@ def usd_per_hour(fleet: Fleet, figures: Figures) -> float:
 def step_time_of(job: Job, fleet: Fleet, figures: Figures) -> StepTime:
     rate = figures.step_images_per_s.value
     if not rate:
-        raise BadInput(f"nobody knows how fast {fleet.machine.name} trains: give --measure, or --gpu-images-per-s")
+        raise BadInput(f"the speed of {fleet.machine.name} is unknown: give --measure, or --gpu-images-per-s")
     forwards = SECOND_FORWARD if job.passes > 1 else 1.0
     feed_core_s = 1 / (figures.core_images_per_s.value * figures.stream_efficiency.value)
     step_core_s = 0.0 if fleet.machine.gpus else job.threads * forwards / rate

@@ -1,4 +1,4 @@
-"""The figures that a plan rests on besides the recipe, each with where it comes from: measured, or assumed."""
+"""The figures that a plan rests on besides the recipe, each with its source: measured, assumed or given."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from simclr_ray.planning.job import Fleet, Job
 from simclr_ray.planning.machines import H200, LOCAL, PRICES_FROM, Instance
 
 SMT_CORES = 0.6
-"""What a second thread adds to a core, shared by both."""
+"""Cores of a vCPU that shares its core with another: the second adds 20 %."""
 PHOTOGRAPH_KB, PHOTOGRAPH_PX = 110.0, 224
 PHOTOGRAPH_S, DECODE_S = 1 / 923, 1 / 1773
 TWO_CORES = "measured on two cores"
@@ -83,7 +83,7 @@ class Figures:
 
 
 def default_figures(job: Job, cost: ModelCost, fleet: Fleet) -> Figures:
-    """What is known without measuring."""
+    """The figures without a measurement on this machine."""
     machine, cpu_machine = fleet.machine, fleet.cpu_machine
     cores, cpu_cores = _cores_per_vcpu(machine), _cores_per_vcpu(cpu_machine or machine)
     local = machine.name == LOCAL
@@ -122,9 +122,9 @@ def default_figures(job: Job, cost: ModelCost, fleet: Fleet) -> Figures:
 
 def _step(job: Job, cost: ModelCost, machine: Instance, cores: Figure) -> Figure:
     if machine.gpu:
-        known = "3,641/s measured on H200 with ResNet-50 at 224"
+        basis = "3,641/s measured on H200 with ResNet-50 at 224"
         source = (
-            f"{known}, by the model's cost" if machine.gpu is H200 else f"assumed: {known}, by data sheet and model"
+            f"{basis}, by the model's cost" if machine.gpu is H200 else f"assumed: {basis}, by data sheet and model"
         )
         return Figure(value=gpu_images_per_s(cost, machine.gpu), source=source)
     if machine.gpus:
@@ -137,9 +137,9 @@ def _core(job: Job) -> Figure:
     """Decoding goes with the image's bytes, rendering with the view's pixels."""
     decoding = 0.0 if job.cached else DECODE_S * job.image_kb / PHOTOGRAPH_KB
     rendering = (PHOTOGRAPH_S - DECODE_S) * (job.size / PHOTOGRAPH_PX) ** 2
-    known = "923/s measured, one Zen 5 core, JPEG of 110 KB, views of 224 with blur"
+    basis = "923/s measured, one Zen 5 core, JPEG of 110 KB, views of 224 with blur"
     as_measured = job.size == PHOTOGRAPH_PX and abs(job.image_kb - PHOTOGRAPH_KB) < 1 and not job.cached
-    return Figure(value=1 / (decoding + rendering), source=known if as_measured else f"assumed: by size from {known}")
+    return Figure(value=1 / (decoding + rendering), source=basis if as_measured else f"assumed: by size from {basis}")
 
 
 def _cores_per_vcpu(machine: Instance) -> Figure:
@@ -163,5 +163,5 @@ def _sync(machine: Instance, nodes: int) -> Figure:
 
 
 def network_gbit_per_s(machine: Instance) -> float:
-    """Nothing leaves this machine."""
+    """Infinite for this machine, a cluster of one node."""
     return inf if machine.name == LOCAL else machine.network_gbit_s

@@ -1,4 +1,4 @@
-"""What is to be done, and on what: the recipe and the machines in the numbers that a plan needs."""
+"""The recipe and its data in the numbers that a plan needs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from math import ceil
 
 from simclr_ray.config import BadInput, Config
 from simclr_ray.data.dataset import is_dataset, open_dataset
-from simclr_ray.data.order import Order
+from simclr_ray.data.order import order_over
 from simclr_ray.data.prepare import synthetic
+from simclr_ray.data.prepare.source import is_address, is_synthetic
 from simclr_ray.planning.cost import ModelCost, pass_gib
 from simclr_ray.planning.fleet import Fleet
 
@@ -30,16 +31,16 @@ class Images:
 
 
 def images_of(config: Config, count: int | None, kb: float | None) -> Images:
-    """From the data where they are at hand, else from what is told. Raises BadInput where nobody tells how many."""
+    """From the data where they are at hand, else from `count` and `kb`. Raises BadInput where the count is unknown."""
     train, pixel_bytes = config.data.train, None
-    if count is None and train.startswith("synthetic:"):
+    if count is None and is_synthetic(train):
         _, size, count = synthetic.parse(train)
         kb, pixel_bytes = kb or synthetic.typical_bytes(size) / 1000, 3 * size**2 * count
-    elif count is None and not train.startswith("torchvision:") and is_dataset(train):
+    elif count is None and is_address(train) and is_dataset(train):
         dataset = open_dataset(train)
         count, pixel_bytes = dataset.rows, dataset.pixel_bytes
     if count is None:
-        raise BadInput(f"{train} is not prepared yet: say how many images it holds with --images")
+        raise BadInput(f"{train} is not prepared yet: give the number of its images with --images")
     kb = kb or PHOTOGRAPH_KB_PER_PIXEL * config.augment.size**2
     if pixel_bytes is None:
         pixel_bytes = round(1000 * kb * PIXELS_PER_BYTE * count)
@@ -48,7 +49,7 @@ def images_of(config: Config, count: int | None, kb: float | None) -> Images:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """The run, whatever trains it."""
+    """The run, whatever machines train it."""
 
     global_batch: int
     passes: int
@@ -76,13 +77,7 @@ class Job:
 def job_of(config: Config, cost: ModelCost, images: Images, workers: int, *, threads: int) -> Job:
     """`threads`: torch's of a worker. Raises BadInput where data, batch and workers do not fit, as the run would."""
     train, checks, saving, elasticity = config.train, config.evaluate, config.saving, config.elasticity
-    order = Order(
-        seed=train.seed,
-        rows=images.count,
-        slice_rows=SLICE_ROWS,
-        global_batch=train.global_batch,
-        pass_size=train.pass_size or train.global_batch,
-    )
+    order = order_over(config, images.count, SLICE_ROWS)
     passes = order.global_batch // order.pass_size
     return Job(
         global_batch=train.global_batch,
@@ -108,7 +103,7 @@ def job_of(config: Config, cost: ModelCost, images: Images, workers: int, *, thr
 def memory_warning(config: Config, cost: ModelCost, job: Job, fleet: Fleet) -> str | None:
     """What to set where a pass does not fit into the GPUs of the fewest workers that the run goes on with.
 
-    None where it does, or nobody knows the GPUs.
+    None where it does, or the GPUs are unknown.
     """
     if fleet.machine.gpu is None:
         return None

@@ -1,4 +1,4 @@
-"""What clouds lend: GPU kinds and instance types as their makers describe them, with a typical spot price of each.
+"""GPU kinds and instance types of the clouds, from data sheets, with a typical spot price of each.
 
 Prices move by the hour and by region: they are assumptions with a date, there to be overridden.
 """
@@ -45,7 +45,7 @@ class Instance:
     vcpus: int
     memory_gib: float
     network_gbit_s: float
-    """Sustained, where the cloud says "up to"; infinite on this machine, which has nobody to talk to."""
+    """Sustained, where the cloud says "up to"; infinite on this machine, a cluster of one node."""
     usd_per_hour: float
     gpus: int = 0
     gpu: Gpu | None = None
@@ -125,13 +125,13 @@ INSTANCES = {row.name: row for row in (*AWS, *GCP, *AZURE)}
 
 
 def instance(name: str) -> Instance:
-    """The type of that name. Raises BadInput listing those that are known."""
+    """The type of that name. Raises BadInput that lists the types there are."""
     if name not in INSTANCES:
-        raise BadInput(f"no instance type {name!r} is known: take one of {LOCAL}, {', '.join(INSTANCES)}")
+        raise BadInput(f"no instance type is called {name!r}: take one of {LOCAL}, {', '.join(INSTANCES)}")
     return INSTANCES[name]
 
 
 def kind_of(device_name: str) -> Gpu | None:
-    """The kind that the driver's name for a device means, such as "NVIDIA H200"."""
+    """The kind of a device by the name that its driver gives, such as "NVIDIA H200"."""
     words = device_name.replace("-", " ").split()
     return next((kind for kind in KINDS if all(word in words for word in kind.name.split())), None)

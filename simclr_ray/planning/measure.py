@@ -1,4 +1,4 @@
-"""Measures what a plan rests on, on this machine and without Ray: the recipe's own step, and one core of its feed."""
+"""Measures two figures of a plan on this machine, without Ray: the recipe's step, and one core of its feed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from simclr_ray.data.cache import open_cache
 from simclr_ray.data.dataset import Dataset, is_dataset, open_dataset
 from simclr_ray.data.load import SliceLoader
 from simclr_ray.data.order import Order
+from simclr_ray.data.prepare import synthetic
 from simclr_ray.data.prepare.build import in_threads, ordered_work, write_dataset
-from simclr_ray.data.prepare.source import open_source
+from simclr_ray.data.prepare.source import is_address, open_source
 from simclr_ray.planning.figures import Figures
 from simclr_ray.planning.job import SLICE_ROWS, Job
 from simclr_ray.planning.machines import LOCAL, Instance, kind_of
@@ -87,10 +88,10 @@ def measure(config: Config, job: Job, *, seconds: float = 10.0) -> Measured:
 def _images(config: Config, job: Job) -> Iterator[tuple[Dataset, str]]:
     """The run's own dataset if it is prepared, else a few synthetic images of about its size."""
     train = config.data.train
-    if not train.startswith(("synthetic:", "torchvision:")) and is_dataset(train):
+    if is_address(train) and is_dataset(train):
         yield open_dataset(train), train
         return
-    spec = f"synthetic:{DRAWN}:{config.augment.size if config.augment.size <= 64 else PHOTOGRAPH_PX}px"
+    spec = f"{synthetic.PREFIX}{DRAWN}:{config.augment.size if config.augment.size <= 64 else PHOTOGRAPH_PX}px"
     source = open_source(spec)
     with TemporaryDirectory() as folder:
         checked = in_threads(source, ordered_work(source, 0), None)

@@ -1,1 +1,1 @@
-"""What run and sweep folders say afterwards: status, goodput, curves, the sweep's page."""
+"""Reports on run and sweep folders: status, goodput, curves, plans, the sweep's page."""

@@ -8,27 +8,27 @@ from dataclasses import dataclass
 from itertools import accumulate
 from math import inf
 
-from simclr_ray.storage.rows import Row
+from simclr_ray.storage.run_folder import Row
 
 READY = ("start", "restore")
 SAVES = ("save", "save_failed")
 ENDS = ("resize", "stop", "failure", "gave_up", "done")
-# A notice is none of these: it tells the step of the last save, not its own.
+# A notice is none of these: its step is that of the last save.
 PROGRESS = ("first_step", "metrics", "evaluate", *SAVES, *ENDS)
 DRIVER_GONE = "driver gone"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """What is known of one group of workers; times (unix seconds) as its own clock gave them."""
+    """One group of workers, from its start to its last record; unix times by its own clock."""
 
     begin: float
     ready: float
-    """When model and optimizer were; infinite if it never came so far."""
+    """When model and optimizer were restored or drawn; infinite if they never were."""
     end: float
-    """Its last sign of life."""
+    """Its last record."""
     cause: str | None
-    """What ended it: failure, resize, the reason of a stop, done, or DRIVER_GONE; None if it left no word."""
+    """What ended it: failure, resize, the reason of a stop, done, or DRIVER_GONE; None if no record says it."""
     workers: int
     from_step: int
     reached: list[tuple[int, float]]
@@ -45,7 +45,7 @@ class Attempt:
     def time_reached(self, step: int) -> float:
         """When `step` was done: in proportion to steps between the nearest two records.
 
-        Infinite if no later step is known, minus infinite if no earlier one is.
+        Infinite if no later step is recorded, minus infinite if no earlier one is.
         """
         before = max((record for record in self.reached if record[0] <= step), default=None)
         after = min((record for record in self.reached if record[0] > step), default=None)
@@ -56,7 +56,7 @@ class Attempt:
 
 
 def attempts_of(events: Sequence[Row], rows: Sequence[Row]) -> list[Attempt]:
-    """In order. A failure is told by the attempt after the one that it ended; a metrics row is placed by its time."""
+    """In order. A failure is recorded by the attempt after the one it ended; a metrics row is placed by its time."""
     groups: list[list[Row]] = []
     for event in events:
         kind = event["event"]

@@ -1,8 +1,10 @@
-"""Where a run's wall time went: every second from its first event to its last sign of life, by cause.
+"""Where a run's wall time went: every second from its first event to its last record, by cause.
 
 How it is counted:
-- An attempt ends with its last sign of life, an event or a metrics row. What it did after that is waiting, not lost
+- An attempt ends with its last record, an event or a metrics row. What it did after that is waiting, not lost
   work: each failure may have lost a log interval more than is shown.
+- The first step of an attempt counts as first batch: its training cannot be told apart from the compilation. So a run
+  of one step has no training time to speak of.
 - Work is lost when a later attempt resumed from an earlier step: all that followed that step, with its saves and
   evaluations. When the step was done is estimated from the records around it (`Attempt.time_reached`).
 - What no later attempt has trained again counts as training, even if the run was killed and may yet be resumed.
@@ -22,7 +24,7 @@ from math import inf
 from statistics import median
 
 from simclr_ray.report.attempts import DRIVER_GONE, Attempt, attempts_of
-from simclr_ray.storage.rows import Row
+from simclr_ray.storage.run_folder import Row
 
 TRAINING, LOST, STALLS, EVALUATION = "training", "lost, trained again", "held up by saves", "evaluation"
 SETUP, FIRST_BATCH = "set-up", "first batch, compilation"
@@ -41,7 +43,7 @@ class Goodput:
     seconds_by_workers: dict[int, float]
     """Of the attempts, without the waiting between them."""
     restarts: dict[str, int]
-    """By what ended the attempt before: failure, resize, the reason of a stop, DRIVER_GONE where nobody could say."""
+    """By what ended the attempt before: failure, resize, the reason of a stop, DRIVER_GONE where no record says it."""
     step: int
     """Reached at the end."""
     steps_lost: int
@@ -59,6 +61,12 @@ class Goodput:
     def fraction(self) -> float:
         """Training / total, the goodput itself."""
         return _part(self.seconds[TRAINING], self.total_s)
+
+    @property
+    def held_up_fraction(self) -> float:
+        """The part of the time after first batches, evaluations apart, in which a save held training up."""
+        stalls = self.seconds[STALLS]
+        return _part(stalls, self.seconds[TRAINING] + stalls)
 
     @property
     def mean_workers(self) -> float:
@@ -134,7 +142,6 @@ def table(goodput: Goodput) -> str:
     workers = ", ".join(f"{n} for {_part(s, alive):.1%}" for n, s in sorted(goodput.seconds_by_workers.items()))
     restarts = ", ".join(f"{count} after {cause}" for cause, count in goodput.restarts.items())
     typical = f", {median(goodput.save_seconds):.2f} s each (median)" if goodput.save_seconds else ""
-    stalled = _part(goodput.seconds[STALLS], training)
     rows = [*goodput.seconds.items(), ("total", total)]
     return "\n".join(
         [
@@ -146,8 +153,8 @@ def table(goodput: Goodput) -> str:
             f"restarts  {sum(goodput.restarts.values())}" + (f" ({restarts})" if restarts else ""),
             f"steps     {goodput.step:,} reached, {goodput.steps_lost:,} lost and trained again",
             f"notices   {goodput.notices}",
-            f"saves     {len(goodput.save_seconds)}{typical}, {goodput.saves_failed} failed; they held training up for "
-            f"{stalled:.2%} of its time",
+            f"saves     {len(goodput.save_seconds)}{typical}, {goodput.saves_failed} failed; training waited for "
+            f"them {goodput.held_up_fraction:.2%} of its time",
             f"damaged   {goodput.checkpoints_skipped} checkpoints passed over",
             f"workers   {goodput.mean_workers:.2f} on average ({workers})",
         ]

@@ -1,7 +1,7 @@
 """How the plots of a sweep look: colours, marks, the scale of a setting, a grid of panels, PNG bytes.
 
-Colours are Okabe and Ito's, which the colour-blind tell apart; every mark has a shape of its own too. Importing this
-imports matplotlib, a second or two; no pyplot, and no default of matplotlib's is changed.
+Colours are Okabe and Ito's, distinct to the colour-blind too; every mark has a shape of its own. Importing this imports
+matplotlib, a second or two; no pyplot, and no default of matplotlib's is changed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ MARKS: dict[str, dict[str, Any]] = {
     "pruned": {"marker": "v", "s": 18, "facecolor": "white", "edgecolor": PRUNED, "linewidth": 0.9, "zorder": 3},
     "failed": {"marker": "x", "s": 20, "color": FAILED, "linewidth": 1.0, "zorder": 3},
 }
-SAYS = {"best": "best", "complete": "full budget", "pruned": "ended by ASHA", "failed": "failed"}
+LABELS = {"best": "best", "complete": "full budget", "pruned": "ended by ASHA", "failed": "failed"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ def scatter(axes: Axes, records: SweepRecords, place: Callable[[Trial], tuple[fl
         places = [place(trial) for trial in records.trials if kind(records, trial) == name]
         points = [(x, y) for x, y in places if x is not None and y is not None]
         if points:
-            axes.scatter(*zip(*points, strict=True), label=SAYS[name], clip_on=False, **mark)
+            axes.scatter(*zip(*points, strict=True), label=LABELS[name], clip_on=False, **mark)
 
 
 def beside(setting: Setting, trial: Trial) -> float | None:
@@ -91,7 +91,7 @@ def legend(figure: Figure) -> None:
     for axes in figure.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    order = [*SAYS.values(), *found]
+    order = [*LABELS.values(), *found]
     labels = sorted(found, key=order.index)
     spacing: dict[str, Any] = {"handletextpad": 0.3, "columnspacing": 1.4}
     if labels:
@@ -129,8 +129,8 @@ def scale(axes: Axes, which: Literal["x", "y"], setting: Setting, records: Sweep
         axis.set_major_locator(FixedLocator([place for place, _ in ticks]))
         axis.set_major_formatter(FixedFormatter([label for _, label in ticks]))
         axis.set_minor_locator(NullLocator())
-    known = (setting.place(trial.params.get(setting.key)) for trial in records.trials)
-    places = [*setting.ends, *(place for place in (setting.place(setting.default), *known) if place is not None)]
+    tried = (setting.place(trial.params.get(setting.key)) for trial in records.trials)
+    places = [*setting.ends, *(place for place in (setting.place(setting.default), *tried) if place is not None)]
     margin = 0.5 if setting.choices else 0.04 * (max(places) - min(places)) or 0.5
     limits = (min(places) - margin, max(places) + margin)
     axes.set(xlim=limits) if which == "x" else axes.set(ylim=limits)

@@ -6,8 +6,9 @@ import base64
 from collections.abc import Iterator
 from html import escape
 
-from simclr_ray.report.sweep import against_default, best_recipe, cells, commands, cost, counts
+from simclr_ray.report.sweep import against_default, best_recipe, cells, commands, cost, counts, recipe_name
 from simclr_ray.storage.location import Location
+from simclr_ray.storage.run_folder import REPORT
 from simclr_ray.sweep.records import SweepRecords
 
 STYLE = """
@@ -30,7 +31,7 @@ def write_page(records: SweepRecords) -> Location:
     """Draws the plots into the sweep's folder report/, and index.html there, whose location it returns."""
     from simclr_ray.report.plots import plots  # imports matplotlib, a second or two
 
-    folder = records.folder / "report"
+    folder = records.folder / REPORT
     figures = []
     for plot in plots(records):
         drawn = ""
@@ -54,7 +55,7 @@ def _html(records: SweepRecords, figures: list[str]) -> Iterator[str]:
     yield f"<p>Recipe {escape(records.recipe)}, objective {escape(records.unit)}, seed {records.seed}. "
     yield f"{escape(counts(records))}.<br>\n{escape(cost(records))}.<br>\n{escape(against_default(records))}.</p>"
     if records.best:
-        yield "<h2>The best</h2>\n<p>To paste at the end of experiments/recipes.py:</p>"
+        yield f"<h2>The best</h2>\n<p>As a recipe: save it as {recipe_name(records)}.py.</p>"
         yield f"<pre>{escape(best_recipe(records))}</pre>"
         yield f"<pre>{escape(commands(records))}</pre>"
     yield from figures

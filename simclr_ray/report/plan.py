@@ -1,4 +1,4 @@
-"""A plan for a terminal, with all that it rests on; and beside what a run that has ended tells."""
+"""A plan for a terminal, with the figures that it rests on; and a plan beside the records of a finished run."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from simclr_ray.planning.job import Fleet, Job
 from simclr_ray.report.goodput import EVALUATION, FIRST_BATCH, SETUP, TRAINING, account
 from simclr_ray.report.run import read_run
 from simclr_ray.storage.location import open_location
+from simclr_ray.storage.run_folder import CONFIG, read_config
 
 
 def table(plan: Plan, job: Job, fleet: Fleet, figures: Figures) -> str:
@@ -74,7 +75,7 @@ def _seconds(plan: Plan) -> list[str]:
 
 def _figures(figures: Figures) -> list[str]:
     lines = [f"{name:<28}{_number(figure.value):>10}  {figure.source}" for name, figure in figures.rows()]
-    return [f"{'what this rests on':<40}whence", *lines]
+    return [f"{'figure':<40}source", *lines]
 
 
 def _number(value: float) -> str:
@@ -100,9 +101,10 @@ class Compared:
 
 def against(plan: Plan, config: Config, run: str, now: float) -> list[Compared]:
     """The plan beside the records of a finished run of the same science. Raises BadInput for another one."""
-    folder = open_location(run)
     records = read_run(run, now)
-    theirs = Config.from_json((folder / "config.json").read_bytes().decode())
+    theirs = read_config(open_location(run))
+    if theirs is None:
+        raise BadInput(f"{run} has no {CONFIG}: it is no run folder")
     if config.train.precision == "auto":
         config = config.with_overrides({"train.precision": theirs.train.precision})
     changes = science_changes(theirs, config)

@@ -17,9 +17,9 @@ from simclr_ray.report.marks import (
     COMPLETE,
     DEFAULT,
     FAILED,
+    LABELS,
     MARKS,
     PRUNED,
-    SAYS,
     STYLE,
     WIDTH,
     Plot,
@@ -56,7 +56,7 @@ def _history(records: SweepRecords) -> Plot:
     failed = [trial.number for trial in records.of_state("failed")]
     if failed:  # often before anything was measured: at the foot
         foot = axes.get_xaxis_transform()
-        axes.scatter(failed, [0.03] * len(failed), label=SAYS["failed"], transform=foot, **MARKS["failed"])
+        axes.scatter(failed, [0.03] * len(failed), label=LABELS["failed"], transform=foot, **MARKS["failed"])
     last = max(trial.number for trial in records.trials)
     complete = sorted(records.of_state("complete"), key=lambda trial: trial.number)
     if complete:
@@ -90,7 +90,7 @@ def _curves(records: SweepRecords) -> Plot:
             *zip(*trial.curve, strict=True), color=LINES.get(name, PRUNED), linewidth=width, zorder=order, alpha=0.85
         )
         if name in MARKS:
-            axes.scatter(*trial.curve[-1], label=SAYS[name], **MARKS[name])
+            axes.scatter(*trial.curve[-1], label=LABELS[name], **MARKS[name])
         else:
             axes.scatter(*trial.curve[-1], label=name, marker=".", color=DEFAULT)
     for budget in {records.budget_of(trial) for trial in trials}:
@@ -120,7 +120,8 @@ def _importances(records: SweepRecords) -> Plot:
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel=f"part of the variance of {records.objective}")
     axes.xaxis.set_major_formatter(PercentFormatter(1))
-    unknown = f" All of them have the same {' and '.join(found.unknown)}: nothing is known there." * bool(found.unknown)
+    keys = " and ".join(found.unknown)
+    unknown = f" All of them have the same {keys}, whose importance is unknown." if keys else ""
     caption = (
         f"fANOVA over the {found.trials} trials at full budget. What ASHA ended is not in it, so a setting whose bad "
         f"values it ended early looks less important than it is.{unknown}"

@@ -1,18 +1,15 @@
-"""A run folder as a report reads it: its records, whether somebody trains it now, and how far it is."""
+"""A run folder as a report reads it: its records, whether it is being trained, and how far it is."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from simclr_ray.config import BadInput
 from simclr_ray.report.attempts import attempts_of
+from simclr_ray.storage.lease import is_held
 from simclr_ray.storage.location import open_location
-from simclr_ray.storage.rows import Row, read_rows
-
-LEASE_S = 60.0
-"""A driver renews driver.json every 10 s; by then another one would take its run over."""
+from simclr_ray.storage.run_folder import EVENTS, METRICS, Row, read_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +35,11 @@ def read_run(run: str, now: float) -> RunRecords:
     if not folder.is_folder():
         raise BadInput(f"there is no run {run}: give the folder STORAGE/NAME that pretrain.py wrote")
     # The metrics first: of a row that comes in between, the event that began its attempt is there too.
-    rows = read_rows(folder / "metrics.jsonl")
-    events = read_rows(folder / "events.jsonl")
+    rows = read_rows(folder / METRICS)
+    events = read_rows(folder / EVENTS)
     if not events:
         raise BadInput(f"{run} has no events: it is no run folder, or its first workers are not up yet")
-    lease = folder / "driver.json"
-    renewed = json.loads(lease.read_bytes())["time"] if lease.exists() else 0.0
-    return RunRecords(address=folder.uri, events=events, rows=rows, running=now - renewed < LEASE_S)
+    return RunRecords(address=folder.uri, events=events, rows=rows, running=is_held(folder, now))
 
 
 def summary(run: RunRecords) -> str:

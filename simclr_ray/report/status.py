@@ -5,31 +5,30 @@ A folder that cannot be read is listed with its problem and hides no other.
 
 from __future__ import annotations
 
-import json
-import re
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from simclr_ray.config import BadInput, Config
+from simclr_ray.config import BadInput
 from simclr_ray.data.dataset import open_dataset
-from simclr_ray.data.order import Order
+from simclr_ray.data.order import order_of
 from simclr_ray.report.attempts import attempts_of
 from simclr_ray.report.goodput import account
-from simclr_ray.report.run import LEASE_S, RunRecords, read_run
+from simclr_ray.report.run import RunRecords, read_run
+from simclr_ray.storage.lease import is_held
 from simclr_ray.storage.location import Location, open_location
+from simclr_ray.storage.run_folder import CONFIG, EVENTS, TRIAL, is_sweep, read_config
 
 DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError)
-"""What reading a folder raises whose files are not what a run writes; BadInput is a ValueError."""
+"""Raised by reading a folder whose files are not those of a run; BadInput is a ValueError."""
 THREADS = 16
-"""Folders read at a time: an object store answers each question after tens of milliseconds."""
-TRIAL = re.compile(r"trial-\d+")
+"""Folders read at a time: an object store answers each request after tens of milliseconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunStatus:
-    """What is known of one run, or of the trials of one sweep; None for what is not."""
+    """The state of one run, or of the trials of one sweep; None for what is unknown."""
 
     name: str
     state: str
@@ -74,19 +73,19 @@ def _read(home: Location, names: Sequence[str], now: float) -> list[RunStatus]:
 
 def _status(folder: Location, now: float) -> RunStatus | None:
     try:
-        if (folder / "sweep.json").exists():
+        if is_sweep(folder):
             return _sweep(folder, now)
-        if (folder / "events.jsonl").exists():
+        if (folder / EVENTS).exists():
             return _run(folder, now)
-        return _not_yet_a_run(folder, now) if (folder / "config.json").exists() else None
+        return _without_events(folder, now) if (folder / CONFIG).exists() else None
     except DAMAGE as error:
         problem = str(error).splitlines()[0] if isinstance(error, BadInput) else f"unreadable ({error!r})"
         return RunStatus(name=folder.name, state="damaged", problem=problem)
 
 
 def _run(folder: Location, now: float) -> RunStatus:
-    if not (folder / "events.jsonl").size():
-        return _not_yet_a_run(folder, now)
+    if not (folder / EVENTS).size():
+        return _without_events(folder, now)
     run = read_run(folder.uri, now)
     found = account(run.events, run.rows, now=now if run.state == "running" else None)
     row = run.rows[-1] if run.rows else {}
@@ -121,27 +120,21 @@ def _state(run: RunRecords) -> str:
 
 
 def _all_steps(folder: Location) -> tuple[int | None, str | None]:
-    """The steps of the whole run; or why they cannot be told, which is no damage: the data may be out of reach here."""
-    config = Config.from_json((folder / "config.json").read_bytes().decode())
+    """The steps of the whole run, or why they are unknown, which is no damage: the data may be out of reach here."""
+    config = read_config(folder)
+    if config is None:
+        raise BadInput(f"{folder} has no {CONFIG}")
     try:
-        dataset = open_dataset(config.data.train)
-        order = Order(
-            seed=config.train.seed,
-            rows=dataset.rows,
-            slice_rows=dataset.slice_rows,
-            global_batch=config.train.global_batch,
-            pass_size=config.train.pass_size or config.train.global_batch,
-        )
+        order = order_of(config, open_dataset(config.data.train))
     except BadInput as error:
         return None, str(error)
     return config.train.epochs * order.steps_per_epoch, None
 
 
-def _not_yet_a_run(folder: Location, now: float) -> RunStatus:
-    """Its first workers are not up yet, never were, or wait for the first save to show what they did."""
-    lease = folder / "driver.json"
-    driven = lease.exists() and now - json.loads(lease.read_bytes())["time"] < LEASE_S
-    return RunStatus(name=folder.name, state="running" if driven else "interrupted", problem="no events yet")
+def _without_events(folder: Location, now: float) -> RunStatus:
+    """Its first workers are not up yet, never were, or have not saved yet to an object store."""
+    state = "running" if is_held(folder, now) else "interrupted"
+    return RunStatus(name=folder.name, state=state, problem="no events yet")
 
 
 def _sweep(folder: Location, now: float) -> RunStatus:

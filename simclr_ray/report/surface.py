@@ -11,7 +11,7 @@ from matplotlib.colors import BoundaryNorm
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from simclr_ray.report.marks import MARKS, SAYS, Plot, beside, kind, legend, panels, png, scale
+from simclr_ray.report.marks import LABELS, MARKS, Plot, beside, kind, legend, panels, png, scale
 from simclr_ray.sweep.records import SweepRecords
 from simclr_ray.sweep.trials import Setting
 
@@ -76,11 +76,11 @@ def smoothed(at: Array, points: Array, values: Array) -> np.ma.MaskedArray:
 def _surface(
     axes: Axes, records: SweepRecords, first: Setting, second: Setting, levels: Array, norm: BoundaryNorm
 ) -> None:
-    known = [
+    rows = [
         (first.place(trial.params.get(first.key)), second.place(trial.params.get(second.key)), trial.objective)
         for trial in records.of_state("complete")
     ]
-    found = np.array([row for row in known if None not in row], float).reshape(-1, 3)
+    found = np.array([row for row in rows if None not in row], float).reshape(-1, 3)
     x, y = _grid(first), _grid(second)
     at = np.stack([c.ravel() for c in np.meshgrid(_units(first, x), _units(second, y))], -1)
     points = np.stack([_units(first, found[:, 0]), _units(second, found[:, 1])], -1)
@@ -113,4 +113,4 @@ def _trials(axes: Axes, records: SweepRecords, first: Setting, second: Setting, 
         if name == "complete":
             mark = {key: value for key, value in mark.items() if key != "color"}
             mark |= {"c": [trial.objective], "cmap": COLOURS, "norm": norm, "edgecolor": "black"}
-        axes.scatter(x, y, label=SAYS[name], **mark)
+        axes.scatter(x, y, label=LABELS[name], **mark)

@@ -1,4 +1,4 @@
-"""What a sweep found: its trials ranked, the best of them as a recipe to paste, and the commands that train it."""
+"""What a sweep found: its trials ranked, the best of them as a recipe file, and the commands that train it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import re
 import shlex
 from typing import Any
 
-from simclr_ray.config import BadInput, config_types, is_science
+from simclr_ray.config import BadInput, Config, is_science
+from simclr_ray.config.run import ADDRESSES
+from simclr_ray.recipes import RECIPES
+from simclr_ray.storage.run_folder import CONFIG, read_config
 from simclr_ray.sweep.records import SweepRecords
 from simclr_ray.sweep.trials import STATES, Trial, short
 
@@ -29,7 +32,7 @@ def cost(records: SweepRecords) -> str:
 
 
 def against_default(records: SweepRecords) -> str:
-    """The best trial beside the recipe's own values, where both are known."""
+    """The best trial beside the recipe's own values, where both were measured."""
     best, default = records.best, records.default
     if best is None:
         return "no trial has reached the full budget yet: there is no best config"
@@ -80,32 +83,35 @@ def table(records: SweepRecords) -> str:
     return "\n".join([*lines, "", f"{records.objective} in brackets: before the full budget, not ranked"])
 
 
-def best_recipe(records: SweepRecords) -> str:
-    """The best trial's config as a function for the end of experiments/recipes.py.
+def recipe_name(records: SweepRecords) -> str:
+    """Of the best trial's recipe: a function, and without .py its file."""
+    return "best_of_" + re.sub(r"[^0-9A-Za-z_]", "_", records.folder.name)
 
-    Raises BadInput where no trial is complete.
-    """
-    best = _best(records)
-    values = _values(records, best)
+
+def best_recipe(records: SweepRecords) -> str:
+    """The best trial's config as a recipe file of its own. Raises BadInput where no trial is complete."""
+    best, function = _best(records), recipe_name(records)
     name = records.folder.name.replace("\\", "/").replace('"', "'")
     measured = f"{records.objective} {best.objective:.2f} after {best.samples:,} samples ({best.run})"
-    function = "best_of_" + re.sub(r"[^0-9A-Za-z_]", "_", records.folder.name)
+    built_in = records.recipe in RECIPES
+    values = _values(records, best) if built_in else _all_values(records, best)
     return "\n".join(
         [
+            "from simclr_ray.config import Config",
+            *([f"from simclr_ray.recipes import {records.recipe}"] if built_in else []),
+            "",
+            "",
             f"def {function}() -> Config:",
             f'    """Best of {len(records.trials)} trials of the sweep {name}.',
             "",
-            f"    python experiments/pretrain.py {function}",
+            f"    python experiments/pretrain.py {function}.py",
             f"    {measured}" + ("; to the end unmeasured." if BUDGET_KEY in records.overrides else "."),
             '    """',
-            f"    return {records.recipe}().with_overrides(",
+            f"    return {records.recipe if built_in else 'Config'}().with_overrides(",
             "        {",
             *(f"            {json.dumps(key)}: {_literal(value)}," for key, value in values.items()),
             "        }",
             "    )",
-            "",
-            "",
-            f"RECIPES[{function}.__name__] = {function}",
         ]
     )
 
@@ -115,17 +121,17 @@ def _literal(value: Any) -> str:
 
 
 def commands(records: SweepRecords) -> str:
-    """What trains the best trial's config to the end, for a shell. Raises BadInput where no trial is complete."""
+    """Shell commands that train the best trial's config to its end. Raises BadInput where no trial is complete.
+
+    They name the file of `best_recipe`.
+    """
     best = _best(records)
     name, storage = records.folder.name, records.folder.parent.uri
-    lines = [
-        "# trains the best config from its start to its end:",
-        _pretrain(records, best, f"{name}-best", storage),
-    ]
+    lines = ["# trains the best config from its start to its end:", _pretrain(records, f"{name}-best", storage)]
     if BUDGET_KEY in records.overrides:
         lines += [
             f"# goes on with {best.run}, which was cut at the sweep's budget:",
-            _pretrain(records, best, best.run, records.folder.uri),
+            _pretrain(records, best.run, records.folder.uri),
         ]
     return "\n".join(lines)
 
@@ -137,31 +143,33 @@ def _best(records: SweepRecords) -> Trial:
 
 
 def _values(records: SweepRecords, trial: Trial) -> dict[str, Any]:
-    """What it learnt by: where a trial was cut, and its share of a machine, are the sweep's."""
+    """What differs from the sweep's recipe: science and data, but no machine's share and no cut at the budget."""
     values = records.overrides | trial.params
-    return {key: value for key, value in values.items() if is_science(key)}
+    return {key: value for key, value in values.items() if _is_kept(key)}
 
 
-def _pretrain(records: SweepRecords, trial: Trial, name: str, storage: str) -> str:
-    types = config_types()
-    flags = [word for key, value in _values(records, trial).items() for word in _flag(key, value, types.get(key))]
-    run = [*_flag("name", name, str), *_flag("storage", storage, str)]
-    return shlex.join(["python", "experiments/pretrain.py", records.recipe, *flags, *run])
+def _all_values(records: SweepRecords, trial: Trial) -> dict[str, Any]:
+    """What differs from the defaults of Config, for a sweep of a recipe that is no part of this package."""
+    config = read_config(records.folder / trial.run)
+    if config is None:
+        raise BadInput(f"{records.folder / trial.run} has no {CONFIG}, and no recipe is called {records.recipe!r}")
+    defaults = Config().flat()
+    return {key: value for key, value in config.flat().items() if _is_kept(key) and value != defaults[key]}
 
 
-def _flag(key: str, value: Any, hint: Any) -> list[str]:
-    """As tyro reads it: --a.b-c VALUE; a plain bool is --a.b or --a.no-b."""
-    group, dot, name = key.replace("_", "-").rpartition(".")
-    if hint is bool:
-        return [f"--{group}{dot}{name}" if value else f"--{group}{dot}no-{name}"]
-    words = [str(part) for part in value] if isinstance(value, (list, tuple)) else [str(value)]
-    flag = f"--{group}{dot}{name}"
-    return [f"{flag}={words[0]}", *words[1:]] if words[0].startswith("-") else [flag, *words]
+def _is_kept(key: str) -> bool:
+    return is_science(key) or key in ADDRESSES
+
+
+def _pretrain(records: SweepRecords, name: str, storage: str) -> str:
+    file = f"{recipe_name(records)}.py"
+    return shlex.join(["python", "experiments/pretrain.py", file, "--name", name, "--storage", storage])
 
 
 def findings(records: SweepRecords) -> str:
-    """All of it for a terminal: the trials, what they cost, the best recipe and its commands."""
+    """For a terminal: the trials, what they cost, the best recipe and its commands."""
     parts = [f"{records.folder}: {counts(records)}", table(records), cost(records), against_default(records)]
     if records.best:
-        parts += ["the best, to paste at the end of experiments/recipes.py:", best_recipe(records), commands(records)]
+        heading = f"the best, as a recipe: save it as {recipe_name(records)}.py"
+        parts += [heading, best_recipe(records), commands(records)]
     return "\n\n".join(parts)

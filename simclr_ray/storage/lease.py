@@ -1,4 +1,4 @@
-"""One driver for each run: its id lies in the run folder and is renewed while it lives."""
+"""The lease that keeps a run to one driver: the driver's id in the run folder, renewed while the driver lives."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from time import monotonic, sleep, time
 from simclr_ray.config import BadInput
 from simclr_ray.periodic import repeating
 from simclr_ray.storage.location import Location
+from simclr_ray.storage.run_folder import DRIVER
 
-FILE = "driver.json"
 RENEW_S = 10.0
 PATIENCE_S = 60.0
+"""A lease that has not been renewed for so long is given up."""
 
 
 @contextmanager
 def lease(run: Location) -> Iterator[str]:
     """Holds the run for this driver and gives its id. Raises BadInput while another driver holds it.
 
-    A driver that died on this machine is known at once; one elsewhere is given up when it has not renewed for
-    PATIENCE_S. What a driver that lost its lease still writes is stopped by `holds`, asked before each save.
+    The lease of a driver that died on this machine is taken over at once, that of one elsewhere when it has not been
+    renewed for PATIENCE_S. A driver that lost its lease finds out by `holds`, which it calls before each save.
     """
     _wait_for_other(run)
     mine = uuid.uuid4().hex
@@ -44,17 +45,23 @@ def lease(run: Location) -> Iterator[str]:
     finally:
         with contextlib.suppress(OSError):  # a lease that stays is given up by the next driver, as after a crash
             if holds(run, mine):
-                (run / FILE).delete()
+                (run / DRIVER).delete()
 
 
 def holds(run: Location, driver: str) -> bool:
-    """Whether `driver` is still the run's."""
+    """Whether the lease is still that of `driver`."""
     held = _read(run)
     return held is not None and held["driver"] == driver
 
 
+def is_held(run: Location, now: float) -> bool:
+    """Whether a driver has renewed the lease within PATIENCE_S before the unix time `now`."""
+    held = _read(run)
+    return held is not None and now - held["time"] < PATIENCE_S
+
+
 def require_held(run: Location, driver: str) -> None:
-    """For every worker at its start: raises BadInput where the run folder, as seen from here, is not the driver's."""
+    """Called by every worker at its start: raises BadInput where the run folder seen from here is not the driver's."""
     held = _read(run)
     if held is None:
         raise BadInput(f"{run} cannot be seen from every node: give --storage a shared folder or an object store")
@@ -90,7 +97,7 @@ def _is_dead(held: dict) -> bool:
 
 
 def _host() -> str:
-    """Where a pid means the same: containers may share a host's name, but not its processes."""
+    """The host's name and pid namespace: containers may share the name, but not their processes."""
     try:
         return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:  # not Linux
@@ -99,11 +106,11 @@ def _host() -> str:
 
 def _write(run: Location, driver: str) -> None:
     content = {"driver": driver, "host": _host(), "pid": os.getpid(), "time": time()}
-    (run / FILE).write_bytes(json.dumps(content).encode())
+    (run / DRIVER).write_bytes(json.dumps(content).encode())
 
 
 def _read(run: Location) -> dict | None:
     try:
-        return json.loads((run / FILE).read_bytes())
+        return json.loads((run / DRIVER).read_bytes())
     except FileNotFoundError:
         return None

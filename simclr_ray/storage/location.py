@@ -30,8 +30,8 @@ class Entry:
 class Location:
     """A folder or file. It pickles as its URI: the other side opens it with its own credentials.
 
-    An object store may fail for PATIENCE_S: it is asked again, and OSError is raised after that. The URI holds no
-    secret (`open_store` refuses one that does), so it may stand in messages and records.
+    Requests to an object store that fail are repeated for PATIENCE_S; then OSError is raised. The URI holds no secret
+    (`open_store` refuses one that does), so it may stand in messages and records.
     """
 
     uri: str
@@ -81,7 +81,7 @@ class Location:
         return self._info().size
 
     def reading(self) -> BinaryIO:
-        """The file, to be read from wherever one seeks to, and closed."""
+        """The file as a seekable stream, which the caller closes."""
         if self.local is None:
             return cast(BinaryIO, StoreFile(self.uri, self.filesystem, self.path))
         return self.filesystem.open_input_file(self.path)
@@ -130,7 +130,7 @@ class Location:
         """Every file below this folder, sorted by name; hidden ones (a name part beginning with '.') left out."""
         selector = fs.FileSelector(self.path, recursive=True, allow_not_found=True)
         found = []
-        for info in self._asking(lambda: self.filesystem.get_file_info(selector)):
+        for info in self._retrying(lambda: self.filesystem.get_file_info(selector)):
             name = info.path[len(self.path.rstrip("/")) :].lstrip("/")
             if info.type == fs.FileType.File and not any(part.startswith(".") for part in name.split("/")):
                 found.append(Entry(name, info.size))
@@ -139,12 +139,12 @@ class Location:
     def folders(self) -> list[str]:
         """Names of the folders directly below."""
         selector = fs.FileSelector(self.path, allow_not_found=True)
-        infos = self._asking(lambda: self.filesystem.get_file_info(selector))
+        infos = self._retrying(lambda: self.filesystem.get_file_info(selector))
         return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
 
     def delete(self) -> None:
         """Removes this file or folder with all it holds; nothing happens where there is none."""
-        self._asking(self._delete)
+        self._retrying(self._delete)
 
     def _delete(self) -> None:
         kind = self.filesystem.get_file_info(self.path).type
@@ -158,9 +158,9 @@ class Location:
             stream.write(content)
 
     def _info(self) -> fs.FileInfo:
-        return self._asking(lambda: self.filesystem.get_file_info(self.path))
+        return self._retrying(lambda: self.filesystem.get_file_info(self.path))
 
-    def _asking(self, operation: Callable[[], T]) -> T:
+    def _retrying(self, operation: Callable[[], T]) -> T:
         return with_retries(self.uri, operation) if self.local is None else operation()
 
 

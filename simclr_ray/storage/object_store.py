@@ -1,4 +1,4 @@
-"""Object stores through pyarrow.fs: opened by a URI that holds no secret, and asked again while a fault may pass."""
+"""Object stores through pyarrow.fs: opened by a URI that holds no secret, with retries of what may be temporary."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REQUEST_TIMEOUT_S, CONNECT_TIMEOUT_S = 10.0, 5.0
 # many at once run out of them early; hence our patience around it.
 CLIENT_ATTEMPTS = 4
 PATIENCE_S = 120.0
-# A machine that asks for its credentials too often at once is refused for a moment.
+# Many requests for credentials at once, from one machine, are refused for a moment.
 REFUSAL_PATIENCE_S = 2.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 15.0
 
@@ -50,7 +50,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 }
 VALUE = re.compile(r"[\w.:/\[\]-]+")
 
-# Answers that another try would get again; what pyarrow 26 makes of them was seen for each kind of store.
+# Errors that another try would meet again, as pyarrow 26 words them; seen for each kind of store.
 REFUSALS = re.compile(
     r"AWS Error (ACCESS_DENIED|INVALID_ACCESS_KEY_ID|SIGNATURE_DOES_NOT_MATCH|REQUEST_TIME_TOO_SKEWED|NO_SUCH_BUCKET"
     r"|\w*(TOKEN|SIGNATURE|CREDENTIAL|AUTHENTICATION|PARAMETER|VALIDATION|UNRECOGNIZED)\w*) "
@@ -66,7 +66,7 @@ log = logging.getLogger(__name__)
 
 
 class Refused(OSError, BadInput):
-    """The store does not serve us, however often it is asked: credentials, rights, a bucket that is not there."""
+    """An error that retries do not mend: credentials, rights, a bucket that does not exist."""
 
 
 def open_store(uri: str) -> tuple[fs.FileSystem, str]:
@@ -80,7 +80,7 @@ def open_store(uri: str) -> tuple[fs.FileSystem, str]:
         if scheme == "s3":
             return _s3(host, options), f"{host}{path}".rstrip("/")
         if scheme == "gs" and "retry_limit_seconds" not in options:
-            # Its own limit is 15 minutes, without a word.
+            # Its own limit is 15 minutes, without a warning.
             uri += f"{'&' if options else '?'}retry_limit_seconds={int(REQUEST_TIMEOUT_S * CLIENT_ATTEMPTS)}"
         return fs.FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
@@ -88,12 +88,12 @@ def open_store(uri: str) -> tuple[fs.FileSystem, str]:
 
 
 def with_retries(where: str, operation: Callable[[], T], patience_s: float | None = None) -> T:
-    """What `operation` gives, tried again while the store fails in a way that may pass, for `patience_s` (PATIENCE_S).
+    """The result of `operation`, repeated for `patience_s` (PATIENCE_S) while the store fails temporarily.
 
-    Then, or at once where another try is of no use, it raises OSError with one line that begins with `where`.
+    Then, or at once where a retry is of no use, it raises OSError with one line that begins with `where`.
     """
     patience_s = PATIENCE_S if patience_s is None else patience_s
-    start, pause, told = monotonic(), FIRST_PAUSE_S, False
+    start, pause, warned = monotonic(), FIRST_PAUSE_S, False
     while True:
         try:
             return operation()
@@ -105,15 +105,15 @@ def with_retries(where: str, operation: Callable[[], T], patience_s: float | Non
             refused = isinstance(error, PermissionError) or REFUSALS.search(str(error)) is not None
             if monotonic() - start + pause > (REFUSAL_PATIENCE_S if refused else patience_s):
                 raise (Refused if refused else OSError)(f"{where}: {_reason(error)}") from error
-            if not (refused or told):
-                told = True
+            if not (refused or warned):
+                warned = True
                 log.warning("%s: %s; trying again for %.0f s", where, _reason(error), patience_s)
         sleep(pause * random.Random().uniform(0.5, 1.0))  # many that were cut off together do not come back together
         pause = min(2 * pause, LONGEST_PAUSE_S)
 
 
 class StoreFile:
-    """A file of an object store, every request made with_retries: of a BinaryIO what pyarrow and tarfile ask for."""
+    """A file of an object store, every request with retries; the part of BinaryIO that pyarrow and tarfile use."""
 
     def __init__(self, where: str, filesystem: fs.FileSystem, path: str) -> None:
         self._where, self._at = where, 0
@@ -208,10 +208,10 @@ def _region(bucket: str) -> str | None:
     except Refused:
         raise
     except OSError:
-        return None  # whoever makes the first request is told what is wrong, and knows what to do about it
+        return None  # the first request will raise the error, where it is handled
 
 
 def _reason(error: BaseException) -> str:
-    """The first line, from where it says what the store said."""
+    """The first line, from the store's own words on."""
     line = (str(error).splitlines() or [""])[0]
     return line[max(0, line.find("AWS Error")) :]

@@ -19,12 +19,12 @@ class Importances:
     parts: dict[str, float]
     """By dotted key, most important first; what they leave to 1 lies in interactions."""
     unknown: list[str]
-    """Keys of which the complete trials have one value only: nothing is known of their importance."""
+    """Keys of which the complete trials have one value only, so that their importance is unknown."""
     trials: int
 
 
 def importances(records: SweepRecords) -> Importances | str:
-    """fANOVA (Hutter et al. 2014) by Optuna's random forest, or in words why there can be none.
+    """fANOVA (Hutter et al. 2014) by Optuna's random forest, or in words why there are none.
 
     Unlike Optuna's own call this one hands over logarithms where the search was in logarithms, so that the variance
     is over the space as it was searched: over raw values 0.05 to 0.1 would be a twentieth of 0.05 to 1.
@@ -56,7 +56,7 @@ def _fanova(settings: list[Setting], trials: list[Trial], seed: int) -> dict[str
     from optuna.trial import create_trial
 
     places = {s.key: [s.place(trial.params[s.key]) or 0.0 for trial in trials] for s in settings}
-    # Trials that were asked for by hand may lie outside of the range.
+    # Trials enqueued by hand may lie outside of the range.
     distributions: dict[str, BaseDistribution] = {
         s.key: CategoricalDistribution(range(len(s.choices)))
         if s.choices

@@ -1,4 +1,4 @@
-"""A sweep's folder as it is read back: its settings (sweep.json) and its trials, best first."""
+"""Reads a sweep's folder: its settings (sweep.json) and its trials, best first."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 from simclr_ray.config import BadInput, current_key
 from simclr_ray.storage.location import Location, open_location
+from simclr_ray.storage.run_folder import STUDY, SWEEP, is_sweep
 from simclr_ray.sweep.trials import Setting, Trial, read_trials, setting
 
-FILE = "sweep.json"
 UNITS = {"knn_top1": "kNN top-1 (%)", "linear_top1": "linear top-1 (%)", "rankme": "RankMe (effective rank)"}
 
 
@@ -21,7 +21,7 @@ class SweepRecords:
     folder: Location
     recipe: str
     overrides: dict[str, Any]
-    """What the user set besides the recipe."""
+    """Values that differ from the recipe's."""
     space: list[Setting]
     objective: str
     trials_wanted: int
@@ -54,36 +54,31 @@ class SweepRecords:
         return [trial for trial in self.trials if trial.state in states]
 
 
-def is_sweep(folder: str) -> bool:
-    """Whether a folder, local or by URI, is that of a sweep."""
-    return (open_location(folder) / FILE).exists()
-
-
 def read_sweep(folder: str) -> SweepRecords:
     """The records of a sweep's folder, local or by URI. Raises BadInput where there is no sweep, or no trial yet."""
     place = open_location(folder)
-    file = place / FILE
-    if not file.exists():
+    file = place / SWEEP
+    if not is_sweep(place):
         raise BadInput(f"there is no sweep {folder}: give the folder STORAGE/NAME that sweep.py wrote")
     try:
-        told = json.loads(file.read_bytes())
-        space, defaults = _current(told["space"]), _current(told["defaults"])
+        saved = json.loads(file.read_bytes())
+        space, defaults = _current(saved["space"]), _current(saved["defaults"])
         settings = [setting(key, entry, defaults.get(key), list(space)) for key, entry in space.items()]
         records = SweepRecords(
             folder=place,
-            recipe=told["recipe"],
-            overrides=_current(told["overrides"]),
+            recipe=saved["recipe"],
+            overrides=_current(saved["overrides"]),
             space=settings,
-            objective=told["objective"],
-            trials_wanted=told["trials"],
-            seed=told["seed"],
-            budget_samples=told["budget_samples"],
-            trials=read_trials(place / "study.journal"),
+            objective=saved["objective"],
+            trials_wanted=saved["trials"],
+            seed=saved["seed"],
+            budget_samples=saved["budget_samples"],
+            trials=read_trials(place / STUDY),
         )
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise BadInput(f"{file} is damaged ({error!r}): run the sweep's command again, which writes it") from None
     if not records.trials:
-        raise BadInput(f"the sweep {folder} has no trials yet: ask again when the first has begun")
+        raise BadInput(f"the sweep {folder} has no trials yet: try again when the first has begun")
     return records
 
 

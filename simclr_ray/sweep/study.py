@@ -17,17 +17,17 @@ from optuna.trial import FrozenTrial, TrialState
 
 from simclr_ray.config import BadInput
 from simclr_ray.storage.location import Location
+from simclr_ray.storage.run_folder import STUDY, trial_name
 from simclr_ray.sweep.space import Choices, Range, Space
-
-FILE = "study.journal"
 
 
 class Study:
     """Trials by number, each with its parameters, its objective at every budget reached, and how it ended.
 
     `sampler`: "tpe" (multivariate; the first `startup` trials are random) or "random". What is drawn for trial n
-    depends on `seed`, n and the trials known by then, not on how often the sweep was started. The first is `first`.
-    `still_ours` is asked before each copy whether another driver has taken the sweep over.
+    depends on `seed`, n and the trials in the study by then, not on how often the sweep was started. `first`: the
+    parameters of the first trial.
+    `still_ours` is called before each copy: whether no other driver has taken the sweep over.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Study:
         still_ours: Callable[[], bool] = lambda: True,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._file, self._copy = work / FILE, folder / FILE
+        self._file, self._copy = work / STUDY, folder / STUDY
         if self._copy.exists():
             self._file.write_bytes(self._copy.read_bytes())
         storage = JournalStorage(JournalFileBackend(str(self._file)))
@@ -54,7 +54,7 @@ class Study:
         self._space = {key: _distribution(domain) for key, domain in space.items()}
         self._still_ours = still_ours
         self._sampler, self._seed, self._startup, self._first = sampler, seed, startup, first
-        self._asked: dict[int, optuna.Trial] = {}
+        self._handles: dict[int, optuna.Trial] = {}
         self.upload_error: str | None = None
         """Why the newest copy failed; the next event copies all."""
 
@@ -63,7 +63,7 @@ class Study:
         return self._study.get_trials(deepcopy=False)
 
     def unfinished(self) -> list[FrozenTrial]:
-        """Those that a driver which is gone had begun."""
+        """Those that an earlier driver had begun."""
         return [trial for trial in self.trials if trial.state == TrialState.RUNNING]
 
     def best(self) -> FrozenTrial | None:
@@ -78,13 +78,13 @@ class Study:
         if number == 0 and self._first:
             self._study.enqueue_trial(self._first)
         trial = self._study.ask(fixed_distributions=self._space)
-        trial.set_user_attr("run", run_name(trial.number))
-        self._asked[trial.number] = trial
-        self.upload()  # a trial that the storage does not know would be drawn again
+        trial.set_user_attr("run", trial_name(trial.number))
+        self._handles[trial.number] = trial
+        self.upload()  # a trial that is not in the storage would be drawn again
         return self.trials[trial.number]
 
     def set_budget(self, number: int, samples: int) -> None:
-        """The samples of the whole trial, which its own values may make others; for the report."""
+        """Samples of the whole trial, which depend on its own values; for the report."""
         if "budget_samples" not in self.trials[number].user_attrs:
             self._handle(number).set_user_attr("budget_samples", samples)
 
@@ -95,22 +95,22 @@ class Study:
             self._try_upload()
 
     def tell(self, number: int, state: TrialState, reason: str | None = None) -> None:
-        """How a trial ended: COMPLETE and PRUNED with its last reported objective, FAIL with the reason."""
-        known = self.trials[number]
-        if known.state.is_finished():
+        """Records how a trial ended: COMPLETE and PRUNED with its last reported objective, FAIL with the reason."""
+        before = self.trials[number]
+        if before.state.is_finished():
             return
         trial = self._handle(number)
         if reason:
             trial.set_user_attr("reason", reason)
-        trial.set_user_attr("samples", max(known.intermediate_values, default=0))
-        last = known.intermediate_values[max(known.intermediate_values)] if state == TrialState.COMPLETE else None
+        trial.set_user_attr("samples", max(before.intermediate_values, default=0))
+        last = before.intermediate_values[max(before.intermediate_values)] if state == TrialState.COMPLETE else None
         self._study.tell(trial, last, state=state)
         self._try_upload()
 
     def _handle(self, number: int) -> optuna.Trial:
-        if number not in self._asked:
-            self._asked[number] = optuna.Trial(self._study, self.trials[number]._trial_id)
-        return self._asked[number]
+        if number not in self._handles:
+            self._handles[number] = optuna.Trial(self._study, self.trials[number]._trial_id)
+        return self._handles[number]
 
     def _sampler_of(self, number: int) -> optuna.samplers.BaseSampler:
         seed = (self._seed * 1_000_003 + number) % 2**32
@@ -135,10 +135,6 @@ class Study:
             self.upload()
         except OSError as error:
             self.upload_error = str(error)
-
-
-def run_name(number: int) -> str:
-    return f"trial-{number:04d}"
 
 
 def _distribution(domain: Range | Choices) -> BaseDistribution:

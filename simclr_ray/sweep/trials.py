@@ -1,4 +1,4 @@
-"""What a sweep searched and tried: its settings out of sweep.json, its trials out of Optuna's journal."""
+"""The settings and trials of a sweep: the settings out of sweep.json, the trials out of Optuna's journal."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One trial as the study knows it."""
+    """One trial of the study."""
 
     number: int
     run: str
@@ -61,7 +61,7 @@ class Trial:
     samples: int
     """Seen in all."""
     budget: int | None
-    """Samples of the whole trial, where the study says so."""
+    """Samples of the whole trial, where the study holds it."""
     reason: str
 
 
@@ -70,16 +70,16 @@ def short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def setting(key: str, told: dict[str, Any], default: Any, keys: list[str]) -> Setting:
-    """The entry `told` of sweep.json's space; `keys`: all of that space. Raises KeyError where a bound is missing."""
+def setting(key: str, entry: dict[str, Any], default: Any, keys: list[str]) -> Setting:
+    """An `entry` of sweep.json's space; `keys`: all of that space. Raises KeyError where a bound is missing."""
     name = key.rpartition(".")[2]
-    choices = told.get("choices")
+    choices = entry.get("choices")
     return Setting(
         key=key,
         label=name if [other.rpartition(".")[2] for other in keys].count(name) == 1 else key,
-        low=0 if choices else told["low"],
-        high=len(choices) - 1 if choices else told["high"],
-        log=bool(told.get("log")),
+        low=0 if choices else entry["low"],
+        high=len(choices) - 1 if choices else entry["high"],
+        log=bool(entry.get("log")),
         choices=choices,
         default=default,
     )
@@ -111,7 +111,7 @@ def _trial(trial: Any) -> Trial:
     state = STATES[trial.state.name]
     curve = [(step, value) for step, value in sorted(trial.intermediate_values.items()) if math.isfinite(value)]
     samples = trial.user_attrs.get("samples", curve[-1][0] if curve else 0)
-    if state == "complete" and (not curve or curve[-1][0] < samples):  # told at the end only
+    if state == "complete" and (not curve or curve[-1][0] < samples):  # reported at the end only
         curve.append((samples, trial.value))
     return Trial(
         number=trial.number,

@@ -19,7 +19,7 @@ from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.order import Order, last_step, order_of
 from simclr_ray.optim.schedule import rate_at
 from simclr_ray.storage.location import Location
-from simclr_ray.storage.rows import Row, read_rows
+from simclr_ray.storage.run_folder import Row, read_rows
 from simclr_ray.train import checkpoint
 from simclr_ray.train.batch import Batch, batches, on_device
 from simclr_ray.train.check import Check, Evaluate

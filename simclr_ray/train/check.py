@@ -6,7 +6,7 @@ from collections.abc import Callable
 from time import monotonic
 
 from simclr_ray.methods.build import Method
-from simclr_ray.storage.rows import Row
+from simclr_ray.storage.run_folder import Row
 from simclr_ray.train.control_word import ControlWord
 from simclr_ray.train.state import TrainState
 from simclr_ray.train.step_log import StepLog

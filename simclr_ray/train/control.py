@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from time import monotonic, time
 
-from simclr_ray.storage.rows import Row
+from simclr_ray.storage.run_folder import Row
 
 LAST_SAVES_S = 1.0
 REFUSED_TIMES = 6

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from jaxtyping import UInt8
 from torch import Tensor
 
-from simclr_ray.storage.rows import Row
+from simclr_ray.storage.run_folder import Row
 from simclr_ray.train.batch import Batch
 from simclr_ray.train.check import Check
 from simclr_ray.train.control_word import ControlWord

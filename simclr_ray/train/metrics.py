@@ -13,7 +13,7 @@ from torch import Tensor
 
 from simclr_ray import collective
 from simclr_ray.data.order import Order
-from simclr_ray.storage.rows import Row
+from simclr_ray.storage.run_folder import Row
 from simclr_ray.train.batch import Batch
 from simclr_ray.train.state import TrainState
 from simclr_ray.train.step import StepResult

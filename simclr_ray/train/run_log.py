@@ -11,7 +11,7 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from simclr_ray.storage.location import Location
-from simclr_ray.storage.rows import Row, read_rows
+from simclr_ray.storage.run_folder import Row, read_rows
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

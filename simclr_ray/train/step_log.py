@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from simclr_ray import collective
 from simclr_ray.data.order import Order
-from simclr_ray.storage.rows import Row
+from simclr_ray.storage.run_folder import Row
 from simclr_ray.train.batch import Batch
 from simclr_ray.train.metrics import Meter, metrics_row
 from simclr_ray.train.recorder import Recorder

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from simclr_ray.config import Config
-from simclr_ray.recipes import RECIPES
+from simclr_ray.cli.command import Recipe, choose_recipe
+from simclr_ray.config import BadInput, Config
+from simclr_ray.recipes import RECIPES, quickstart
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,6 +37,64 @@ def test_wrong_arguments_are_one_line_and_exit_2(arguments: list[str], says: str
     assert says in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+OWN = """
+from simclr_ray.config import Config
+from simclr_ray.recipes import quickstart
+
+def _epochs() -> int:
+    return 3
+
+def mine() -> Config:
+    \"\"\"A recipe of mine.\"\"\"
+    return quickstart().with_overrides({"train.epochs": _epochs()})
+"""
+
+
+def test_a_recipe_may_be_a_function_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(OWN)
+    expected = Recipe(name="mine", config=quickstart().with_overrides({"train.epochs": 3}), doc="A recipe of mine.")
+    for word in (f"{file}", f"{file}:mine"):
+        assert choose_recipe([word, "--name", "r"], RECIPES) == (expected, ["--name", "r"])
+    file.write_text(OWN + "\ndef other() -> Config:\n    return quickstart()\n")
+    recipe, _ = choose_recipe([f"{file}:other"], RECIPES)
+    assert (recipe.name, recipe.config) == ("other", quickstart())
+    with pytest.raises(BadInput, match="holds several functions: write .*own.py:FUNCTION with one of mine, other"):
+        choose_recipe([str(file)], RECIPES)
+    with pytest.raises(BadInput, match="'othr': did you mean other?"):
+        choose_recipe([f"{file}:othr"], RECIPES)
+    assert [path.name for path in tmp_path.iterdir()] == ["own.py"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "there is no recipe file"),
+        ("", "holds no function"),
+        ("from simclr_ray.recipes import quickstart", "holds no function"),
+        ("def mine(:", "SyntaxError"),
+        ("import nowhere", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("raise SystemExit(0)", "SystemExit"),
+        ("def mine(x): return x", "TypeError: mine() missing 1 required"),
+        ("def mine(): return {}", "mine() returns a dict: a recipe returns a Config"),
+        ("def mine(): raise ValueError('one\\ntwo')", "ValueError: one"),
+        (OWN.replace("_epochs()}", "-1}"), "train.epochs must be at least 1"),
+        (b"\xff\xfe\x00", "SyntaxError"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_bad_input_in_one_line(
+    content: str | bytes | None, says: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "own.py"
+    if content is not None:
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(BadInput) as raised:
+        choose_recipe([str(file)], RECIPES)
+    assert says in str(raised.value)
+    assert str(file) in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_help_shows_the_recipes_own_values(tmp_path: Path) -> None:

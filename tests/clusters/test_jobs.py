@@ -19,7 +19,7 @@ from commands import FAST, ROOT, SETTINGS
 from moto_server import CREDENTIALS, moto_server
 from same import assert_same_as_one_worker
 from simclr_ray.storage.location import Location, open_location
-from simclr_ray.storage.rows import read_rows
+from simclr_ray.storage.run_folder import read_rows
 
 BIN = Path(sys.executable).parent
 FLOAT64 = SETTINGS | {

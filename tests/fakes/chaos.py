@@ -22,7 +22,7 @@ from simclr_ray.config import Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.order import order_of
 from simclr_ray.storage.location import Location, open_location
-from simclr_ray.storage.rows import read_rows
+from simclr_ray.storage.run_folder import read_rows
 from simclr_ray.train.attempt import run_attempt
 from simclr_ray.train.checkpoint import newest_valid, steps_in
 from simclr_ray.train.control import Interrupted, Signals

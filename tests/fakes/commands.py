@@ -11,7 +11,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from simclr_ray.storage.location import open_location
-from simclr_ray.storage.rows import read_rows
+from simclr_ray.storage.run_folder import read_rows
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 300.0

@@ -1,4 +1,4 @@
-"""A job, machines and figures so round that a plan for them is done by hand."""
+"""A job, machines and figures round enough for a plan by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The records of runs that never were: written by hand, or simulated with a known truth."""
+"""Made-up records of runs: written by hand, or simulated together with the true account of their time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from simclr_ray.report.goodput import EVALUATION, FIRST_BATCH, LOST, SETUP, STALLS, TRAINING
-from simclr_ray.storage.rows import Row
+from simclr_ray.storage.run_folder import Row
 
 
 def event(kind: str, time: float, step: int, **fields: Any) -> Row:
@@ -46,7 +46,7 @@ class Simulator:
         self.time += seconds
 
     def attempt(self, died: Row | None) -> Row | None:
-        """Steps of a second, saved every 10, a metrics row every 2; gives the failure that the next one tells."""
+        """Steps of a second, saved every 10, a metrics row every 2; returns the failure that the next one records."""
         clock = self.random.uniform(-self.skew_s, self.skew_s)
         workers, step = self.random.choice([1, 2, 3]), self.saved
         self.rows = [row for row in self.rows if row["step"] <= step]

@@ -11,7 +11,7 @@ import torch
 from simclr_ray.config import Config
 from simclr_ray.data.dataset import open_dataset
 from simclr_ray.storage.location import Location, open_location
-from simclr_ray.storage.rows import read_rows
+from simclr_ray.storage.run_folder import read_rows
 from simclr_ray.train.checkpoint import newest_valid
 from small_runs import attempt
 

@@ -13,7 +13,7 @@ from chaos import Fault, final, random_faults, run_with_faults
 from simclr_ray.config import Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.storage.location import open_location
-from simclr_ray.storage.rows import read_rows
+from simclr_ray.storage.run_folder import read_rows
 from small_runs import TINY, synthetic_dataset
 
 CONFIG = TINY.with_overrides(

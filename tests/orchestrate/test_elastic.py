@@ -18,7 +18,7 @@ from commands import events, finish, metrics, start, wait_until
 from fake_metadata import fake_metadata
 from same import assert_same_as_one_worker
 from simclr_ray.storage.location import open_location
-from simclr_ray.storage.rows import read_rows
+from simclr_ray.storage.run_folder import read_rows
 
 NODE_CPUS = 2  # room for one worker and its data
 SETTINGS = {

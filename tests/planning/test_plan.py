@@ -31,7 +31,7 @@ def test_a_step_takes_as_long_as_the_worker_with_most_images() -> None:
 
 def test_the_feed_is_what_the_data_cpus_do_through_ray() -> None:
     assert times().feed == pytest.approx(1000 / (2 * 8 * 0.5 * 500 * 0.8))
-    # 2 x 3 x 100 x 100 bytes of views: 60 kB a image, of which 30 MB/s a worker let 500 through.
+    # 2 x 3 x 100 x 100 bytes of views: 60 kB an image, of which 30 MB/s a worker let 500 through.
     assert times(stream_mb_per_s=30).feed == pytest.approx(1000 / (2 * 500))
 
 
@@ -92,7 +92,7 @@ def test_the_other_bottlenecks_are_named() -> None:
     assert times(gradient_gbit_per_s=1).bottleneck == STEP
 
 
-def test_a_device_that_nobody_knows_must_be_measured() -> None:
+def test_an_unknown_device_must_be_measured() -> None:
     with pytest.raises(BadInput, match="--measure"):
         times(step_images_per_s=0.0)
 

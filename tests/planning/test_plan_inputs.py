@@ -48,15 +48,15 @@ def test_more_workers_take_as_many_samples() -> None:
 
 def test_images_are_counted_where_they_are(tmp_path: Path) -> None:
     data = synthetic_dataset(tmp_path, 100)
-    told = Config().with_overrides({"resources.cache_gib": 2.0})
-    assert images_of(told.with_overrides({"data.train": data.uri}), None, None).count == 100
-    drawn = images_of(told.with_overrides({"data.train": "synthetic:4096:64px"}), None, None)
+    config = Config().with_overrides({"resources.cache_gib": 2.0})
+    assert images_of(config.with_overrides({"data.train": data.uri}), None, None).count == 100
+    drawn = images_of(config.with_overrides({"data.train": "synthetic:4096:64px"}), None, None)
     assert drawn == Images(count=4096, kb=(700 + 9 * 64 * 64 // 5) / 1000, cached=True)
-    assert images_of(told, 1_281_167, None) == Images(count=1_281_167, kb=pytest.approx(110), cached=False)
-    assert images_of(told, 1000, 8.0) == Images(count=1000, kb=8.0, cached=True)
+    assert images_of(config, 1_281_167, None) == Images(count=1_281_167, kb=pytest.approx(110), cached=False)
+    assert images_of(config, 1000, 8.0) == Images(count=1000, kb=8.0, cached=True)
     for train in ("torchvision:CIFAR10", str(tmp_path / "none")):
         with pytest.raises(BadInput, match="--images"):
-            images_of(told.with_overrides({"data.train": train}), None, None)
+            images_of(config.with_overrides({"data.train": train}), None, None)
 
 
 def test_workers_are_packed_onto_as_few_nodes_as_hold_them() -> None:
@@ -71,7 +71,7 @@ def test_workers_are_packed_onto_as_few_nodes_as_hold_them() -> None:
         nodes_for(1, instance("g6.xlarge"), replace(settings, cpus_per_worker=5.0))
 
 
-def test_a_pass_that_does_not_fit_is_told_with_what_does() -> None:
+def test_a_pass_that_does_not_fit_is_reported_with_what_does() -> None:
     config = Config(model=RESNET50)
     cost, images = model_cost(RESNET50, 224), Images(count=1_281_167, kb=110.0, cached=False)
     for workers, fewest, machine, says in (
@@ -129,7 +129,7 @@ def test_a_gpu_is_as_fast_as_its_memory_and_arithmetic() -> None:
 
 def test_an_instance_is_looked_up_or_the_known_ones_are_listed() -> None:
     assert instance("p5.48xlarge").gpus == 8
-    with pytest.raises(BadInput, match="'p9.large' is known: take one of local, g5.xlarge"):
+    with pytest.raises(BadInput, match="is called 'p9.large': take one of local, g5.xlarge"):
         instance("p9.large")
     for name, row in INSTANCES.items():
         assert row.name == name
@@ -244,10 +244,10 @@ def test_the_command_answers_and_overrides_count(capsys: pytest.CaptureFixture[s
     ],
 )
 def test_what_cannot_be_planned_is_bad_input(arguments: list[str], says: str) -> None:
-    with pytest.raises(BadInput) as told:
+    with pytest.raises(BadInput) as raised:
         main(["quickstart", *arguments])
-    assert says in str(told.value)
-    assert "\n" not in str(told.value)
+    assert says in str(raised.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_an_unknown_instance_is_one_line_and_exit_2() -> None:

@@ -17,7 +17,7 @@ from simclr_ray.report.goodput import (
     account,
     table,
 )
-from simclr_ray.storage.rows import Row
+from simclr_ray.storage.run_folder import Row
 
 
 def row(time: float, step: int) -> Row:
@@ -38,8 +38,16 @@ def test_an_undisturbed_run_trains_but_for_set_up_first_batch_saves_and_evaluati
     assert (found.restarts, found.step, found.steps_lost, found.save_seconds) == ({}, 50, 0, [1.0])
 
 
-def test_what_follows_the_save_of_a_killed_attempt_is_lost_until_its_last_sign_of_life() -> None:
-    # Steps of a second: step s is done at 104 + s. Saved 11, dead after 31 at 135, nobody there until 155.
+def test_a_run_of_one_step_is_all_start_and_its_last_save_no_multiple_of_its_training() -> None:
+    events = [*begun(100, 0), save(107.5, 1, stall_s=2.25), event("done", 107.5, 1)]
+    found = account(events, [row(105, 1)])
+    assert spent(found) == {SETUP: 2, FIRST_BATCH: 3, TRAINING: 0.25, STALLS: 2.25}
+    assert found.held_up_fraction == pytest.approx(2.25 / 2.5)
+    assert "training waited for them 90.00% of its time" in table(found)
+
+
+def test_what_follows_the_save_of_a_killed_attempt_is_lost_up_to_its_last_record() -> None:
+    # Steps of a second: step s is done at 104 + s. Saved 11, dead after 31 at 135, the next attempt at 155.
     events = [
         *begun(100, 0),
         save(116, 11),
@@ -62,7 +70,7 @@ def test_what_follows_the_save_of_a_killed_attempt_is_lost_until_its_last_sign_o
     assert found.mean_workers == pytest.approx((2 * 35 + 15) / 50)
 
 
-def test_a_save_that_nobody_noted_is_placed_between_the_records_around_it() -> None:
+def test_a_save_without_a_record_is_placed_between_the_records_around_it() -> None:
     # Killed before it could note its save of step 21; records are of steps 1 at 105 and 31 at 135.
     events = [*begun(100, 0), event("attempt", 140, 21, workers=2), event("failure", 135, 31, cause=None)]
     found = account([*events, *begun(140, 21)[1:]], [])
@@ -88,7 +96,7 @@ def test_evaluations_and_saves_of_lost_steps_are_lost_with_them() -> None:
     assert found.saves_failed == 1
 
 
-def test_an_evaluation_that_was_owed_is_no_wait_for_the_first_batch() -> None:
+def test_a_pending_evaluation_is_no_wait_for_the_first_batch() -> None:
     events = [
         event("attempt", 100, 10, workers=1),
         event("restore", 102, 10, workers=1),

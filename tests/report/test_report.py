@@ -13,7 +13,7 @@ from records import begun, event, save
 from simclr_ray.config import BadInput
 from simclr_ray.report.goodput import account
 from simclr_ray.report.run import read_run, summary
-from simclr_ray.storage.rows import Row
+from simclr_ray.storage.run_folder import Row
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 

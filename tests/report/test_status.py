@@ -16,7 +16,7 @@ from simclr_ray.config import BadInput
 from simclr_ray.report import status
 from simclr_ray.report.status import RunStatus, list_runs, table
 from simclr_ray.storage.location import Location
-from simclr_ray.storage.rows import Row
+from simclr_ray.storage.run_folder import Row
 from small_runs import TINY, synthetic_dataset
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -98,7 +98,7 @@ def test_a_running_run_is_accounted_for_until_now(tmp_path: Path) -> None:
     assert found.goodput == pytest.approx((NOW - 105) / (NOW - 100))
 
 
-def test_a_run_without_events_says_so_and_whether_somebody_drives_it(tmp_path: Path) -> None:
+def test_a_run_without_events_says_so_and_whether_a_driver_holds_it(tmp_path: Path) -> None:
     """On an object store the records come with the first save."""
     lease(written(tmp_path / "new", []), NOW)
     written(tmp_path / "dead", [])
@@ -160,7 +160,7 @@ def test_a_sweep_is_one_line_that_counts_its_trials(tmp_path: Path) -> None:
 
 
 def test_other_file_systems_are_read_the_same_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for an object store: no path of this machine is known, everything goes through the file system."""
+    """A stand-in for an object store: paths of this machine are of no use, everything goes through the file system."""
     written(tmp_path / "r", [*begun(100, 0), event("done", 125, 21)])
 
     def opened(uri: str) -> Location:

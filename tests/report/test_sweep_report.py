@@ -16,14 +16,14 @@ import numpy as np
 import pytest
 from optuna.trial import FrozenTrial
 
-from simclr_ray.cli.command import choose_recipe, parse_with_config
+from simclr_ray.cli.command import Recipe, choose_recipe, parse_with_config
 from simclr_ray.cli.pretrain import Arguments
-from simclr_ray.config import BadInput, Config, is_science
+from simclr_ray.config import BadInput, science_changes
 from simclr_ray.recipes import RECIPES, quickstart
 from simclr_ray.report.page import write_page
 from simclr_ray.report.plots import plots
 from simclr_ray.report.surface import smoothed
-from simclr_ray.report.sweep import best_recipe, commands, cost, findings, table
+from simclr_ray.report.sweep import best_recipe, commands, cost, findings, recipe_name, table
 from simclr_ray.sweep.importances import Importances, importances
 from simclr_ray.sweep.records import read_sweep
 from sweep_records import (
@@ -69,43 +69,54 @@ def test_only_trials_at_full_budget_are_ranked(tmp_path: Path) -> None:
     assert "42% saved, 29% by ASHA, which ended 3" in cost(records)
 
 
-@pytest.mark.parametrize("name", ["c10", "2nd try", 'a"b\\c', "tau-0.5"])
-def test_the_recipe_can_be_pasted(tmp_path: Path, name: str) -> None:
-    records = read_sweep(written(tmp_path / name, usual()))
-    names: dict[str, Any] = {"Config": Config, "quickstart": quickstart, "RECIPES": {}}
-    exec(best_recipe(records), names)
-    (recipe,) = (value for key, value in names.items() if key.startswith("best_of_"))
-    assert records.best is not None
-    assert recipe() == quickstart().with_overrides({"train.epochs": 4} | records.best.params)
-    assert f"python experiments/pretrain.py {recipe.__name__}" in recipe.__doc__
-    assert names["RECIPES"] == {recipe.__name__: recipe}
-    assert f"{records.best.objective:.2f}" in recipe.__doc__
+def chosen(folder: Path, word: str) -> tuple[Recipe, list[str]]:
+    """What pretrain makes of the words of a command whose file was saved in `folder`."""
+    python, script, file, *rest = shlex.split(word)
+    assert (python, script) == ("python", "experiments/pretrain.py")
+    return choose_recipe([str(folder / file), *rest], RECIPES)
 
 
-def test_the_commands_are_what_pretrain_takes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["c10", "2nd try", 'a"b\\c', "tau-0.5", "my runs'"])
+def test_the_recipe_is_a_file_of_its_own_that_the_commands_name(tmp_path: Path, name: str) -> None:
     overrides = {
         **OVERRIDES,
         "model.head_batchnorm": False,
         "resources.gpus_per_worker": 0.25,
         "model.head_hidden": None,
         "data.mean": [-0.1, 0.2, 0.3],
-        "data.train": "-my plots/it's",
+        "data.train": '-my photos/it\'s "here"',
         "optim.weight_decay": 1e-7,
     }
     storage = tmp_path / "the runs"
-    records = read_sweep(written(storage / "s", usual(), overrides=overrides))
-    lines = [line for line in commands(records).splitlines() if not line.startswith("#")]
+    records = read_sweep(written(storage / name, usual(), overrides=overrides))
+    best = records.best
+    assert best is not None
+    (tmp_path / f"{recipe_name(records)}.py").write_text(best_recipe(records))
+    kept = {key: value for key, value in overrides.items() if not key.startswith(("resources.", "saving."))}
     found = []
-    for line in lines:
-        python, script, *words = shlex.split(line)
-        assert (python, script) == ("python", "experiments/pretrain.py")
-        recipe, rest = choose_recipe(words, RECIPES)
-        arguments, config = parse_with_config(Arguments, rest, RECIPES[recipe](), None)
-        wanted = {key: value for key, value in overrides.items() if is_science(key)}
-        assert records.best is not None
-        assert config == quickstart().with_overrides(wanted | records.best.params)
-        found.append((arguments.name, arguments.storage))
-    assert found == [("s-best", str(storage)), (records.best.run, str(storage / "s"))]
+    for line in commands(records).splitlines():
+        if not line.startswith("#"):
+            recipe, rest = chosen(tmp_path, line)
+            arguments, config = parse_with_config(Arguments, rest, recipe.config, recipe.doc)
+            assert config == quickstart().with_overrides(kept | best.params)
+            assert recipe.name == recipe_name(records)
+            found.append((arguments.name, arguments.storage))
+    assert found == [(f"{name}-best", str(storage)), (best.run, str(storage / name))]
+    for words in (f"python experiments/pretrain.py {recipe.name}.py", f"{best.objective:.2f}"):
+        assert words in (recipe.doc or "")
+
+
+def test_the_best_of_a_sweep_of_a_users_own_recipe_needs_that_recipe_no_more(tmp_path: Path) -> None:
+    records = read_sweep(written(tmp_path / "s", usual(), recipe="my_own"))
+    assert records.best is not None
+    with pytest.raises(BadInput, match="has no config.json, and no recipe is called 'my_own'"):
+        best_recipe(records)
+    trained = quickstart().with_overrides({"train.epochs": 7} | records.best.params)
+    (tmp_path / "s" / records.best.run).mkdir()
+    (tmp_path / "s" / records.best.run / "config.json").write_text(trained.to_json())
+    (tmp_path / "best_of_s.py").write_text(best_recipe(records))
+    config = chosen(tmp_path, commands(records).splitlines()[1])[0].config
+    assert (science_changes(trained, config), config.data.train) == ({}, trained.data.train)
 
 
 def test_a_sweep_of_whole_runs_has_nothing_to_go_on_with(tmp_path: Path) -> None:
@@ -249,7 +260,8 @@ def test_the_command_prints_what_was_found_and_where_the_page_is(tmp_path: Path)
     folder = written(tmp_path / "s", usual())
     done = report(folder)
     assert (done.returncode, done.stderr) == (0, "")
-    for words in ("rank  trial", "def best_of_s() -> Config:", "--name s-best", f"{folder}/report/index.html"):
+    says = ("save it as best_of_s.py", "def best_of_s() -> Config:", "best_of_s.py --name s-best")
+    for words in ("rank  trial", *says, f"{folder}/report/index.html"):
         assert words in done.stdout
 
 

@@ -151,7 +151,7 @@ def test_a_refusal_is_told_at_once(
     store: FaultyStore, folder: Location, monkeypatch: pytest.MonkeyPatch, operation: str, code: str
 ) -> None:
     monkeypatch.setattr(object_store, "REFUSAL_PATIENCE_S", 0.2)
-    (folder / "x").write_bytes(bytes(1000))  # of a read shorter than the refusal, pyarrow tells another story
+    (folder / "x").write_bytes(bytes(1000))  # of a read shorter than the refusal, pyarrow reports another error
     method, run = OPERATIONS[operation]
     store.fail(Fault.ANSWER, 1000, method, status=400 if code == "ExpiredToken" else 403, code=code)
     start = monotonic()

@@ -6,7 +6,7 @@ import resource
 from pathlib import Path
 
 from simclr_ray.storage.location import open_location
-from simclr_ray.storage.rows import read_rows
+from simclr_ray.storage.run_folder import read_rows
 from simclr_ray.train.run_log import JsonLines
 
 

@@ -1,4 +1,4 @@
-"""Where a store lies is said by its address alone, who asks by the standard places, and no secret goes anywhere."""
+"""The address alone names a store, credentials come from the standard places, and no secret is repeated."""
 
 from __future__ import annotations
 

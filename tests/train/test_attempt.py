@@ -14,7 +14,7 @@ from gloo import run_workers
 from simclr_ray.config import BadInput, Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.storage.location import Location, open_location
-from simclr_ray.storage.rows import read_rows
+from simclr_ray.storage.run_folder import read_rows
 from simclr_ray.train import checkpoint
 from simclr_ray.train.attempt import run_attempt
 from simclr_ray.train.checkpoint import steps_in

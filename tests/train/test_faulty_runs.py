@@ -12,7 +12,7 @@ from commands import finish, start, wait_until
 from faulty_store import BUCKET, Fault, FaultyStore, faulty_store, moto_with_bucket
 from same import assert_same_as_one_worker
 from simclr_ray.storage.location import open_location
-from simclr_ray.storage.rows import read_rows
+from simclr_ray.storage.run_folder import read_rows
 
 OUTAGE_S = 30.0
 FLOAT64 = {

@@ -15,7 +15,7 @@ import pytest
 from simclr_ray.config import FORMAT, Config, format_of
 from simclr_ray.data.dataset import open_dataset
 from simclr_ray.storage.location import open_location
-from simclr_ray.storage.rows import read_rows
+from simclr_ray.storage.run_folder import read_rows
 from small_runs import attempt
 
 OLD = Path(__file__).parent / "old_run"
@@ -29,7 +29,9 @@ def test_a_run_of_the_last_release_resumes_from_its_checkpoint(tmp_path: Path) -
     assert format_of(text) == FORMAT
     assert (config.method.temperature, config.saving.every_steps, config.logging.every_steps) == (0.3, 3, 1)
     attempt(config, dataset, run)
-    (restored,) = (event for event in read_rows(open_location(str(run)) / "events.jsonl") if event["event"] == "restore")
+    (restored,) = (
+        event for event in read_rows(open_location(str(run)) / "events.jsonl") if event["event"] == "restore"
+    )
     assert restored["step"] == 3
     losses = [row["loss"] for row in read_rows(open_location(str(run)) / "metrics.jsonl")]
     # On the machine that wrote it the losses are the same to the bit; another CPU's kernels round otherwise.

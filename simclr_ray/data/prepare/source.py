@@ -19,6 +19,7 @@ from simclr_ray.data.dataset import INDEX
 from simclr_ray.data.prepare import folder, hf_parquet, synthetic, webdataset
 from simclr_ray.storage.location import Entry, Location, open_location
 
+TORCHVISION_PREFIX = "torchvision:"
 TAKES = "a folder of images, Parquet files, WebDataset tars, torchvision:NAME[:SPLIT] or synthetic:N[:test]"
 
 # A task is enough work to hide what it costs, and little enough to balance and to fit memory many times over.
@@ -36,7 +37,7 @@ class Source:
     digest: str
     """SHA-256 of the listing, names and sizes: another digest, another source."""
     work: pa.Table
-    """What there is to read. `listed`: a image in each row, in any order; else a stretch of an archive in each."""
+    """What there is to read. `listed`: an image in each row, in any order; else a stretch of an archive in each."""
     listed: bool
     read: Callable[[pa.Table], Iterator[pa.Table]]
     classes: tuple[str, ...] | None
@@ -54,6 +55,19 @@ class Source:
         return max(fewest, min(most, TASK_BYTES * self.work.num_rows // max(1, self.bytes)))
 
 
+def is_synthetic(spec: str) -> bool:
+    return spec.startswith(synthetic.PREFIX)
+
+
+def is_torchvision(spec: str) -> bool:
+    return spec.startswith(TORCHVISION_PREFIX)
+
+
+def is_address(spec: str) -> bool:
+    """Whether `spec` is a path or URI, not the name of images that are made or downloaded."""
+    return not (is_synthetic(spec) or is_torchvision(spec))
+
+
 class Kind(Enum):
     """What lies in a folder; the value is how a message calls it."""
 
@@ -64,7 +78,7 @@ class Kind(Enum):
 
 def source_digest(spec: str) -> str:
     """The digest that the opened source has, from the listing alone. Raises BadInput as `open_source` does."""
-    if spec.startswith(("synthetic:", "torchvision:")):
+    if not is_address(spec):
         return spec_digest(spec)
     _, _, entries = _listing(spec)
     return _digest(entries)
@@ -77,7 +91,7 @@ def spec_digest(spec: str) -> str:
 
 def open_source(spec: str) -> Source:
     """Lists what `spec` names. Raises BadInput where there is nothing to prepare, or several kinds of things."""
-    if spec.startswith("synthetic:"):
+    if is_synthetic(spec):
         return _synthetic(spec)
     location, kind, entries = _listing(spec)
     names = [entry.name for entry in entries]

@@ -35,7 +35,8 @@ NOISE = 0.4
 DRAWS = 32
 LATTICE = 8
 
-SPEC = re.compile(r"synthetic:(?P<count>\d+)(:(?P<size>\d+)px)?(:(?P<split>train|test))?")
+PREFIX = "synthetic:"
+SPEC = re.compile(PREFIX + r"(?P<count>\d+)(:(?P<size>\d+)px)?(:(?P<split>train|test))?")
 
 
 def parse(spec: str) -> tuple[str, int, int]:

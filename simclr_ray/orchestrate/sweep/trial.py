@@ -14,7 +14,7 @@ from simclr_ray.orchestrate.pretrain import pretrain
 from simclr_ray.orchestrate.task import ask_to_end
 from simclr_ray.planning.shares import Share
 from simclr_ray.storage.location import open_location
-from simclr_ray.storage.rows import Row, read_rows
+from simclr_ray.storage.run_folder import METRICS, Row, read_rows
 from simclr_ray.train.control import Interrupted
 from simclr_ray.train.memory import TooLittleMemory
 from simclr_ray.train.metrics import Diverged
@@ -73,7 +73,7 @@ class TrialRun(tune.Trainable):
         self._checks.put(None)
 
     def _hear_records(self) -> None:
-        for row in read_rows(self._run / "metrics.jsonl"):
+        for row in read_rows(self._run / METRICS):
             self._heard(row | {"checked": row})
 
     def _heard(self, row: Row | None) -> None:

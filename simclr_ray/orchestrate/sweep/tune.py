@@ -29,10 +29,10 @@ from simclr_ray.orchestrate.task import ask_to_end
 from simclr_ray.planning.shares import Share, share_of
 from simclr_ray.storage.lease import holds, lease
 from simclr_ray.storage.location import Location
+from simclr_ray.storage.run_folder import SWEEP, is_sweep
 from simclr_ray.sweep.space import Choices, Space
 from simclr_ray.sweep.study import Study
 
-FILE = "sweep.json"
 TRIAL_CPUS = 0.01
 """Of the process that starts a trial's run and waits for it."""
 OBJECTIVES = {"knn": "knn_top1", "linear": "linear_top1", "rankme": "rankme"}
@@ -73,7 +73,7 @@ def sweep(config: Config, settings: SweepSettings, name: str, storage: str, *, c
     _require_fits(config, settings.space, dataset, share.max_workers)
     with lease(folder) as driver, tempfile.TemporaryDirectory(prefix="simclr_ray-sweep-") as work:
         _require_same(folder, record)
-        (folder / FILE).write_bytes((json.dumps(record, indent=2) + "\n").encode())
+        (folder / SWEEP).write_bytes((json.dumps(record, indent=2) + "\n").encode())
         study = Study(
             folder,
             Path(work),
@@ -201,9 +201,9 @@ def _record(config: Config, settings: SweepSettings, budget: int) -> dict[str, A
 
 def _require_same(folder: Location, record: dict[str, Any]) -> None:
     """A sweep goes on with its own settings; the number of trials and the machine may change."""
-    if not (folder / FILE).exists():
+    if not is_sweep(folder):
         return
-    earlier = json.loads((folder / FILE).read_bytes())
+    earlier = json.loads((folder / SWEEP).read_bytes())
     now = json.loads(json.dumps(record))
     for one in (earlier, now):
         one["overrides"] = {key: value for key, value in one["overrides"].items() if is_science(key)}
