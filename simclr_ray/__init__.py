@@ -1,4 +1,17 @@
-"""SimCLR on Ray: self-supervised vision pretraining that does not depend on the machines it gets."""
+"""SimCLR on Ray: self-supervised vision pretraining that does not depend on the machines it gets.
+
+The packages, each of which imports only those before it:
+
+config       a run's settings, grouped by consequence
+collective   what torch.distributed is asked; storage: files, run folders; recipes: functions that return a config
+data         from a source of images to augmented views; model: encoders, heads, BatchNorm over all workers
+methods      the objectives; optim: LARS and the learning rate
+train        the step, the loop, checkpoints, one attempt at a run, without Ray
+evaluate     kNN, linear classification, label-free; export: the encoder as a file; sweep, planning: what needs no Ray
+report       what run and sweep folders say afterwards
+orchestrate  the same under Ray: streams, worker groups, failures, preemption, sweeps
+cli          the commands
+"""
 
 from __future__ import annotations
 
