@@ -1,4 +1,4 @@
-"""Judges the encoder of a finished run on labelled images.
+"""Scores the encoder of a finished run on labelled images.
 
     python experiments/evaluate.py RUN knn --train TRAIN --test TEST
     python experiments/evaluate.py RUN linear --train TRAIN --test TEST --baselines --crops 8
@@ -15,7 +15,8 @@ import tyro
 
 from simclr_ray.cli.command import parse
 from simclr_ray.config import EvaluateConfig
-from simclr_ray.orchestrate.evaluate import evaluate_run, summary
+from simclr_ray.evaluate.results import summary
+from simclr_ray.orchestrate.evaluate import evaluate_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,19 +25,19 @@ class Arguments:
     """A run folder or an encoder.safetensors, local or by URI."""
     method: tyro.conf.Positional[Literal["knn", "linear"]]
     train: str
-    """Labelled images: the bank of the kNN, or what the linear probe is trained on."""
+    """Labelled images, the bank: they vote in kNN, and the linear classifier is trained on them."""
     test: str
-    """Labelled images to classify."""
+    """Labelled images, the queries: they are classified."""
     baselines: bool = False
-    """Also judge the untrained encoder and the raw pixels."""
+    """Also score the untrained encoder and the raw pixels."""
     crops: int = 0
-    """linear: cropped and flipped copies of each training image; 0: its centre alone."""
+    """linear: randomly cropped and flipped views of each training image; 0: its centre alone."""
     neighbours: int = EvaluateConfig.neighbours
     """knn: how many vote."""
     temperature: float = EvaluateConfig.temperature
-    """knn: they vote with weight exp(similarity / temperature)."""
+    """knn: they vote with weight exp(cosine similarity / temperature)."""
     seed: int = 0
-    """linear: of the order of the batches, and of the crops."""
+    """linear: for the order of the batches, and for the crops."""
 
 
 def main(argv: list[str]) -> None:

@@ -1,1 +1,1 @@
-"""Evaluation of a frozen encoder: features, kNN, linear classification, label-free measures."""
+"""Evaluation of a frozen encoder: images -> features -> score, by kNN or a linear classifier; RankMe without labels."""

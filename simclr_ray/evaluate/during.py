@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator
 import torch
 
 from simclr_ray import collective
-from simclr_ray.config import BadInput, Config
+from simclr_ray.config import BadInput, Config, EvaluateConfig
 from simclr_ray.data.dataset import Dataset
-from simclr_ray.evaluate.accuracy import hits
 from simclr_ray.evaluate.features import Features, extract
 from simclr_ray.evaluate.fitted import first_held_out
 from simclr_ray.evaluate.images import ImageBatch, centered, read_images
-from simclr_ray.evaluate.knn import knn_predict
+from simclr_ray.evaluate.knn import KnnConfig
 from simclr_ray.evaluate.label_free import rankme
-from simclr_ray.evaluate.linear import predict, probe_config, train_probe
+from simclr_ray.evaluate.linear import probe_config
+from simclr_ray.evaluate.score import Classifier, score
 from simclr_ray.methods.build import Method
 from simclr_ray.train.check import Evaluate
 from simclr_ray.train.metrics import Diverged
@@ -24,7 +24,7 @@ BATCH_SLICES = 8
 
 
 def rows_of_check(config: Config, bank: Dataset, test: Dataset | None) -> tuple[range, range]:
-    """Rows of the bank and rows to classify. Without a test set these are the last of the bank's dataset, held out."""
+    """Rows of the bank, and of the queries: without a test set the last rows of the bank's dataset, held out of it."""
     settings = config.evaluate
     if test is not None:
         return range(min(settings.bank_rows, bank.rows)), range(min(settings.test_rows, test.rows))
@@ -35,74 +35,86 @@ def rows_of_check(config: Config, bank: Dataset, test: Dataset | None) -> tuple[
 
 
 def check_during(config: Config, bank: Dataset, test: Dataset | None, device: torch.device, threads: int) -> Evaluate:
-    """A function that gives what `evaluate.method` asks for, the same on every worker.
+    """A function that measures what `evaluate.method` asks for; it returns the same on every worker.
 
-    rankme: {"rankme"}, of the images to classify; knn: {"knn_top1", "knn_top5"} in percent as well; linear:
-    {"linear_top1", "linear_top5"} besides.
+    rankme: {"rankme"}, of the queries; knn: also {"knn_top1", "knn_top5"} in percent; linear: {"linear_top1",
+    "linear_top5"} as well.
+
+    `check_control`, which the function is given, is a collective: a worker that called it once more than the others
+    would wait for them forever. So all workers call it equally often, whatever their shares of the images.
     """
-    method = config.evaluate.method
-    known_rows, asked_rows = rows_of_check(config, bank, test)
+    settings = config.evaluate
+    bank_rows, query_rows = rows_of_check(config, bank, test)
 
-    def share(model: Method, dataset: Dataset, rows: range, between: Callable[[], None]) -> Features:
-        slices = range(rows.start // dataset.slice_rows, -(-rows.stop // dataset.slice_rows))
-        rounds = -(-len(slices) // (collective.size() * BATCH_SLICES))
-        own = slices[collective.rank() :: collective.size()]
-        view = centered(config.augment.size)
-        images = read_images(dataset, view, slices=own, rows=rows.stop, batch_slices=BATCH_SLICES, threads=threads)
-        together = _in_rounds(images, rounds, between)
-        return extract(model.encoder, together, config.data.mean, config.data.std, device)
+    def share(model: Method, dataset: Dataset, rows: range, check_control: Callable[[], None]) -> Features:
+        images = _own_images(dataset, rows, config.augment.size, threads, check_control)
+        return extract(model.encoder, images, config.data.mean, config.data.std, device)
 
-    def check(model: Method, step: int, between: Callable[[], None]) -> dict[str, float]:
-        asked = share(model, test or bank, asked_rows, between)
-        features = _of_all(asked.h, asked)
-        if not features.isfinite().all():
-            raise Diverged(f"the features are no numbers at step {step}: lower optim.lr_per_256, or warm up for longer")
-        found = {"rankme": round(rankme(features), 3)}
-        if method != "rankme":
-            known = share(model, bank, known_rows, between)
-            features, labels = _of_all(known.h, known), _of_all(known.labels, known)
-            found |= _accuracies(config, features, labels, asked, bank.classes, between)
-        return found
+    def check(model: Method, step: int, check_control: Callable[[], None]) -> dict[str, float]:
+        queries = share(model, test or bank, query_rows, check_control)
+        all_queries = _of_all_workers(queries.h)
+        if not all_queries.isfinite().all():
+            raise Diverged(f"the features are not finite at step {step}: lower optim.lr_per_256, or warm up for longer")
+        found = {"rankme": round(rankme(all_queries), 3)}
+        if settings.method == "rankme":
+            return found
+        own = share(model, bank, bank_rows, check_control)
+        features, labels = _of_all_workers(own.h), _of_all_workers(own.labels)
+        classes = int(labels.max()) + 1 if bank.classes is None else len(bank.classes)
+        return found | _accuracies(settings, queries, features, labels, classes, check_control)
 
     return check
 
 
-def _in_rounds(batches: Iterator[ImageBatch], rounds: int, between: Callable[[], None]) -> Iterator[ImageBatch]:
-    """The batches, with `between` called `rounds` times: as often on the worker that has one batch less."""
-    for _ in range(rounds):
+def _own_images(
+    dataset: Dataset, rows: range, size: int, threads: int, check_control: Callable[[], None]
+) -> Iterator[ImageBatch]:
+    """Centre views of this worker's share of the slices; `check_control` is called after each round of batches."""
+    slices = range(rows.start // dataset.slice_rows, -(-rows.stop // dataset.slice_rows))
+    own = slices[collective.rank() :: collective.size()]
+    batches = read_images(
+        dataset, centered(size), slices=own, rows=rows.stop, batch_slices=BATCH_SLICES, threads=threads
+    )
+    # Rounds are counted on all slices, not on this worker's, which may have one batch less than another's.
+    for _ in range(-(-len(slices) // (collective.size() * BATCH_SLICES))):
         batch = next(batches, None)
         if batch is not None:
             yield batch
-        between()
+        check_control()
 
 
-def _of_all(rows: torch.Tensor, share: Features) -> torch.Tensor:
-    return collective.gather_rows(rows, collective.gather_counts(len(share.labels)))
+def _of_all_workers(rows: torch.Tensor) -> torch.Tensor:
+    """Rows of every worker in rank order, on every worker.
+
+    The order is the same everywhere, so all train the same linear classifier without exchanging a gradient, and row i
+    of the labels, gathered apart, still belongs to row i of the features.
+    """
+    return collective.gather_rows(rows, collective.gather_counts(len(rows)))
 
 
 def _accuracies(
-    config: Config,
+    settings: EvaluateConfig,
+    queries: Features,
     bank: torch.Tensor,
-    labels: torch.Tensor,
-    asked: Features,
-    names: tuple[str, ...] | None,
-    between: Callable[[], None],
+    bank_labels: torch.Tensor,
+    classes: int,
+    check_control: Callable[[], None],
 ) -> dict[str, float]:
-    settings = config.evaluate
-    classes = int(labels.max()) + 1 if names is None else len(names)
-    ranked = {
-        "knn": knn_predict(
-            asked.h, bank, labels, classes=classes, neighbours=settings.neighbours, temperature=settings.temperature
-        )
-    }
+    knn = KnnConfig(neighbours=settings.neighbours, temperature=settings.temperature)
+    classifiers: dict[str, Classifier] = {"knn": knn}
     if settings.method == "linear":
-        recipe = probe_config(len(labels))
-        probe = train_probe(bank[None], labels, classes=classes, config=recipe, seed=0, between=between)
-        ranked["linear"] = predict(probe, asked.h)
+        classifiers["linear"] = probe_config(len(bank_labels))
     found: dict[str, float] = {}
-    total = sum(collective.gather_counts(len(asked.labels)))
-    for name, predicted in ranked.items():
-        right = collective.sum_over_workers(hits(predicted, asked.labels))
-        top1, top5 = (100 * right / total).tolist()
+    for name, classifier in classifiers.items():
+        top1, top5 = score(
+            queries.h,
+            queries.labels,
+            [bank],
+            bank_labels,
+            classifier,
+            classes=classes,
+            seed=0,
+            check_control=check_control,
+        )
         found |= {f"{name}_top1": round(top1, 3), f"{name}_top5": round(top5, 3)}
     return found

@@ -1,4 +1,4 @@
-"""Features of a frozen encoder, which is left exactly as it was found."""
+"""Features of a frozen encoder, whose weights, statistics and modes stay as they were."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Features:
 
 
 class Pixels(nn.Module):
-    """The pixels of the view themselves as features: what any encoder has to beat."""
+    """The pixels of the view as features: the baseline that any encoder has to beat."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -45,30 +45,30 @@ def extract(
     std: Sequence[float],
     device: torch.device,
 ) -> Features:
-    """The features of every image, by an encoder that is on `device` already.
+    """The features of every image; the encoder must be on `device` already.
 
-    In eval mode (BatchNorm uses its running statistics), in bf16 autocast on a GPU and in the encoder's own precision
-    on a CPU. No batches, as one of many workers may have, give no rows.
+    It runs in eval mode (BatchNorm uses its running statistics), in bf16 autocast on a GPU and in its own precision on
+    a CPU. No batches, as a worker without a share has, give no rows.
     """
     none = torch.empty(0, dtype=torch.int64, device=device)
-    found = [Features(torch.empty(0, encoder.feature_dim, device=device), none, none, 0)]
+    parts = [Features(torch.empty(0, encoder.feature_dim, device=device), none, none, 0)]
     with frozen(encoder):
         for batch in batches:
             h = encode(encoder, torch.from_numpy(batch.pixels).to(device), mean, std)
             labels, ids = (torch.from_numpy(column).to(device) for column in (batch.labels, batch.ids))
-            found.append(Features(h, labels, ids, batch.bad))
+            parts.append(Features(h, labels, ids, batch.bad))
     return Features(
-        h=torch.cat([part.h for part in found]),
-        labels=torch.cat([part.labels for part in found]),
-        ids=torch.cat([part.ids for part in found]),
-        bad=sum(part.bad for part in found),
+        h=torch.cat([part.h for part in parts]),
+        labels=torch.cat([part.labels for part in parts]),
+        ids=torch.cat([part.ids for part in parts]),
+        bad=sum(part.bad for part in parts),
     )
 
 
 def encode(
     encoder: ResNet | Pixels, pixels: UInt8[Tensor, "n s s 3"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[Tensor, "n d"]:
-    """float32 features of one batch, on the device of its pixels, where the encoder is too."""
+    """float32 features of one batch; its pixels and the encoder are on the same device."""
     weight = next(encoder.parameters(), None)
     dtype = torch.float32 if weight is None else weight.dtype
     on_gpu = pixels.device.type == "cuda"
@@ -78,7 +78,7 @@ def encode(
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """No gradients and eval mode inside; afterwards every submodule is in the mode that it was in."""
+    """No gradients, and eval mode; afterwards every submodule is in its earlier mode again."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:

@@ -1,4 +1,4 @@
-"""The check during training fitted to the data: a recipe's own check adapts to them, one that the user set does not."""
+"""The check during training, fitted to the data: a recipe's check adapts to them, one that the user set does not."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def fitted_checks(
 ) -> tuple[Config, Dataset | None, str]:
     """The config with a check that its data allow, the test set, and a line about what was changed, or "".
 
-    `requested`: the dotted keys that the user set. Unless evaluate.test is one of them, a test set with other classes
-    than the `bank` gives way to rows held out of the bank. Unless any evaluate.* is, a method that needs labels gives
-    way to rankme, and there is no check where the bank is too small. Otherwise these are BadInput.
+    `requested`: the dotted keys that the user set. If evaluate.test is not among them, a test set with other classes
+    than the `bank` is replaced by rows held out of the bank. If no evaluate.* is, a method that needs labels is
+    replaced by rankme, and there is no check where the bank is too small. Otherwise each of these is BadInput.
     """
     check, source, reason = config.evaluate, config.evaluate.train or config.data.train, ""
     if check.method != "rankme" and not bank.labelled:
@@ -51,7 +51,7 @@ def allowing_for_fit(config: Config, earlier: Config, requested: Set[str]) -> Co
 
 
 def first_held_out(settings: EvaluateConfig, bank: Dataset) -> int:
-    """The first row that is held out of `bank` where there is no test set, at a slice's start; 0: it is too small."""
+    """Without a test set: the first row held out of `bank`, where a slice starts; 0: the bank is too small."""
     held = min(settings.test_rows, bank.rows // 2)
     return (bank.rows - held) // bank.slice_rows * bank.slice_rows
 
@@ -63,7 +63,7 @@ def _check_requested(requested: Set[str]) -> bool:
 def _test_set(
     check: EvaluateConfig, bank: Dataset, open_test: Callable[[str], Dataset], *, named: bool
 ) -> Dataset | None:
-    """The test set, or None where there is none or it is a recipe's for other classes."""
+    """The test set; None if there is none, or if a recipe names one with other classes."""
     if not check.test or not (named or bank.labelled):
         return None
     try:

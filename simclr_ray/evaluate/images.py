@@ -1,4 +1,4 @@
-"""The images of a dataset as batches of single views with labels, decoded on a few threads ahead of their use."""
+"""The images of a dataset in batches, one view of each with its label; threads decode one batch ahead."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from simclr_ray.data.dataset import Dataset, SliceReader
 from simclr_ray.data.decode import BadImage, decode
 
 View = Callable[[int, UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "s s 3"]]
-"""From a sample's id and decoded image to the one view of it that is used."""
+"""From a sample's id and its decoded image to a view of it."""
 
 UNLABELLED = -1
 
@@ -45,12 +45,12 @@ def centered(size: int) -> View:
 
 
 def cropped(size: int, seed: int, copy: int) -> View:
-    """Random resized crop and flip, as the linear evaluation trains on (SimCLR, B.6); keyed by seed, copy and id."""
+    """Random resized crop and flip, on which a linear classifier trains (SimCLR, B.6); keyed by seed, copy and id."""
     config = AugmentConfig(size=size, jitter_p=0.0, grayscale_p=0.0, blur_p=0.0)
 
     def view(sample_id: int, image: np.ndarray) -> np.ndarray:
         height, width = image.shape[:2]
-        # Epochs counted from the last possible one: the pretraining's own crops are not drawn again.
+        # Epochs are counted down from the last possible one, so that no crop of the pretraining is drawn again.
         first, _ = draw_views(seed, LAST_EPOCH - copy, sample_id, height, width, config)
         return render(image, first, size)
 

@@ -1,4 +1,4 @@
-"""Whether two datasets can be held against each other: labels in both, and the same ones."""
+"""Whether two datasets can be bank and queries: both must have labels, of the same classes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from simclr_ray.data.dataset import Dataset
 
 
 def require_same_classes(train: Dataset, test: Dataset) -> None:
-    """Raises BadInput where labels are missing or mean other things; not every kind of source names its classes."""
+    """Raises BadInput where labels are missing, or where both datasets name their classes and the names differ."""
     for dataset in (train, test):
         if not dataset.labelled:
             raise BadInput(

@@ -1,4 +1,4 @@
-"""The check during training: what it measures, on which rows, and that workers agree."""
+"""The check during training: what it measures, on which rows, and that all workers and evaluate_run find the same."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from simclr_ray.config import Config, SimCLRConfig
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.evaluate.during import check_during, rows_of_check
 from simclr_ray.evaluate.label_free import rankme
-from simclr_ray.methods.build import build_method
+from simclr_ray.export.encoder import export_encoder
+from simclr_ray.methods.build import build_encoder, build_method
+from simclr_ray.orchestrate.evaluate import evaluate_run
 from small_runs import TINY, synthetic_dataset
 
 LINEAR = TINY.with_overrides({"evaluate.every_epochs": 1, "evaluate.method": "linear", "evaluate.test_rows": 150})
@@ -25,19 +27,29 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 def check(config: Config, bank: Dataset, test: Dataset | None) -> tuple[dict[str, float], int]:
-    """What the check of an untrained network finds, and how often it looked up."""
-    looks = []
+    """What the check of an untrained network finds, and how often it called `check_control`."""
+    calls = []
     model = build_method(config.model, SimCLRConfig(), seed=0)
-    found = check_during(config, bank, test, torch.device("cpu"), 1)(model, 1, lambda: looks.append(1))
-    return found, len(looks)
+    found = check_during(config, bank, test, torch.device("cpu"), 1)(model, 1, lambda: calls.append(1))
+    return found, len(calls)
 
 
-def test_workers_find_what_one_finds_and_look_up_equally_often(dataset: Dataset) -> None:
+def test_workers_find_what_one_finds_and_check_control_equally_often(dataset: Dataset) -> None:
     alone, _ = check(LINEAR, dataset, None)
     assert alone.keys() == {"rankme", "knn_top1", "knn_top5", "linear_top1", "linear_top5"}
     # 19 slices to classify and 31 of the bank: on three workers batches of 8 make 1 and 2 rounds. The classifier has
     # 100 epochs.
     assert run_workers(3, check, LINEAR, dataset, None) == [(pytest.approx(alone), 1 + 2 + 100)] * 3
+
+
+@pytest.mark.parametrize("method", ["knn", "linear"])
+def test_a_run_scores_after_training_what_it_scored_during_it(dataset: Dataset, tmp_path: Path, method: str) -> None:
+    config, test = LINEAR.with_overrides({"evaluate.neighbours": 20}), synthetic_dataset(tmp_path / "test", 120)
+    during, _ = check(config, dataset, test)
+    run = tmp_path / "runs" / "r1"
+    export_encoder(build_encoder(config.model, seed=0), config, str(run))
+    after = evaluate_run(str(run), method, dataset.uri, test.uri, neighbours=20)["results"]["pretrained"]
+    assert after == {"top1": during[f"{method}_top1"], "top5": during[f"{method}_top5"]}
 
 
 def test_rows_held_out_are_no_rows_of_the_bank(dataset: Dataset) -> None:

@@ -1,4 +1,4 @@
-"""Images, their centre views and their features: what is read, what is left out, and that nothing is disturbed."""
+"""Images, their views and features: what is read and left out, that the encoder is not changed; evaluation of a run."""
 
 import io
 import json
@@ -16,9 +16,10 @@ from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.prepare.writer import CHECKED, DatasetWriter
 from simclr_ray.evaluate.features import Pixels, extract
 from simclr_ray.evaluate.images import UNLABELLED, centered, cropped, read_images
+from simclr_ray.evaluate.results import summary
 from simclr_ray.export.encoder import export_encoder
 from simclr_ray.methods.build import build_encoder
-from simclr_ray.orchestrate.evaluate import evaluate_run, summary
+from simclr_ray.orchestrate.evaluate import evaluate_run
 from simclr_ray.storage.location import open_location
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
@@ -65,7 +66,7 @@ def test_center_view_is_torchvisions_resize_and_center_crop(height, width, size)
     assert np.abs(center_view(image, size).astype(int) - expected).max() <= 1
 
 
-def test_center_view_of_a_image_of_that_size_is_the_image():
+def test_center_view_of_an_image_of_that_size_is_the_image():
     assert np.array_equal(center_view(image(0), 32), image(0))
 
 
@@ -163,7 +164,7 @@ def run(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["knn", "linear"])
-def test_a_run_is_judged_beside_its_baselines(run, tmp_path, method):
+def test_a_run_is_scored_beside_its_baselines(run, tmp_path, method):
     train = dataset(tmp_path / "train", rows=60, bad={1})
     test = dataset(tmp_path / "test", rows=30, bad={2, 9}, first=60)
     first = evaluate_run(str(run), method, train.uri, test.uri, neighbours=10)
@@ -178,7 +179,7 @@ def test_a_run_is_judged_beside_its_baselines(run, tmp_path, method):
     assert summary(row).splitlines()[-1].startswith("pixels ")
 
 
-def test_what_cannot_be_judged_is_bad_input(run, tmp_path):
+def test_what_cannot_be_scored_is_bad_input(run, tmp_path):
     train = dataset(tmp_path / "train").uri
     unlabelled = dataset(tmp_path / "unlabelled", rows=3, labels=[1, None, 0]).uri
     four = dataset(tmp_path / "four", classes=("a", "b", "c", "d")).uri

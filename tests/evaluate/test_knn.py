@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from simclr_ray.evaluate.accuracy import accuracy, hits
-from simclr_ray.evaluate.knn import knn_accuracy, knn_predict
+from simclr_ray.evaluate.knn import KnnConfig, knn_predict
+from simclr_ray.evaluate.score import accuracy, score
 
 
 def slow_votes(queries, bank, labels, *, classes, neighbours, temperature):
@@ -32,13 +32,16 @@ def case(n=40, m=90, d=6, classes=8):
     return torch.randn(n, d, generator=generator) + 0.5, bank, labels
 
 
+def config(neighbours, temperature=0.1):
+    return KnnConfig(neighbours=neighbours, temperature=temperature)
+
+
 @pytest.mark.parametrize("neighbours", [1, 7, 25])
-@pytest.mark.parametrize(("query_chunk", "bank_chunk"), [(1024, 32768), (7, 10), (40, 90)])
-def test_ranks_are_those_of_the_definition(neighbours, query_chunk, bank_chunk):
+@pytest.mark.parametrize("chunks", [{}, {"query_chunk": 7, "bank_chunk": 10}, {"query_chunk": 40, "bank_chunk": 90}])
+def test_ranks_are_those_of_the_definition(neighbours, chunks):
     queries, bank, labels = case()
-    settings = {"classes": 8, "neighbours": neighbours, "temperature": 0.1}
-    votes = slow_votes(queries, bank, labels, **settings)
-    predicted = knn_predict(queries, bank, labels, **settings, query_chunk=query_chunk, bank_chunk=bank_chunk)
+    votes = slow_votes(queries, bank, labels, classes=8, neighbours=neighbours, temperature=0.1)
+    predicted = knn_predict(queries, bank, labels, config(neighbours), classes=8, ranks=5, **chunks)
     assert predicted.shape == (40, 5)
     for row, ranks in zip(votes, predicted.tolist(), strict=True):
         # by votes: among classes without any the order is free
@@ -47,33 +50,28 @@ def test_ranks_are_those_of_the_definition(neighbours, query_chunk, bank_chunk):
 
 def test_a_bank_smaller_than_the_neighbourhood_votes_whole():
     queries, bank, labels = case(m=12)
-    settings = {"classes": 8, "temperature": 0.1}
-    everyone = knn_predict(queries, bank, labels, neighbours=12, **settings)
-    more = knn_predict(queries, bank, labels, neighbours=200, **settings)
+    everyone = knn_predict(queries, bank, labels, config(12), classes=8, ranks=5)
+    more = knn_predict(queries, bank, labels, config(200), classes=8, ranks=5)
     assert torch.equal(everyone[:, 0], more[:, 0])
 
 
 def test_a_low_temperature_is_the_nearest_neighbour_and_does_not_overflow():
     queries, bank, labels = case()
-    nearest = knn_predict(queries, bank, labels, classes=8, neighbours=1, temperature=0.1)
-    cold = knn_predict(queries, bank, labels, classes=8, neighbours=25, temperature=1e-4)
+    nearest = knn_predict(queries, bank, labels, config(1), classes=8, ranks=5)
+    cold = knn_predict(queries, bank, labels, config(25, 1e-4), classes=8, ranks=5)
     assert torch.equal(nearest[:, 0], cold[:, 0])
 
 
 def test_accuracy_counts_first_and_first_five():
     queries, bank, labels = case()
-    settings = {"classes": 8, "neighbours": 7, "temperature": 0.1}
     truth = torch.arange(40) % 8
-    votes = slow_votes(queries, bank, labels, **settings)
+    votes = slow_votes(queries, bank, labels, classes=8, neighbours=7, temperature=0.1)
     top1 = sum(row[t] == max(row) for row, t in zip(votes, truth.tolist(), strict=True)) / 0.4
-    found = knn_accuracy(queries, truth, bank, labels, **settings)
+    found = score(queries, truth, [bank], labels, config(7), classes=8, seed=0)
     assert found.top1 == pytest.approx(top1)
     assert found.top5 >= found.top1
 
 
-def test_hits_of_parts_add_up():
+def test_accuracy_is_in_percent():
     predicted = torch.tensor([[0, 1, 2], [1, 0, 2], [2, 1, 0], [0, 2, 3]])
-    labels = torch.tensor([0, 0, 0, 1])
-    assert hits(predicted, labels).tolist() == [1, 3]
-    assert torch.equal(hits(predicted[:2], labels[:2]) + hits(predicted[2:], labels[2:]), hits(predicted, labels))
-    assert accuracy(predicted, labels) == (25, 75)
+    assert accuracy(predicted, torch.tensor([0, 0, 0, 1])) == (25, 75)

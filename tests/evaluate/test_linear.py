@@ -1,4 +1,4 @@
-"""The linear probe learns what is linear, follows its stated arithmetic and depends on its seed alone."""
+"""The linear classifier separates linear classes, follows its stated arithmetic and depends on its seed alone."""
 
 import math
 
@@ -10,10 +10,10 @@ from simclr_ray.evaluate.linear import (
     CIFAR_PROBE,
     IMAGENET_PROBE,
     ProbeConfig,
-    probe_accuracy,
     probe_config,
     train_probe,
 )
+from simclr_ray.evaluate.score import score
 
 SHORT = ProbeConfig(epochs=20, batch=64, lr_per_256=0.5, momentum=0.9, weight_decay=0.0)
 
@@ -29,16 +29,14 @@ def clusters(n=300, d=10, classes=4, seed=0):
 def test_separable_clusters_are_separated():
     features, labels = clusters()
     unseen, unseen_labels = clusters(seed=1)
-    probe = train_probe(features[None], labels, classes=4, config=SHORT, seed=0)
-    assert probe_accuracy(probe, unseen, unseen_labels).top1 > 98
-    wrong = train_probe(features[None], labels.roll(1), classes=4, config=SHORT, seed=0)
-    assert probe_accuracy(wrong, unseen, unseen_labels).top1 < 80
+    assert score(unseen, unseen_labels, [features], labels, SHORT, classes=4, seed=0).top1 > 98
+    assert score(unseen, unseen_labels, [features], labels.roll(1), SHORT, classes=4, seed=0).top1 < 80
 
 
 def test_one_batch_an_epoch_is_nesterov_descent_with_a_cosine():
     features, labels = clusters(n=32)
     config = ProbeConfig(epochs=5, batch=4096, lr_per_256=0.4, momentum=0.9, weight_decay=0.01)
-    probe = train_probe(features[None], labels, classes=4, config=config, seed=0)
+    probe = train_probe([features], labels, classes=4, config=config, seed=0)
     wide, weight, velocity = features.double(), torch.zeros(4, 10, dtype=torch.float64), torch.zeros(4, 10).double()
     bias, bias_velocity = torch.zeros(4).double(), torch.zeros(4).double()
     for step in range(5):
@@ -56,22 +54,22 @@ def test_the_seed_decides_and_nothing_else_does():
     features, labels = clusters()
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    one = train_probe(features[None], labels, classes=4, config=SHORT, seed=0).weight
+    one = train_probe([features], labels, classes=4, config=SHORT, seed=0).weight
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    assert torch.equal(one, train_probe(features[None], labels, classes=4, config=SHORT, seed=0).weight)
-    assert not torch.equal(one, train_probe(features[None], labels, classes=4, config=SHORT, seed=1).weight)
+    assert torch.equal(one, train_probe([features], labels, classes=4, config=SHORT, seed=0).weight)
+    assert not torch.equal(one, train_probe([features], labels, classes=4, config=SHORT, seed=1).weight)
 
 
-def test_epochs_take_the_copies_in_turn():
+def test_epochs_take_the_views_in_turn():
     features, labels = clusters(n=32)
     config = ProbeConfig(epochs=1, batch=32, lr_per_256=0.4, momentum=0.9, weight_decay=0.0)
-    first = train_probe(features[None], labels, classes=4, config=config, seed=0)
-    both = train_probe(torch.stack([features, -features]), labels, classes=4, config=config, seed=0)
-    assert torch.equal(first.weight, both.weight), "the first epoch takes the first copy"
+    first = train_probe([features], labels, classes=4, config=config, seed=0)
+    both = train_probe([features, -features], labels, classes=4, config=config, seed=0)
+    assert torch.equal(first.weight, both.weight), "the first epoch takes the first view"
     two = ProbeConfig(epochs=2, batch=32, lr_per_256=0.4, momentum=0.9, weight_decay=0.0)
-    same = train_probe(torch.stack([features, features]), labels, classes=4, config=two, seed=0)
-    turned = train_probe(torch.stack([features, -features]), labels, classes=4, config=two, seed=0)
+    same = train_probe([features, features], labels, classes=4, config=two, seed=0)
+    turned = train_probe([features, -features], labels, classes=4, config=two, seed=0)
     assert not torch.equal(same.weight, turned.weight)
 
 
