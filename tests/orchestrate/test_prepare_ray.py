@@ -12,8 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import ray
-from test_prepare import contents, save_folder, save_parquet, save_tars, values
 
+from image_sources import contents, save_folder, save_parquet, save_tars, values
 from simclr_ray.config import BadInput
 from simclr_ray.data.dataset import IMAGE, bad_images, is_dataset
 from simclr_ray.data.prepare import source as source_module

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import io
-import tarfile
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from image_sources import contents, encoded, save_folder, save_parquet, save_tars, values
 from simclr_ray.config import BadInput
-from simclr_ray.data.dataset import IMAGE, Dataset, SliceReader, bad_images, is_dataset, open_dataset
+from simclr_ray.data.dataset import IMAGE, Dataset, bad_images, is_dataset, open_dataset
 from simclr_ray.data.decode import decode
 from simclr_ray.data.prepare import shuffle
 from simclr_ray.data.prepare.build import check, in_threads, ordered_work, write_dataset
@@ -25,34 +24,11 @@ from simclr_ray.data.prepare.writer import require_writable
 from simclr_ray.storage.location import open_location
 
 
-def encoded(value: int, kind: str = "PNG", size: tuple[int, int] = (9, 6)) -> bytes:
-    """A small image that says which one it is: its first pixel is about `value`."""
-    stream = io.BytesIO()
-    Image.new("RGB", size, (value, value, value)).save(stream, kind)
-    return stream.getvalue()
-
-
-def save_folder(root: Path, count: int, bad: tuple[int, ...] = ()) -> str:
-    for i in range(count):
-        path = root / f"class{i % 4}" / f"{i:04d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"no image" if i in bad else encoded(i))
-    return str(root)
-
-
 def prepared(spec: str, dest: Path, *, seed: int = 0, max_side: int | None = None) -> Dataset:
     source, location = open_source(spec), open_location(str(dest))
     require_writable(location)
     checked = in_threads(source, ordered_work(source, seed), max_side)
     return write_dataset(source, location, checked, seed=seed, max_side=max_side, slice_rows=8)
-
-
-def contents(dataset: Dataset) -> pa.Table:
-    return pa.concat_tables(SliceReader(dataset).rows(0, dataset.rows))
-
-
-def values(dataset: Dataset) -> list[int]:
-    return [int(decode(image.as_py())[0, 0, 0]) for image in contents(dataset)["image"]]
 
 
 def test_a_folder_is_permuted_by_the_seed_and_keeps_its_labels(tmp_path: Path) -> None:
@@ -108,26 +84,6 @@ def test_shrinking_is_antialiased() -> None:
 def test_negative_labels_mean_none() -> None:
     table = pa.table([[encoded(1)] * 3, [-1, 2, None], ["a", "b", "c"]], schema=IMAGE)
     assert check(table, None)["label"].to_pylist() == [None, 2, None]
-
-
-def save_tars(root: Path) -> str:
-    root.mkdir()
-    for part in range(3):
-        with tarfile.open(root / f"{part}.tar", "w") as archive:
-            for i in range(40 * part, 40 * part + 40):
-                for suffix, content in ((".cls", str(part).encode()), (".png", encoded(i) if i != 5 else b"torn")):
-                    member = tarfile.TarInfo(f"{i:05d}{suffix}")
-                    member.size = len(content)
-                    archive.addfile(member, io.BytesIO(content))
-    return str(root)
-
-
-def save_parquet(root: Path) -> str:
-    root.mkdir()
-    for part in range(3):
-        images = [{"bytes": encoded(i) if i != 5 else None, "path": None} for i in range(40 * part, 40 * part + 40)]
-        pq.write_table(pa.table({"image": images, "label": [part] * 40}), root / f"{part}.parquet", row_group_size=16)
-    return str(root)
 
 
 @pytest.mark.parametrize("save", [save_tars, save_parquet])
