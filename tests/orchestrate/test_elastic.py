@@ -174,16 +174,8 @@ def take_away(cluster: Cluster, node: Any, notice_s: float) -> None:
     """
     with fake_metadata() as cloud:
         where = ["--metadata", cloud.base, "--address", cluster.address, "--node-id", node.node_id]
-        line = [
-            sys.executable,
-            "-m",
-            "simclr_ray.orchestrate.preemption",
-            "--cloud",
-            "aws",
-            "--poll-s",
-            "0.5",
-            *where,
-        ]
+        watch = [sys.executable, "-m", "simclr_ray.orchestrate.preemption", "--cloud", "aws", "--poll-s", "0.5"]
+        line = [*watch, *where]
         watcher = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
         assert watcher.stderr is not None
         assert "watching aws" in watcher.stderr.readline()
