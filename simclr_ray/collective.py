@@ -1,4 +1,7 @@
-"""What workers tell each other. Rank and size are asked here alone; with one worker every call is the identity."""
+"""Rank, size and every collective of the worker group; with one worker each collective is the identity.
+
+No other file asks torch.distributed for rank or size.
+"""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from time import sleep, time
 
 from simclr_ray.storage.location import open_location
-from simclr_ray.storage.run_folder import Row, read_rows
+from simclr_ray.storage.run_folder import EVENTS, Row, read_rows
 
 HERE = Path(__file__).parents[2]
 POLL_S = 0.05
@@ -46,7 +46,7 @@ class Run:
         return [row for row in read_rows(open_location(str(self.folder)) / file) if row["time"] >= self.began]
 
     def first_step_done(self) -> bool:
-        return any(event["event"] == "first_step" for event in self.rows("events.jsonl"))
+        return any(event["event"] == "first_step" for event in self.rows(EVENTS))
 
     def wait_until(self, happened: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
         deadline = time() + timeout_s

@@ -36,6 +36,7 @@ from simclr_ray.cli.command import parse, run_command
 from simclr_ray.config import BadInput
 from simclr_ray.data.dataset import SliceReader, open_dataset
 from simclr_ray.data.decode import decode
+from simclr_ray.storage.run_folder import METRICS
 
 Result = dict[str, Any]
 Arms = dict[str, Callable[[], Result]]
@@ -189,10 +190,10 @@ def _trained(checkout: Path, flags: Sequence[object], seconds: float) -> Result:
         try:
             run.wait_until(run.first_step_done)
             until = time() + seconds
-            run.wait_until(lambda: time() > until and len(run.rows("metrics.jsonl")) >= LEAST_ROWS, seconds + 600)
+            run.wait_until(lambda: time() > until and len(run.rows(METRICS)) >= LEAST_ROWS, seconds + 600)
         finally:
             run.interrupt()
-        rows = run.rows("metrics.jsonl")[SKIPPED_ROWS:]
+        rows = run.rows(METRICS)[SKIPPED_ROWS:]
     return {
         "images_per_s": median(row["images_per_s"] for row in rows),
         "data_wait_fraction": mean(row["data_wait_fraction"] for row in rows),

@@ -106,9 +106,9 @@ def _rankme_against_knn(runs: list[str]) -> float:
     from scipy.stats import spearmanr
 
     from simclr_ray.storage.location import open_location
-    from simclr_ray.storage.run_folder import read_rows
+    from simclr_ray.storage.run_folder import METRICS, read_rows
 
-    checks = [[row for row in read_rows(open_location(run) / "metrics.jsonl") if "rankme" in row] for run in runs]
+    checks = [[row for row in read_rows(open_location(run) / METRICS) if "rankme" in row] for run in runs]
     first = [rows[0] for rows in checks if rows]
     return float(spearmanr([row["rankme"] for row in first], [row["knn_top1"] for row in first]).statistic)
 

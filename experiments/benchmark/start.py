@@ -21,6 +21,7 @@ from time import time
 
 from checkout import HERE, Run, pretrain
 from simclr_ray.cli.command import parse, run_command
+from simclr_ray.storage.run_folder import EVENTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +78,7 @@ def _started(checkout: Path, flags: Sequence[object], storage: Path, name: str) 
 
 def _parts(run: Run, first_line: float) -> dict[str, float]:
     marks = [("command", run.began), ("first line", first_line)]
-    for event in run.rows("events.jsonl"):
+    for event in run.rows(EVENTS):
         marks.append((event["event"], event["time"]))
         if event["event"] == "first_step":
             break

@@ -1,6 +1,6 @@
-"""What every command of experiments/ shares: how arguments are read, and what its exit code says.
+"""What the commands share: how arguments are read, and the exit codes.
 
-0: done. 2: bad input, said in one line. 1: a failure, with its traceback. 130: Ctrl-C.
+0: done. 2: bad input, one line. 1: a failure, with its traceback. 130: Ctrl-C.
 """
 
 from __future__ import annotations

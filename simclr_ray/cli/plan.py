@@ -1,4 +1,4 @@
-"""Says what a run will take and cost on which machines, and what will hold it up; nothing is started.
+"""Estimates what a run will take and cost on which machines, and what will hold it up; nothing is started.
 
     python experiments/plan.py RECIPE [overrides] --instance TYPE --workers N [--cpu-instance TYPE --cpu-workers M]
     python experiments/plan.py RECIPE [overrides] --workers 1 --measure [--against RUN]    # on this machine
@@ -27,7 +27,7 @@ from simclr_ray.report.plan import against, comparison, table
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Machines, and what is known better than the planner does."""
+    """The machines, and figures that replace the planner's."""
 
     instance: str = "local"
     """Type of the nodes that train; local: this machine."""
@@ -44,7 +44,7 @@ class Arguments:
     interruptions_per_hour: float | None = None
     """Of each training node."""
     images: int | None = None
-    """Images in the data; None: asked of the data, if they are prepared."""
+    """Images in the data; None: read from the data, if they are prepared."""
     image_kb: float | None = None
     """Size of an encoded image."""
     gpu_images_per_s: float | None = None

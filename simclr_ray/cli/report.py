@@ -1,4 +1,4 @@
-"""Says how far a run is, or where its time went, or what a sweep found.
+"""Shows how far a run is, or where its time went, or what a sweep found.
 
     python experiments/report.py RUN
     python experiments/report.py RUN --goodput

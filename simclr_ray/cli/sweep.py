@@ -22,11 +22,11 @@ class Arguments:
     """Which sweep, over what, how long."""
 
     name: str | None = None
-    """Name of the sweep, a folder below the storage; RECIPE-sweep unless told."""
+    """Name of the sweep, a folder below the storage; RECIPE-sweep by default."""
     storage: str = "runs"
     """Folder or object-store URI."""
     space: tuple[str, ...] = ()
-    """KEY=LOW:HIGH, KEY=LOW:HIGH:log or KEY=A,B,C, one or more. Unless told: method.temperature=0.05:1:log
+    """KEY=LOW:HIGH, KEY=LOW:HIGH:log or KEY=A,B,C, one or more. By default: method.temperature=0.05:1:log
     optim.lr_per_256=0.05:2:log augment.strength=0.1:1.5."""
     trials: int = 30
     """Trials in all; a finished sweep goes on when there are more."""

@@ -15,7 +15,7 @@ class DataConfig:
     train: str = "synthetic:4096"
     """A prepared dataset, or anything that experiments/prepare.py takes: it is then prepared once into the storage."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Channel means of [0, 1] images, subtracted on the device (ImageNet's unless told)."""
+    """Channel means of [0, 1] images, subtracted on the device (ImageNet's by default)."""
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     """Channel standard deviations, divided by on the device."""
     max_bad_fraction: float = 0.001

@@ -1,7 +1,7 @@
 """The first blocks of a stream, loaded by the process that trains, until the stream itself delivers.
 
-The data workers of a stream take seconds to start. Loading is a pure function of positions: whoever does it, the bits
-are the same.
+The data workers of a stream take seconds to start. Loading is a pure function of positions: whichever process does it,
+the bits are the same.
 """
 
 from __future__ import annotations

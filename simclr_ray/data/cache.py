@@ -38,7 +38,7 @@ def open_cache(dataset: Dataset, limit_gib: float, folder: str | None, *, build:
 
     Without `build` also None where it is missing.
 
-    The file is named by the dataset's fingerprint. Whoever comes first builds it under a lock, the others wait.
+    The file is named by the dataset's fingerprint. The first process to come builds it under a lock, the others wait.
     """
     if dataset.pixel_bytes > limit_gib * 2**30:
         return None

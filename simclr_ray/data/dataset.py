@@ -1,4 +1,4 @@
-"""A prepared dataset: what its dataset.json says, and its slices by number."""
+"""A prepared dataset: its dataset.json, and its slices by number."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """What dataset.json says. It pickles as values and an address, so any node can read from it."""
+    """The content of dataset.json. It pickles as values and an address, so any node can read from it."""
 
     location: Location
     rows: int
@@ -73,7 +73,7 @@ class Dataset:
 
 
 def is_dataset(uri: str) -> bool:
-    """Whether a prepared dataset lies there. Raises BadInput where that cannot be asked."""
+    """Whether a prepared dataset lies there. Raises BadInput where that cannot be found out."""
     location = open_location(uri)
     try:
         return (location / INDEX).exists()

@@ -38,7 +38,7 @@ class SliceLoader:
         """Fills the views of one slice; gives its sample ids and which of them are undecodable.
 
         The next good image of the slice, cyclically, stands in for a bad one and is drawn with the bad one's key, so
-        batches keep their size. A wholly bad slice is left black: whoever counts the bad ones ends the run.
+        batches keep their size. A wholly bad slice is left black: the count of bad images ends the run.
         """
         epoch, number = self._order.slice_at(position)
         first = number * self._order.slice_rows

@@ -25,7 +25,7 @@ from simclr_ray.train.memory import keep_freed_memory
 
 
 def attempt(task: Task, device: torch.device) -> None:
-    """Trains on `device` until the run is done, is asked to end or fails; at the end rank 0 writes the encoder."""
+    """Trains on `device` until the run is done, is requested to end or fails; at the end rank 0 writes the encoder."""
     config, worker = task.config, RayWorker(device, task.progress_key, task.end_key, task.share)
     require_held(task.run, task.driver)
     _require_precision(config.train.precision, device)

@@ -22,7 +22,7 @@ def join_or_start() -> None:
         return
     # Train workers import us from wherever the driver did; what they print is in Ray's logs, errors come back.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    # Processes that nobody would use, each seconds of imports: we watch for notices ourselves, and workers that Ray
+    # Processes of no use here, each seconds of imports: we watch for notices ourselves, and workers that Ray
     # starts beforehand have another environment than those that it then needs.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")

@@ -15,7 +15,7 @@ from simclr_ray.storage.location import Location
 from simclr_ray.train.control import Interrupted
 
 NODE_DIED = "its node has died"
-"""Ray's words: the error has no field that tells a machine that went from a process that died on one that stays."""
+"""Of Ray's message: no field of the error distinguishes a lost machine from a process that died on one that stays."""
 
 
 class GivenUp(Exception):
@@ -80,7 +80,7 @@ def cause_of(error: Exception) -> BaseException:
 def lost_while_starting(error: BaseException) -> bool:
     """Whether a worker was lost in the seconds in which a group starts. Ray Train retries that only in part.
 
-    It starts a group again when an actor dies there, but not when the others notice first that nobody answers.
+    It starts a group again when an actor dies there, but not when the other workers notice it first.
     """
     wrapped = list(layers(error))
     if not isinstance(error, ControllerError) or any(isinstance(layer, GivenUp) for layer in wrapped):

@@ -19,7 +19,7 @@ SAVING = "\nsaving; Ctrl-C again ends at once"
 def saving_at_interrupt(run: Location) -> Iterator[None]:
     """For training in this very thread: at Ctrl-C the run saves and ends, then KeyboardInterrupt; at the next at once.
 
-    Only a process's main thread hears Ctrl-C; in another one this does nothing.
+    Only a process's main thread receives SIGINT; in another one this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -29,7 +29,7 @@ ALL_KEYS = frozenset(config_types())
 
 @dataclass(frozen=True)
 class RunResult:
-    """What the run folder says at the end."""
+    """The run folder at the end."""
 
     path: str
     step: int

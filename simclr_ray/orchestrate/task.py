@@ -1,4 +1,4 @@
-"""What a training process needs to know of its run, and how a run is asked to end."""
+"""A run as its training processes receive it, and the request to end one."""
 
 from __future__ import annotations
 

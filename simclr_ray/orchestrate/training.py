@@ -43,7 +43,7 @@ def _giving_up_noted(task: Task) -> Iterator[None]:
     try:
         yield
     except Interrupted:
-        raise  # somebody goes on
+        raise  # the caller's next attempt goes on
     except Exception as error:
         with suppress(OSError):
             if holds(task.run, task.driver):

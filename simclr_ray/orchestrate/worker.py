@@ -19,7 +19,7 @@ from simclr_ray.orchestrate.preemption.drain import draining, save_requested_at
 from simclr_ray.periodic import repeating
 from simclr_ray.planning.shares import Share, workers_that_fit
 from simclr_ray.storage.run_folder import Row
-from simclr_ray.train.control import Signals
+from simclr_ray.train.control import ClusterSignals
 
 POLL_S = 1.0
 
@@ -27,12 +27,12 @@ POLL_S = 1.0
 class RayWorker:
     """`progress_key`: where in Ray's key-value store the driver looks for the newest metrics row; no extra process.
 
-    `end_key`: where somebody may ask the run to end.
+    `end_key`: the key under which the run is requested to end.
     """
 
     def __init__(self, device: torch.device, progress_key: str, end_key: str, share: Share) -> None:
         self._device, self._progress_key, self._end_key, self._share = device, progress_key, end_key, share
-        self._signals = Signals()
+        self._signals = ClusterSignals()
         self._checked: Row | None = None
         node = ray.get_runtime_context().get_node_id()
         self._nodes = frozenset(collective.gather_objects(node))
@@ -56,24 +56,24 @@ class RayWorker:
             self._checked = row
         internal_kv._internal_kv_put(self._progress_key, json.dumps(row | {"checked": self._checked}), overwrite=True)
 
-    def signals(self) -> Signals:
+    def poll_signals(self) -> ClusterSignals:
         return self._signals
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Keeps `signals` up to date from a thread, on rank 0, where they are asked for."""
+        """Polls the cluster's signals on a thread, on rank 0, which alone reads them."""
         if self.rank != 0:
             yield
             return
 
         def listen() -> None:
-            with contextlib.suppress(RayError):  # the head is busy: what was heard last holds until it answers
-                self._signals = self._heard()
+            with contextlib.suppress(RayError):  # the head is busy: the last signals stand until it answers
+                self._signals = self._poll()
 
         with repeating(listen, POLL_S):
             yield
 
-    def _heard(self) -> Signals:
+    def _poll(self) -> ClusterSignals:
         leaving = draining()
         for node, deadline in leaving.items():
             if math.isinf(deadline):
@@ -82,10 +82,10 @@ class RayWorker:
                 self._deadlines[node] = deadline  # a second notice may bring it forward
         ours = {node: self._deadlines[node] for node in leaving if node in self._nodes}
         staying = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
-        return Signals(
+        return ClusterSignals(
             available_workers=workers_that_fit(self._share, staying),
             deadline=min(ours.values(), default=None),
             nodes=tuple(ours),
-            save_asked_at=save_requested_at(),
-            end_asked=internal_kv._internal_kv_exists(self._end_key),
+            save_requested_at=save_requested_at(),
+            end_requested=internal_kv._internal_kv_exists(self._end_key),
         )

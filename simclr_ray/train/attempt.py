@@ -1,7 +1,6 @@
 """One attempt at a run by one group of workers: from the newest checkpoint to the end, or until it is interrupted.
 
-Nothing here knows Ray. The first attempt and the fortieth are the same code: an attempt without a checkpoint starts at
-step 0.
+The first attempt and the fortieth are the same code: an attempt without a checkpoint starts at step 0.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.order import Order, last_step, order_of
 from simclr_ray.optim.schedule import rate_at
 from simclr_ray.storage.location import Location
-from simclr_ray.storage.run_folder import Row, read_rows
+from simclr_ray.storage.run_folder import EVENTS, METRICS, Row, read_rows
 from simclr_ray.train import checkpoint
 from simclr_ray.train.batch import Batch, batches, on_device
 from simclr_ray.train.check import Check, Evaluate
@@ -52,9 +51,9 @@ def run_attempt(
 ) -> TrainState:
     """Trains to the end, leaves checkpoints and records in `run`, and gives the final state.
 
-    `still_ours` is asked before each save whether another driver has taken the run over. `last_failure` is what ended
-    the attempt before this one, for the records. Raises Interrupted when rank 0 has saved for another group, Ended
-    when it has saved because the run was asked to end.
+    `still_ours` is called before each save: False where another driver has taken the run over. `last_failure` is what
+    ended the attempt before this one, for the events. Raises Interrupted when rank 0 has saved for another group, Ended
+    when it has saved because the run was requested to end.
     """
     order = order_of(config, dataset)
     log = start_log(run, worker.size, last_failure) if worker.rank == 0 else None
@@ -63,7 +62,7 @@ def run_attempt(
         pending_row, skipped = _resume(state, config, dataset, run)
         recorder = None
         if log:
-            refused = refused_workers(read_rows(run / "events.jsonl"), worker.size)
+            refused = refused_workers(read_rows(run / EVENTS), worker.size)
             recorder = _recorder(log, config, dataset, order, run, still_ours, refused)
             recorder.restored(state.step, worker.size, skipped)
         with recorder or nullcontext():
@@ -136,7 +135,7 @@ def _resume(state: TrainState, config: Config, dataset: Dataset, run: Location) 
             raise BadInput(f"{run} was trained on another {key} ({saved.state[key]}, now {now}): use another --name")
     restore(state, saved)
     written = saved.state.get("pending_evaluation_row", saved.state.get("owed"))  # as the last release called it
-    if written is not None and any(row["step"] == step for row in read_rows(run / "metrics.jsonl")):
+    if written is not None and any(row["step"] == step for row in read_rows(run / METRICS)):
         written = None
     return collective.from_rank_0(written), skipped
 

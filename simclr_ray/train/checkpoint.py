@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import re
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,10 +18,10 @@ from safetensors import SafetensorError
 
 from simclr_ray.config import BadInput
 from simclr_ray.storage.location import Location
+from simclr_ray.storage.run_folder import CHECKPOINT, MANIFEST, checkpoint_name
 from simclr_ray.train.state import Snapshot
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
-_NAME = re.compile(r"step-(\d{8,})")
 
 
 class Damaged(Exception):
@@ -33,24 +32,20 @@ class SavesFailed(RuntimeError):
     """The store has failed for longer than the run is willing to train without saving."""
 
 
-def folder_name(step: int) -> str:
-    return f"step-{step:08d}"
-
-
 def steps_in(run: Location) -> list[int]:
     """Steps of all checkpoint folders of a run, valid or not, ascending."""
-    matches = [_NAME.fullmatch(name) for name in run.folders()]
+    matches = [CHECKPOINT.fullmatch(name) for name in run.folders()]
     return sorted(int(match.group(1)) for match in matches if match)
 
 
 def complete_steps(run: Location) -> list[int]:
     """Steps of the checkpoints whose manifest was written, ascending; those that were cut short are left out."""
-    return [step for step in steps_in(run) if (run / folder_name(step) / "manifest.json").exists()]
+    return [step for step in steps_in(run) if (run / checkpoint_name(step) / MANIFEST).exists()]
 
 
 def write(run: Location, saved: Snapshot) -> None:
     """Writes `step-…/`, the manifest last. What an earlier attempt left there goes first."""
-    folder = run / folder_name(saved.step)
+    folder = run / checkpoint_name(saved.step)
     folder.delete()
     contents = (
         safetensors.torch.save(saved.model),
@@ -61,14 +56,14 @@ def write(run: Location, saved: Snapshot) -> None:
     for name, content in zip(FILES, contents, strict=True):
         (folder / name).write_bytes(content)
         manifest[name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    (folder / "manifest.json").write_bytes((json.dumps({"files": manifest}, indent=1) + "\n").encode())
+    (folder / MANIFEST).write_bytes((json.dumps({"files": manifest}, indent=1) + "\n").encode())
 
 
 def read(run: Location, step: int) -> Snapshot:
     """The checkpoint of `step`, every file verified. Raises Damaged."""
-    folder = run / folder_name(step)
+    folder = run / checkpoint_name(step)
     try:
-        manifest = json.loads((folder / "manifest.json").read_bytes())["files"]
+        manifest = json.loads((folder / MANIFEST).read_bytes())["files"]
         contents = {name: (folder / name).read_bytes() for name in FILES}
         for name, content in contents.items():
             if hashlib.sha256(content).hexdigest() != manifest[name]["sha256"]:
@@ -105,7 +100,7 @@ def prune(run: Location, newest: int, keep_last: int, steps_between_kept: int | 
         kept |= set(firsts.values())
     for step in steps_in(run):
         if step not in kept:
-            (run / folder_name(step)).delete()
+            (run / checkpoint_name(step)).delete()
 
 
 @dataclass(frozen=True)

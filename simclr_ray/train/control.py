@@ -1,4 +1,4 @@
-"""What rank 0 decides between two steps, and how all workers come to act on it at the same one."""
+"""Rank 0's decisions between two steps: go on, save, resize, stop, end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from simclr_ray.storage.run_folder import Row
 
 LAST_SAVES_S = 1.0
 REFUSED_TIMES = 6
-"""Room that a resize did not get is tried again after so many times the usual interval."""
+"""Workers that a resize did not get are tried again after so many times the usual interval."""
 
 
 class Interrupted(Exception):
@@ -18,7 +18,7 @@ class Interrupted(Exception):
 
 
 class Ended(Exception):
-    """The run was asked to end before its last step: its state is saved, and nobody goes on for now."""
+    """The run was requested to end before its last step: it is saved, and goes on at the next command."""
 
 
 class Action(IntEnum):
@@ -36,8 +36,8 @@ class Action(IntEnum):
 
 
 @dataclass(frozen=True)
-class Signals:
-    """What the cluster says to a worker. All optional: a process of its own has no cluster."""
+class ClusterSignals:
+    """What a worker polls from its cluster. All optional: a process of its own has no cluster."""
 
     available_workers: int | None = None
     """Workers that would fit now; more than there are is a reason to grow. None: not known yet."""
@@ -45,10 +45,10 @@ class Signals:
     """Unix time at which the first of this group's nodes is taken away; None: no notice."""
     nodes: tuple[str, ...] = ()
     """Those nodes."""
-    save_asked_at: float | None = None
-    """When a save was last asked for, by the asker's clock; a rebalance recommendation asks for one."""
-    end_asked: bool = False
-    """Whether the run shall end where it is, as a sweep asks of a trial that it gives up."""
+    save_requested_at: float | None = None
+    """When a save was last requested, by the requester's clock; a rebalance recommendation requests one."""
+    end_requested: bool = False
+    """Whether the run is requested to end where it is, as a sweep does with a trial that it gives up."""
 
 
 class Control:
@@ -71,13 +71,13 @@ class Control:
         self._started = monotonic()
         self._available_since: float | None = None
         self._noticed_save: float | None = None
-        self._asked_at: float | None = None
+        self._requested_at: float | None = None
         self._decided_at = time()
 
-    def decide(self, signals: Signals, workers: int, save_seconds: float) -> Action:
-        """`save_seconds`: how long the last save took. Asked once a step."""
+    def decide(self, signals: ClusterSignals, workers: int, save_seconds: float) -> Action:
+        """`save_seconds`: how long the last save took. Called once a step."""
         step_seconds, self._decided_at = time() - self._decided_at, time()
-        if signals.end_asked:
+        if signals.end_requested:
             return Action.END
         if signals.deadline is not None:
             return self._before_the_end(signals.deadline, save_seconds, step_seconds)
@@ -87,8 +87,8 @@ class Control:
         every_s = self._resize_every_s * (REFUSED_TIMES if available == self._refused_workers else 1)
         if self._growth_is_due(available > workers, every_s):
             return Action.RESIZE
-        if signals.save_asked_at not in (None, self._asked_at):
-            self._asked_at = signals.save_asked_at
+        if signals.save_requested_at not in (None, self._requested_at):
+            self._requested_at = signals.save_requested_at
             return Action.SAVE
         return Action.CONTINUE
 

@@ -1,4 +1,4 @@
-"""Rank 0's hands: the records and checkpoints of the run folder, and the decision when to save or to stop."""
+"""Rank 0's logging and checkpointing of one attempt, and the decision when to save or to stop."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FAILED_RETRY_S = 60.0
 
 
 class Recorder:
-    """What rank 0 keeps of one attempt. `identity` joins every checkpoint: seed and fingerprint."""
+    """Rank 0 has the only one. `identity` (seed and fingerprint) joins every checkpoint."""
 
     def __init__(
         self, log: RunLog, saver: Saver, control: Control, saving: SavingConfig, identity: dict[str, Any]
@@ -36,7 +36,7 @@ class Recorder:
         self.metrics, self.ledger, self.event = log.metrics, log.ledger, log.event
 
     def restored(self, step: int, workers: int, skipped: list[str]) -> None:
-        """Says where this attempt begins, and rewinds the metrics to there."""
+        """Logs where this attempt begins, and rewinds the metrics to that step."""
         self._log.rewind(step)
         self._saver.whole_step = step or None
         for reason in skipped:
@@ -44,14 +44,14 @@ class Recorder:
         self.event("restore" if step else "start", step, workers=workers, torch=torch.__version__)
 
     def first_step_done(self, step: int) -> None:
-        """Notes when the first batch had come and any compiling was over."""
+        """Logs the end of the first step: the first batch has come, and compilation is over."""
         if not self._first_step_done:
             self._first_step_done = True
             self.event("first_step", step)
 
     def decide(self, worker: Worker, step: int) -> Action:
         self._note(self._saver.collect(wait=False))
-        signals = worker.signals()
+        signals = worker.poll_signals()
         action = self._control.decide(signals, worker.size, self._save_seconds)
         if action == Action.SAVE and signals.deadline is not None and not self._noticed:
             self._noticed = True
@@ -85,7 +85,7 @@ class Recorder:
 
     def ends_on_purpose(self, action: Action, step: int, worker: Worker) -> None:
         if action == Action.RESIZE:
-            self.event("resize", step, workers={"from": worker.size, "to": worker.signals().available_workers})
+            self.event("resize", step, workers={"from": worker.size, "to": worker.poll_signals().available_workers})
         else:
             self.event("stop", step, reason="preemption" if action == Action.STOP else "asked to end")
         self._log.flush(patience_s=None)  # before the others end and take this process with them

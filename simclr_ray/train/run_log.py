@@ -11,7 +11,7 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from simclr_ray.storage.location import Location
-from simclr_ray.storage.run_folder import Row, read_rows
+from simclr_ray.storage.run_folder import EVENTS, LEDGER, METRICS, TENSORBOARD, Row, read_rows
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -36,7 +36,7 @@ class JsonLines:
             self.flush()
 
     def flush(self, patience_s: float | None = 0) -> bool:
-        """Whether all is written. Training waits for this: by default a store that fails is asked again later."""
+        """Whether all is written. Training waits for this: by default a store that fails is tried again later."""
         if not self._unwritten:
             return True
         try:
@@ -67,25 +67,25 @@ class RunLog:
 
     def __init__(self, run: Location) -> None:
         self._run = run
-        self._files = {"events.jsonl": JsonLines(run / "events.jsonl", read_rows(run / "events.jsonl"))}
+        self._files = {EVENTS: JsonLines(run / EVENTS, read_rows(run / EVENTS))}
         self._board: SummaryWriter | None = None
 
     def rewind(self, step: int) -> None:
         """Drops the rows of later steps. Until it has been called, only events can be written."""
         from torch.utils.tensorboard import SummaryWriter  # a second to import: rank 0 alone pays it
 
-        for name in ("metrics.jsonl", "ledger.jsonl"):
+        for name in (METRICS, LEDGER):
             rows = read_rows(self._run / name)
-            if rows or name == "metrics.jsonl":
+            if rows or name == METRICS:
                 self._files[name] = JsonLines(self._run / name, [row for row in rows if row["step"] <= step])
         run = self._run
         # TensorBoard writes to a disk alone: for an object store to a scratch folder, copied at each flush.
         self._scratch = None if run.local else tempfile.TemporaryDirectory(prefix="simclr_ray-board-")
-        self._board_folder = Path(self._scratch.name) if self._scratch else Path(run.path) / "tensorboard"
+        self._board_folder = Path(self._scratch.name) if self._scratch else Path(run.path) / TENSORBOARD
         self._board = SummaryWriter(str(self._board_folder), purge_step=step + 1 if step else None)
 
     def metrics(self, row: Row) -> None:
-        self._files["metrics.jsonl"].append(row)
+        self._files[METRICS].append(row)
         assert self._board is not None
         with contextlib.suppress(OSError):  # TensorBoard only repeats metrics.jsonl: a full disk costs it a point
             for key, value in row.items():
@@ -94,12 +94,12 @@ class RunLog:
 
     def ledger(self, row: Row) -> None:
         """The sample ids of a step, a debug option."""
-        if "ledger.jsonl" not in self._files:
-            self._files["ledger.jsonl"] = JsonLines(self._run / "ledger.jsonl", [])
-        self._files["ledger.jsonl"].append(row)
+        if LEDGER not in self._files:
+            self._files[LEDGER] = JsonLines(self._run / LEDGER, [])
+        self._files[LEDGER].append(row)
 
     def event(self, kind: str, step: int, **fields: Any) -> None:
-        self._files["events.jsonl"].append({"event": kind, "time": round(time(), 3), "step": step} | fields)
+        self._files[EVENTS].append({"event": kind, "time": round(time(), 3), "step": step} | fields)
 
     def flush(self, patience_s: float | None = 0) -> None:
         """Brings an object store up to date; on a disk everything already is. `patience_s`: as for `with_retries`."""
@@ -110,10 +110,10 @@ class RunLog:
             with contextlib.suppress(OSError):  # copied whole at the next flush
                 self._board.flush()
                 for board in self._board_folder.iterdir():
-                    (self._run / "tensorboard" / board.name).write_bytes(board.read_bytes(), patience_s=0)
+                    (self._run / TENSORBOARD / board.name).write_bytes(board.read_bytes(), patience_s=0)
 
     def close(self) -> None:
-        self.flush(patience_s=None)  # nobody writes the last rows later
+        self.flush(patience_s=None)  # the last rows are written now or never
         if self._board:
             with contextlib.suppress(OSError):
                 self._board.close()
@@ -121,7 +121,7 @@ class RunLog:
 
 def start_log(run: Location, workers: int, last_failure: str | None) -> RunLog:
     """Opens the logs and notes that an attempt begins, and a failure that the attempt before could not note itself."""
-    events, rows = read_rows(run / "events.jsonl"), read_rows(run / "metrics.jsonl")
+    events, rows = read_rows(run / EVENTS), read_rows(run / METRICS)
     log = RunLog(run)
     log.event("attempt", events[-1]["step"] if events else 0, workers=workers)
     if events and events[-1]["event"] not in ("done", "resize", "stop", "gave_up"):
@@ -132,8 +132,8 @@ def start_log(run: Location, workers: int, last_failure: str | None) -> RunLog:
 
 def note_giving_up(run: Location, cause: str) -> None:
     """Writes the event `gave_up`, as the driver does when it will not try a run again: no worker writes then."""
-    events = read_rows(run / "events.jsonl")
-    log = JsonLines(run / "events.jsonl", events)
+    events = read_rows(run / EVENTS)
+    log = JsonLines(run / EVENTS, events)
     step = events[-1]["step"] if events else 0
     log.append({"event": "gave_up", "time": round(time(), 3), "step": step, "cause": cause})
     log.flush(patience_s=None)

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from simclr_ray import collective
-from simclr_ray.train.control import Signals
+from simclr_ray.train.control import ClusterSignals
 
 
 @runtime_checkable
@@ -25,10 +25,10 @@ class Worker(Protocol):
     def device(self) -> torch.device: ...
 
     def report(self, row: dict[str, Any]) -> None:
-        """Tells whoever watches how far the run is. Rank 0 calls it at every metrics row."""
+        """Publishes the progress of the run. Rank 0 calls it at every metrics row."""
 
-    def signals(self) -> Signals:
-        """What the cluster has to say. Rank 0 asks after every step: it must not block."""
+    def poll_signals(self) -> ClusterSignals:
+        """The newest signals of the cluster. Rank 0 calls it after every step: it must not block."""
 
 
 @dataclass(frozen=True)
@@ -48,5 +48,5 @@ class LocalWorker:
     def report(self, row: dict[str, Any]) -> None:
         pass
 
-    def signals(self) -> Signals:
-        return Signals()
+    def poll_signals(self) -> ClusterSignals:
+        return ClusterSignals()

@@ -25,7 +25,7 @@ from simclr_ray.storage.location import Location, open_location
 from simclr_ray.storage.run_folder import read_rows
 from simclr_ray.train.attempt import run_attempt
 from simclr_ray.train.checkpoint import newest_valid, steps_in
-from simclr_ray.train.control import Interrupted, Signals
+from simclr_ray.train.control import ClusterSignals, Interrupted
 from simclr_ray.train.worker import LocalWorker
 from small_runs import local_blocks
 
@@ -55,14 +55,14 @@ class _Scripted(LocalWorker):
     fault: Fault | None
     run: Location
 
-    def signals(self) -> Signals:
+    def poll_signals(self) -> ClusterSignals:
         if self.fault is None or not self._step_has_come():
-            return Signals()
+            return ClusterSignals()
         if self.fault.kind == "grow":
-            return Signals(available_workers=self.size + self.fault.step)  # each time another: refused ones are ignored
+            return ClusterSignals(available_workers=self.size + self.fault.step)  # another each time
         if self.fault.kind == "notice":
-            return Signals(deadline=0.0, nodes=("this",))
-        return Signals()
+            return ClusterSignals(deadline=0.0, nodes=("this",))
+        return ClusterSignals()
 
     def _step_has_come(self) -> bool:
         assert self.fault is not None

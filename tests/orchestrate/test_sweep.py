@@ -76,7 +76,7 @@ def test_a_sweep_leaves_trials_that_are_runs_and_says_what_it_found(said: str, s
     for trial in trials:
         run = sweep / trial.user_attrs["run"]
         config = json.loads((run / "config.json").read_text())
-        assert config["optim"]["temperature"] == trial.params["method.temperature"]
+        assert config["method"]["temperature"] == trial.params["method.temperature"]
         assert config["evaluate"]["test"] is None, "never the test set"
         checked = {row["samples"]: row["knn_top1"] for row in metrics(run) if "knn_top1" in row}
         # A run this short may do another epoch, or all, between ASHA's word and its end.

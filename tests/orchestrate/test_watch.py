@@ -13,9 +13,10 @@ from simclr_ray.config import BadInput, ResourcesConfig
 from simclr_ray.orchestrate.watch import render_line
 from simclr_ray.planning.shares import Share, data_cpus, share_of, training_threads, workers_that_fit
 from simclr_ray.storage import lease as lease_module
+from simclr_ray.storage import run_folder
 from simclr_ray.storage.lease import holds, lease
 from simclr_ray.storage.location import open_location
-from simclr_ray.train.control import Action, Control, Signals
+from simclr_ray.train.control import Action, ClusterSignals, Control
 
 ROW = {
     "step": 50, "epoch": 1.25, "loss": 4.2, "images_per_s": 100.0, "data_wait_fraction": 0.03, "workers": 2,
@@ -39,7 +40,7 @@ def test_one_driver_holds_a_run_and_lets_go_of_it(tmp_path: Path) -> None:
     with lease(run) as driver:
         assert holds(run, driver)
         assert not holds(run, "another")
-    assert not (tmp_path / lease_module.FILE).exists()
+    assert not (tmp_path / run_folder.DRIVER).exists()
 
 
 def test_a_dead_driver_of_this_machine_is_taken_over_at_once(tmp_path: Path) -> None:
@@ -48,7 +49,7 @@ def test_a_dead_driver_of_this_machine_is_taken_over_at_once(tmp_path: Path) -> 
         os._exit(0)
     os.waitpid(pid, 0)
     dead = {"driver": "dead", "host": lease_module._host(), "pid": pid, "time": 0.0}
-    (tmp_path / lease_module.FILE).write_text(json.dumps(dead))
+    (tmp_path / run_folder.DRIVER).write_text(json.dumps(dead))
     with lease(open_location(str(tmp_path))) as driver:
         assert driver != "dead"
 
@@ -56,7 +57,7 @@ def test_a_dead_driver_of_this_machine_is_taken_over_at_once(tmp_path: Path) -> 
 def test_a_driver_elsewhere_is_given_up_when_it_does_not_renew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease_module, "PATIENCE_S", 2.0)
     elsewhere = {"driver": "old", "host": "another-host", "pid": 1, "time": 0.0}
-    (tmp_path / lease_module.FILE).write_text(json.dumps(elsewhere))
+    (tmp_path / run_folder.DRIVER).write_text(json.dumps(elsewhere))
     with lease(open_location(str(tmp_path))) as driver:
         assert holds(open_location(str(tmp_path)), driver)
 
@@ -117,8 +118,8 @@ def test_rank_0_saves_at_a_notice_trains_on_and_stops_in_time(monkeypatch: pytes
     now = 1000.0
     monkeypatch.setattr("simclr_ray.train.control.time", lambda: now)
     control = Control(settle_s=0, resize_every_s=0, stop_margin_s=3)
-    leaving = Signals(deadline=1020.0, available_workers=5)
-    assert control.decide(Signals(available_workers=1), 1, 0.1) == Action.CONTINUE
+    leaving = ClusterSignals(deadline=1020.0, available_workers=5)
+    assert control.decide(ClusterSignals(available_workers=1), 1, 0.1) == Action.CONTINUE
     decided = []
     for now in (1001.0, 1002.0, 1014.0, 1014.5, 1015.0, 1016.0):  # noqa: B007 (read by the clock)
         decided.append(control.decide(leaving, 1, 0.1).name)
@@ -133,7 +134,7 @@ def test_without_a_margin_rank_0_saves_every_second_until_the_end(monkeypatch: p
     control = Control(settle_s=0, resize_every_s=0, stop_margin_s=None)
     decided = []
     for now in (1000.0, 1000.5, 1001.0, 1001.5, 1002.5, 1020.0):  # noqa: B007 (read by the clock)
-        decided.append(control.decide(Signals(deadline=1010.0), 1, 0.1))
+        decided.append(control.decide(ClusterSignals(deadline=1010.0), 1, 0.1))
     assert [action.name for action in decided] == ["SAVE", "CONTINUE", "SAVE", "CONTINUE", "SAVE", "SAVE"]
 
 
@@ -143,10 +144,10 @@ def test_rank_0_grows_once_room_has_lasted_and_saves_when_asked(monkeypatch: pyt
     control = Control(settle_s=22, resize_every_s=60, stop_margin_s=3)
     decided = []
     for now, available in ((1, 1), (30, 2), (40, 1), (50, 2), (59, 2), (71, 2), (72, 2)):  # noqa: B007 (read by the clock)
-        decided.append(control.decide(Signals(available_workers=available), 1, 0.1))
+        decided.append(control.decide(ClusterSignals(available_workers=available), 1, 0.1))
     assert decided == [Action.CONTINUE] * 6 + [Action.RESIZE]
-    assert control.decide(Signals(save_asked_at=5.0), 2, 0.1) == Action.SAVE
-    assert control.decide(Signals(save_asked_at=5.0), 2, 0.1) == Action.CONTINUE
+    assert control.decide(ClusterSignals(save_requested_at=5.0), 2, 0.1) == Action.SAVE
+    assert control.decide(ClusterSignals(save_requested_at=5.0), 2, 0.1) == Action.CONTINUE
 
 
 def test_room_that_a_resize_did_not_get_is_tried_again_much_later_or_when_it_changes(
@@ -157,18 +158,18 @@ def test_room_that_a_resize_did_not_get_is_tried_again_much_later_or_when_it_cha
     monkeypatch.setattr("simclr_ray.train.control.monotonic", lambda: now)
     control, other = (Control(settle_s=0, resize_every_s=60, stop_margin_s=3, refused_workers=4) for _ in range(2))
     now = 61.0
-    assert control.decide(Signals(), 2, 0.0) == Action.CONTINUE, "nothing heard yet"
-    assert control.decide(Signals(available_workers=4), 2, 0.0) == Action.CONTINUE
+    assert control.decide(ClusterSignals(), 2, 0.0) == Action.CONTINUE, "nothing heard yet"
+    assert control.decide(ClusterSignals(available_workers=4), 2, 0.0) == Action.CONTINUE
     now = 361.0
-    assert control.decide(Signals(available_workers=4), 2, 0.0) == Action.RESIZE
+    assert control.decide(ClusterSignals(available_workers=4), 2, 0.0) == Action.RESIZE
     now = 61.0
-    assert other.decide(Signals(available_workers=3), 2, 0.0) == Action.RESIZE
-    assert other.decide(Signals(available_workers=4), 2, 0.0) == Action.RESIZE
+    assert other.decide(ClusterSignals(available_workers=3), 2, 0.0) == Action.RESIZE
+    assert other.decide(ClusterSignals(available_workers=4), 2, 0.0) == Action.RESIZE
 
 
 def test_a_run_asked_to_end_does_so_before_all_else() -> None:
     control = Control(settle_s=0, resize_every_s=0, stop_margin_s=3)
-    assert control.decide(Signals(available_workers=9, deadline=0.0, end_asked=True), 2, 0.0) == Action.END
+    assert control.decide(ClusterSignals(available_workers=9, deadline=0.0, end_requested=True), 2, 0.0) == Action.END
 
 
 def test_a_tenth_fits_ten_times() -> None:

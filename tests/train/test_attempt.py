@@ -18,7 +18,7 @@ from simclr_ray.storage.run_folder import read_rows
 from simclr_ray.train import checkpoint
 from simclr_ray.train.attempt import run_attempt
 from simclr_ray.train.checkpoint import steps_in
-from simclr_ray.train.control import Ended, Interrupted, Signals
+from simclr_ray.train.control import ClusterSignals, Ended, Interrupted
 from simclr_ray.train.metrics import Diverged
 from simclr_ray.train.state import Snapshot
 from simclr_ray.train.worker import LocalWorker
@@ -202,12 +202,12 @@ def test_an_evaluation_that_was_interrupted_is_made_up_for(dataset: Dataset, tmp
     assert json.loads((tmp_path / "step-00000024" / "state.json").read_text())["step"] == 24
 
 
-def ended_by(signals: Signals, after_batch: int, config: Config, dataset: Dataset, folder: Path) -> list[int]:
+def ended_by(signals: ClusterSignals, after_batch: int, config: Config, dataset: Dataset, folder: Path) -> list[int]:
     """Two workers' attempt whose evaluation hears `signals` after a batch; the steps evaluated, whole or not."""
-    heard, evaluated = Signals(), []
+    heard, evaluated = ClusterSignals(), []
 
     class Hearing(LocalWorker):
-        def signals(self) -> Signals:
+        def poll_signals(self) -> ClusterSignals:
             return heard
 
     def evaluate(model: torch.nn.Module, step: int, between: Callable[[], None]) -> dict[str, float]:
@@ -229,13 +229,13 @@ def ended_by(signals: Signals, after_batch: int, config: Config, dataset: Datase
 @pytest.mark.parametrize("kind", ["notice", "asked"])
 def test_an_evaluation_heeds_a_notice_and_is_made_up_for(kind: str, dataset: Dataset, tmp_path: Path) -> None:
     config = TINY.with_overrides({"evaluate.every_epochs": 1})
-    signals = Signals(deadline=0.0, nodes=("n",)) if kind == "notice" else Signals(end_asked=True)
+    signals = ClusterSignals(deadline=0.0, nodes=("n",)) if kind == "notice" else ClusterSignals(end_requested=True)
     assert run_workers(2, ended_by, signals, 1, config, dataset, tmp_path) == [[8, 16]] * 2
     run = open_location(str(tmp_path))
     stop = read_rows(run / "events.jsonl")[-1]
     assert (stop["event"], stop["step"]) == ("stop", 16)
     assert stop["reason"] == ("preemption" if kind == "notice" else "asked to end")
-    assert run_workers(2, ended_by, Signals(), 9, config, dataset, tmp_path) == [[16, 24]] * 2
+    assert run_workers(2, ended_by, ClusterSignals(), 9, config, dataset, tmp_path) == [[16, 24]] * 2
     found = {row["step"]: row.get("knn_top1") for row in read_rows(run / "metrics.jsonl")}
     assert {step: value for step, value in found.items() if value} == {8: 8.0, 16: 16.0, 24: 24.0}
 

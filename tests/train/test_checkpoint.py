@@ -10,6 +10,7 @@ import torch
 
 from simclr_ray.config import BadInput, Config
 from simclr_ray.storage.location import Location, open_location
+from simclr_ray.storage.run_folder import checkpoint_name
 from simclr_ray.train import checkpoint
 from simclr_ray.train.checkpoint import Saver, newest_valid, prune, steps_in, write
 from simclr_ray.train.state import TrainState, initial_state, restore, snapshot
@@ -106,7 +107,7 @@ def test_what_an_interrupted_attempt_left_is_replaced(run: Location) -> None:
 
 def test_retention_keeps_the_last_and_the_first_of_every_period(run: Location) -> None:
     for step in (5, 10, 12, 20, 24, 31, 35):
-        (run / checkpoint.folder_name(step) / "manifest.json").write_bytes(b"{}")
+        (run / checkpoint_name(step) / "manifest.json").write_bytes(b"{}")
     prune(run, 35, keep_last=2, steps_between_kept=10)
     assert steps_in(run) == [5, 10, 20, 31, 35]
     prune(run, 35, keep_last=1, steps_between_kept=None)

@@ -20,7 +20,7 @@ from simclr_ray.data.prepare.source import Source, spec_digest
 
 
 def open_torchvision(spec: str) -> Source:
-    """`torchvision:NAME[:SPLIT]`, SPLIT train unless told.
+    """`torchvision:NAME[:SPLIT]`, SPLIT train by default.
 
     The rule: a dataset class with a parameter `split` is given SPLIT; one with `train` is given whether SPLIT is train
     (else it must be test); others cannot be used. Raises BadInput also where the download fails.

@@ -1,9 +1,9 @@
-"""Watches over one machine of the cluster: when its cloud or a SIGTERM says that it will go, Ray learns it in time.
+"""Watches over one machine of the cluster: when its cloud or a SIGTERM announces its end, its Ray node is drained.
 
     python -m simclr_ray.orchestrate.preemption --cloud aws
 
 It runs beside `ray start` on every machine. The machine's Ray node is drained (see notice), so that training saves
-before the deadline. Whoever does not answer is asked again; nothing but a signal or the deadline ends the watch.
+before the deadline. A failed request is repeated; nothing but a signal or the deadline ends the watch.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ LEAVE_BEFORE_S = 1.0
 """Time to end in, where the watcher is a container's main process and its end is the container's."""
 TERMINATED = "SIGTERM"
 
-Signals = queue.SimpleQueue
+SignalQueue = queue.SimpleQueue
 """The numbers of those that have come. No other queue may be filled by a signal handler."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
     cloud: Literal["aws", "gcp", "azure", "none"]
-    """Whose metadata server is asked; none: SIGTERM alone is watched for."""
+    """Whose metadata server is polled; none: SIGTERM alone is watched for."""
     metadata: str = METADATA
     """Base URL of the metadata server."""
     poll_s: float = 2.0
@@ -73,7 +73,7 @@ def watch(
     poll: Poll,
     drain: Callable[[str, float], list[str]],
     save: Callable[[], None],
-    signals: Signals[int],
+    signals: SignalQueue[int],
     *,
     poll_s: float,
     grace_s: float,
@@ -86,26 +86,26 @@ def watch(
     """
     notice = _first_notice(poll, save, signals, poll_s, grace_s)
     while notice is not None:
-        told = _leave(drain, notice, signals)
-        sooner = told == signal.SIGTERM and notice.reason != TERMINATED
+        received = _leave(drain, notice, signals)
+        sooner = received == signal.SIGTERM and notice.reason != TERMINATED
         notice = Notice(TERMINATED, min(time() + grace_s, notice.deadline)) if sooner else None
 
 
 def _first_notice(
-    poll: Poll, save: Callable[[], None], signals: Signals[int], poll_s: float, grace_s: float
+    poll: Poll, save: Callable[[], None], signals: SignalQueue[int], poll_s: float, grace_s: float
 ) -> Notice | None:
     """The cloud's notice or SIGTERM, whichever comes first; None at SIGINT. Each risk on the way asks for one save."""
     saved: set[Risk] = set()
     answering = True
     while True:
         try:
-            said = poll()
-            if isinstance(said, Notice):
-                return said
-            if said is not None and said not in saved:
+            answer = poll()
+            if isinstance(answer, Notice):
+                return answer
+            if answer is not None and answer not in saved:
                 save()
-                saved.add(said)
-                _log(f"{said.reason}: asked for a save")
+                saved.add(answer)
+                _log(f"{answer.reason}: save requested")
             if not answering:
                 _log("answered again")
             answering = True
@@ -113,24 +113,25 @@ def _first_notice(
             if answering:
                 _log(f"no answer, asking on: {error}")
             answering = False
-        told = _received(signals, poll_s)
-        if told is not None:
-            return Notice(TERMINATED, time() + grace_s) if told == signal.SIGTERM else None
+        received = _received(signals, poll_s)
+        if received is not None:
+            return Notice(TERMINATED, time() + grace_s) if received == signal.SIGTERM else None
 
 
-def _leave(drain: Callable[[str, float], list[str]], notice: Notice, signals: Signals[int]) -> int | None:
+def _leave(drain: Callable[[str, float], list[str]], notice: Notice, signals: SignalQueue[int]) -> int | None:
     """Drains, then waits until shortly before the deadline. The signal that came first, or None."""
     _log(f"{notice.reason}: {notice.deadline - time():.1f} s left")
-    drained, told = False, None
-    while told is None:
+    drained, received = False, None
+    while received is None:
         if not drained:
             drained = _tried(drain, notice)
         left = notice.deadline - LEAVE_BEFORE_S - time()
         if left <= 0:
             break
-        told = _received(signals, left if drained else min(left, RETRY_S))
-    _log(f"{signal.Signals(told).name if told else 'the deadline'} ends the wait, {'' if drained else 'not '}drained")
-    return told
+        received = _received(signals, left if drained else min(left, RETRY_S))
+    cause = signal.Signals(received).name if received else "the deadline"
+    _log(f"{cause} ends the wait, {'' if drained else 'not '}drained")
+    return received
 
 
 def _tried(drain: Callable[[str, float], list[str]], notice: Notice) -> bool:
@@ -152,14 +153,14 @@ def _poll_of(cloud: str, metadata: str) -> Poll:
     return polls[cloud]
 
 
-def _caught() -> Signals[int]:
-    signals: Signals[int] = queue.SimpleQueue()
+def _caught() -> SignalQueue[int]:
+    signals: SignalQueue[int] = queue.SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _frame: signals.put(received))
     return signals
 
 
-def _received(signals: Signals[int], seconds: float) -> int | None:
+def _received(signals: SignalQueue[int], seconds: float) -> int | None:
     try:
         return signals.get(timeout=seconds)
     except queue.Empty:

@@ -20,8 +20,8 @@ CRASHES = 3
 LOSSES = 30
 """So often a trial's process may be lost, with a machine that was taken away."""
 
-Task = Callable[[FrozenTrial], dict[str, Any]]
-"""What TrialRun is told of a trial."""
+TaskOf = Callable[[FrozenTrial], dict[str, Any]]
+"""The config that Tune hands to TrialRun for a trial."""
 
 
 class StudySearch(Searcher):
@@ -32,7 +32,7 @@ class StudySearch(Searcher):
     """
 
     def __init__(
-        self, study: Study, trials: int, task: Task, say: Callable[[str], None], ask_to_end: Callable[[str], None]
+        self, study: Study, trials: int, task: TaskOf, say: Callable[[str], None], ask_to_end: Callable[[str], None]
     ) -> None:
         super().__init__(metric="objective", mode="max")
         self._study, self._trials, self._task, self._say = study, trials, task, say
@@ -157,7 +157,7 @@ class _Numbered:
 
 
 class StudyAsha(AsyncHyperBandScheduler):
-    """ASHA (Li et al. 2018) in units of samples, whose rungs begin with what the study knows.
+    """ASHA (Li et al. 2018) in units of samples, whose rungs begin with the results in the study.
 
     Trials count under their number in the study, so that one that goes on after a restart counts once. `budget_of`
     gives a trial's whole budget, which its batch size may make another one: its samples count in proportion.
@@ -177,7 +177,7 @@ class StudyAsha(AsyncHyperBandScheduler):
             time_attr="samples",
             metric="objective",
             mode="max",
-            max_t=max(first_rung, budget // reduction),  # whoever came further has paid for the rest
+            max_t=max(first_rung, budget // reduction),  # a trial that came further has used most of its budget
             grace_period=first_rung,
             reduction_factor=reduction,
             stop_last_trials=False,
@@ -190,12 +190,12 @@ class StudyAsha(AsyncHyperBandScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         if "objective" not in result or result["whole"]:
             return self.CONTINUE
-        known = self._study.trials[self._numbers[trial.trial_id]]
-        return self._on_value(known, result["samples"], result["objective"])
+        trial_so_far = self._study.trials[self._numbers[trial.trial_id]]
+        return self._on_value(trial_so_far, result["samples"], result["objective"])
 
     def _on_value(self, trial: FrozenTrial, samples: int, value: float) -> str:
         at = round(samples * self._budget / self._budget_of(trial))
         return self._brackets[0].on_result(_Numbered(str(trial.number)), at, value)  # type: ignore[arg-type]
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """All is known from its results."""
+        """Its results have said all."""

@@ -38,7 +38,7 @@ class TrialRun(tune.Trainable):
         self._known: set[int] = set(config["reported"])
         self._checks: queue.SimpleQueue[Row | None] = queue.SimpleQueue()
         self._error: BaseException | None = None
-        self._hear_records()
+        self._read_rows()
         self._thread = threading.Thread(target=self._train, name=config["run"], daemon=True)
         self._thread.start()
 
@@ -66,17 +66,17 @@ class TrialRun(tune.Trainable):
         try:
             config = Config.from_json(task["config"])
             share = Share(**task["share"])
-            pretrain(config, task["run"], task["storage"], share=share, alone=task["alone"], on_row=self._heard)
-            self._hear_records()  # what came too quickly to be heard
+            pretrain(config, task["run"], task["storage"], share=share, alone=task["alone"], on_row=self._on_row)
+            self._read_rows()  # rows that came between two polls
         except BaseException as error:  # noqa: BLE001 (whatever it was, `step` says it)
             self._error = error
         self._checks.put(None)
 
-    def _hear_records(self) -> None:
+    def _read_rows(self) -> None:
         for row in read_rows(self._run / METRICS):
-            self._heard(row | {"checked": row})
+            self._on_row(row | {"checked": row})
 
-    def _heard(self, row: Row | None) -> None:
+    def _on_row(self, row: Row | None) -> None:
         checked = row and row["checked"]
         if checked and self._task["objective"] in checked and checked["samples"] not in self._known:
             self._known.add(checked["samples"])
@@ -105,6 +105,6 @@ class TrialRun(tune.Trainable):
 
     def _end(self) -> None:
         """Has the run save and end, its workers with it, and waits for that."""
-        while self._thread.is_alive():  # the run forgets what it was asked before it began
+        while self._thread.is_alive():  # a request from before the run began is dropped
             ask_to_end(self._run)
             self._thread.join(1.0)

@@ -1,4 +1,4 @@
-"""A sweep: many short pretraining runs under Ray Tune, each trial a run that can be resumed, judged or trained on."""
+"""A sweep: many short pretraining runs under Ray Tune; each trial is a run that can be resumed and evaluated."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def sweep(config: Config, settings: SweepSettings, name: str, storage: str, *, c
 
 
 def _require_fits(config: Config, space: Space, dataset: Dataset, workers: int) -> None:
-    """A batch that does not fit the data or the workers is told before anything starts."""
+    """A batch that does not fit the data or the workers is reported before anything starts."""
     for key, domain in space.items():
         for value in domain.samples():
             order_of(config.with_overrides({key: value}), dataset).rows_per_pass(workers)
@@ -241,7 +241,7 @@ def _task(config: Config, folder: Location, trial: FrozenTrial, share: Share, bu
 
 
 class _SaveAtInterrupt(tune.Callback):
-    """At Ctrl-C Tune gives its trials ten seconds: here they are asked to save and end."""
+    """At Ctrl-C Tune gives its trials ten seconds: here they are requested to save and end."""
 
     def __init__(self, folder: Location, search: StudySearch) -> None:
         self._folder, self._search, self._installed = folder, search, False
@@ -261,7 +261,7 @@ class _SaveAtInterrupt(tune.Callback):
 
 
 def _run(search: StudySearch, asha: StudyAsha | None, folder: Location, concurrent: int, share: Share) -> None:
-    """Tune's own records serve nobody: they lie beside the trials while the sweep runs."""
+    """Tune's own records are of no use: they lie beside the trials while the sweep runs."""
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a trial that fails has no objective
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the newer one prints although verbose is 0
