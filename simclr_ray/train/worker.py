@@ -1,4 +1,4 @@
-"""What the loop needs to know of the process that it runs in."""
+"""The training loop's interface to its process and cluster."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from simclr_ray import collective
-from simclr_ray.train.control import Signals
+from simclr_ray.train.control import ClusterSignals
 
 
 @runtime_checkable
 class Worker(Protocol):
-    """One of the processes that train together."""
+    """One process of the group that trains."""
 
     @property
     def rank(self) -> int: ...
@@ -25,15 +25,15 @@ class Worker(Protocol):
     def device(self) -> torch.device: ...
 
     def report(self, row: dict[str, Any]) -> None:
-        """Tells whoever watches how far the run is. Rank 0 calls it at every metrics row."""
+        """Publishes the metrics row for the progress line. Rank 0 calls it at every metrics row."""
 
-    def signals(self) -> Signals:
-        """What the cluster has to say. Rank 0 asks after every step: it must not block."""
+    def poll_signals(self) -> ClusterSignals:
+        """The newest signals of the cluster. Rank 0 calls it after every step: it must not block."""
 
 
 @dataclass(frozen=True)
 class LocalWorker:
-    """A process without Ray: alone, or one of a torch.distributed group that the caller has set up."""
+    """A worker without Ray: a single process, or one of a torch.distributed group that the caller has set up."""
 
     device: torch.device
 
@@ -48,5 +48,5 @@ class LocalWorker:
     def report(self, row: dict[str, Any]) -> None:
         pass
 
-    def signals(self) -> Signals:
-        return Signals()
+    def poll_signals(self) -> ClusterSignals:
+        return ClusterSignals()
