@@ -1,4 +1,4 @@
-"""A job, machines and figures so round that a plan for them is done by hand."""
+"""A job, machines and figures of round numbers, so that a plan for them can be calculated by hand."""
 
 from __future__ import annotations
 

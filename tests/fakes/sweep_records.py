@@ -1,4 +1,4 @@
-"""The records of sweeps that never were, as real Optuna studies in folders like those that a sweep leaves."""
+"""Records of fictitious sweeps: real Optuna studies in folders like those of a sweep."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ OVERRIDES: dict[str, Any] = {"train.epochs": 4, "saving.stop_after_epochs": 2.0}
 def drawn(generator: random.Random, space: dict[str, Any] = SPACE) -> dict[str, Any]:
     """Random params, uniform on the scale searched."""
 
-    def value(told: dict[str, Any]) -> Any:
-        if "choices" in told:
-            return generator.choice(told["choices"])
-        if told["log"]:
-            return math.exp(generator.uniform(math.log(told["low"]), math.log(told["high"])))
-        return generator.uniform(told["low"], told["high"])
+    def value(entry: dict[str, Any]) -> Any:
+        if "choices" in entry:
+            return generator.choice(entry["choices"])
+        if entry["log"]:
+            return math.exp(generator.uniform(math.log(entry["low"]), math.log(entry["high"])))
+        return generator.uniform(entry["low"], entry["high"])
 
-    return {key: value(told) for key, told in space.items()}
+    return {key: value(entry) for key, entry in space.items()}
 
 
-def distribution(told: dict[str, Any]) -> BaseDistribution:
-    if "choices" in told:
-        return CategoricalDistribution(told["choices"])
-    return FloatDistribution(told["low"], told["high"], log=told["log"])
+def distribution(entry: dict[str, Any]) -> BaseDistribution:
+    if "choices" in entry:
+        return CategoricalDistribution(entry["choices"])
+    return FloatDistribution(entry["low"], entry["high"], log=entry["log"])
 
 
 def trial(state: str, params: dict[str, Any], *curve: float, reason: str = "") -> FrozenTrial:
@@ -58,9 +58,9 @@ def full(params: dict[str, Any], objective: float) -> FrozenTrial:
 
 
 def written(folder: Path, trials: list[FrozenTrial], space: dict[str, Any] = SPACE, **settings: Any) -> str:
-    """A sweep's folder, as the sweep leaves it."""
+    """Writes a sweep's folder; returns its path."""
     folder.mkdir(parents=True)
-    told = {
+    record = {
         "recipe": "quickstart",
         "overrides": OVERRIDES,
         "space": space,
@@ -70,7 +70,7 @@ def written(folder: Path, trials: list[FrozenTrial], space: dict[str, Any] = SPA
         "budget_samples": BUDGET,
         "defaults": {key: DEFAULTS[key] for key in space},
     }
-    (folder / "sweep.json").write_text(json.dumps(told | settings))
+    (folder / "sweep.json").write_text(json.dumps(record | settings))
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "study.journal")))
     study = optuna.create_study(storage=storage, study_name=folder.name, direction="maximize")
     for at, found in enumerate(trials):
