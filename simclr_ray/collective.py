@@ -1,7 +1,4 @@
-"""Rank, size and every collective of the worker group; with one worker each collective is the identity.
-
-No other file asks torch.distributed for rank or size.
-"""
+"""Collectives over the training workers, and the only calls for rank and size; the identity with one worker."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ T = TypeVar("T")
 
 
 def alone() -> bool:
-    """Whether this process trains alone: every collective is then the identity."""
+    """Whether this process is the only worker: every collective is then the identity."""
     return not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
 
 
@@ -32,7 +29,7 @@ def size() -> int:
 
 
 def gather_rows(rows: Shaped[Tensor, "n *d"], counts: Sequence[int]) -> Shaped[Tensor, "total *d"]:
-    """The rows of every worker in rank order. `counts` says how many each holds; no gradient flows."""
+    """All-gather: the rows of every worker in rank order, of which each holds `counts`; no gradient flows."""
     if alone():
         return rows
     padded = rows.new_zeros(max(counts), *rows.shape[1:])
@@ -53,14 +50,14 @@ def gather_counts(count: int) -> list[int]:
 
 
 def sum_over_workers(values: Tensor) -> Tensor:
-    """The elementwise sum over all workers, without gradient."""
+    """The elementwise sum over all workers, in place and without gradient."""
     if not alone():
         dist.all_reduce(values)
     return values
 
 
 def summed(values: Tensor) -> Tensor:
-    """The elementwise sum over several workers, in a new tensor: also inside a compiled graph."""
+    """The elementwise sum over several workers, in a new tensor; it works inside a compiled graph too."""
     world = dist.group.WORLD
     assert world is not None
     if torch.compiler.is_compiling():
@@ -71,7 +68,7 @@ def summed(values: Tensor) -> Tensor:
 
 
 def maximum_over_workers(values: Sequence[int]) -> list[int]:
-    """The elementwise maximum over all workers, on the CPU group: an accelerator is not waited for."""
+    """The elementwise maximum over all workers, on the CPU group, so without waiting for the accelerator."""
     if alone():
         return list(values)
     word = torch.tensor(values, dtype=torch.int64)
@@ -80,7 +77,7 @@ def maximum_over_workers(values: Sequence[int]) -> list[int]:
 
 
 def gather_objects(value: T) -> list[T]:
-    """Small Python values of every worker in rank order; for rare events, not for a step."""
+    """Small Python values of every worker in rank order; pickled, so for rare events and not for every step."""
     if alone():
         return [value]
     received: list[Any] = [None] * size()

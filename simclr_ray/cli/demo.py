@@ -1,4 +1,4 @@
-"""Pretrains the quickstart recipe on synthetic images, and says what was learnt: python experiments/demo.py."""
+"""Pretrains the quickstart recipe on synthetic images, and prints its accuracy: python experiments/demo.py."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def main(argv: list[str]) -> None:
 
 
 def demo(config: Config, storage: str) -> None:
-    """Pretrains and prints accuracies, addresses, and the lines that load the encoder."""
+    """Pretrains, and prints accuracies, addresses and the lines that load the encoder."""
     from simclr_ray.export.encoder import loading_lines
     from simclr_ray.orchestrate.evaluate import evaluate_run
     from simclr_ray.orchestrate.pretrain import pretrain
     from simclr_ray.storage.location import open_location
-    from simclr_ray.storage.run_folder import ENCODER  # seconds to import: a wrong flag is reported before
+    from simclr_ray.storage.run_folder import ENCODER  # takes seconds to import: wrong flags are reported first
 
     assert config.evaluate.test is not None
     result = pretrain(config, "demo", storage)

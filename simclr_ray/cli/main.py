@@ -1,4 +1,4 @@
-"""`simclr-ray COMMAND ...`: the commands under one name, as `pip install` puts it on the PATH."""
+"""`simclr-ray COMMAND ...`: the entry point of all commands, which `pip install` puts on the PATH."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def main(argv: list[str]) -> int | None:
     if argv[0] not in COMMANDS:
         near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
         raise BadInput(f"no command is called {argv[0]!r}: " + (f"did you mean {near[0]}?" if near else USAGE))
-    command = import_module(f"simclr_ray.cli.{argv[0]}")  # that one alone: some take seconds to import
+    command = import_module(f"simclr_ray.cli.{argv[0]}")  # only this one: some take seconds to import
     code: int | None = command.main(argv[1:])
     return code
 

@@ -1,10 +1,10 @@
-"""Estimates what a run will take and cost on which machines, and what will hold it up; nothing is started.
+"""Estimates the time, cost and bottleneck of a run on given machines; starts nothing.
 
     python experiments/plan.py RECIPE [overrides] --instance TYPE --workers N [--cpu-instance TYPE --cpu-workers M]
     python experiments/plan.py RECIPE [overrides] --workers 1 --measure [--against RUN]    # on this machine
 
-The last table names every figure that the answer rests on, and whether it was measured or assumed. `--measure` replaces
-the two that matter most by what this machine does; `--against` sets the plan beside a run that has ended.
+The last table lists every figure of the estimate and its source, measured or assumed. `--measure` measures the two that
+matter most on this machine; `--against` compares the plan with a run that has ended.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from simclr_ray.report.plan import against, comparison, table
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """The machines, and figures that replace the planner's."""
+    """Machines, and figures that replace the planner's."""
 
     instance: str = "local"
     """Type of the nodes that train; local: this machine."""
     workers: int = 1
-    """Training workers: one GPU each, unless --resources.gpus-per-worker says otherwise."""
+    """Training workers, with one GPU each unless --resources.gpus-per-worker is set."""
     cpu_instance: str | None = None
     """Type of the nodes that only augment."""
     cpu_workers: int = 0
@@ -42,15 +42,15 @@ class Arguments:
     cpu_spot_price: float | None = None
     """USD an hour of an augmenting node."""
     interruptions_per_hour: float | None = None
-    """Of each training node."""
+    """Interruptions an hour of each training node."""
     images: int | None = None
-    """Images in the data; None: read from the data, if they are prepared."""
+    """Images in the data; None: read from the dataset, if it is prepared."""
     image_kb: float | None = None
     """Size of an encoded image."""
     gpu_images_per_s: float | None = None
-    """Of one worker's training step, on whatever device."""
+    """Images per second of one worker's training step, on its device."""
     core_images_per_s: float | None = None
-    """Of one core that decodes and renders both views."""
+    """Images per second of one core that decodes and renders both views."""
     measure: bool = False
     """Measure those two here, for about 10 s each; on synthetic images, unless --data.train is a prepared dataset."""
     against: str | None = None

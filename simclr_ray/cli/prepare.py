@@ -1,4 +1,4 @@
-"""Prepares images as a dataset: every image decoded once, bad ones left out, the rest shuffled into Parquet shards.
+"""Prepares images as a dataset: decodes every image once, leaves bad ones out, shuffles the rest into Parquet shards.
 
     python experiments/prepare.py SOURCE DEST [--seed 0] [--max-side PIXELS]
 

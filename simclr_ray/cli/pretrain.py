@@ -14,10 +14,10 @@ from simclr_ray.recipes import RECIPES
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Which run."""
+    """The run's name and storage."""
 
     name: str | None = None
-    """Name of the run, a folder below the storage; None: the recipe's."""
+    """Name of the run, a folder below the storage; the recipe's by default."""
     storage: str = "runs"
     """Folder or object-store URI for runs and prepared data."""
 
@@ -26,7 +26,7 @@ def main(argv: list[str]) -> None:
     recipe, rest = choose_recipe(argv, RECIPES)
     arguments, config = parse_with_config(Arguments, rest, recipe.config, recipe.doc)
 
-    from simclr_ray.orchestrate.pretrain import pretrain  # seconds to import: a wrong flag is reported before
+    from simclr_ray.orchestrate.pretrain import pretrain  # takes seconds to import: wrong flags are reported first
 
     result = pretrain(config, arguments.name or recipe.name, arguments.storage, requested=given_keys(rest))
 

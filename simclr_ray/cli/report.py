@@ -1,11 +1,11 @@
-"""Shows how far a run is, or where its time went, or what a sweep found.
+"""Reports the progress of a run, its goodput, or the findings of a sweep.
 
     python experiments/report.py RUN
     python experiments/report.py RUN --goodput
     python experiments/report.py SWEEP
 
-RUN: a run folder, local or by URI, that is trained now or was once. SWEEP: the folder of a sweep, whose plots and
-page go into its folder report/.
+RUN: a run folder, local or by URI, in training or not. SWEEP: the folder of a sweep; plots and page are written to its
+folder report/.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Arguments:
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """The folder of a run or a sweep, local or by URI."""
     goodput: bool = False
-    """Of a run, account for every second: training, lost work, set-up, waiting by cause."""
+    """Account for every second of a run: training, lost work, set-up, waiting by cause."""
 
 
 def main(argv: list[str]) -> None:

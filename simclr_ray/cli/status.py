@@ -18,9 +18,9 @@ from simclr_ray.report.status import list_runs, table
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
     storage: str = "runs"
-    """Folder or object-store URI that the runs were given as --storage."""
+    """The runs' --storage, a folder or object-store URI."""
     json: bool = False
-    """A list of objects, for programs."""
+    """Print a JSON list of objects."""
 
 
 def main(argv: list[str]) -> None:

@@ -2,8 +2,8 @@
 
     python experiments/sweep.py RECIPE [overrides] [--name NAME] [--storage URI] [--trials N] [--space KEY=LOW:HIGH ...]
 
-Every trial is a run below STORAGE/NAME. Trials are judged on rows held out of the labelled training set, never on a
-test set and never by the loss, and are ended early where others did better. The same command resumes a sweep.
+Every trial is a run below STORAGE/NAME. Trials are evaluated on rows held out of the labelled training set, never on a
+test set and never by the loss, and are pruned if others did better. The same command resumes a sweep.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from simclr_ray.sweep.space import parse_space
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Which sweep, over what, how long."""
+    """The sweep's name, space and budget."""
 
     name: str | None = None
     """Name of the sweep, a folder below the storage; RECIPE-sweep by default."""
     storage: str = "runs"
     """Folder or object-store URI."""
     space: tuple[str, ...] = ()
-    """KEY=LOW:HIGH, KEY=LOW:HIGH:log or KEY=A,B,C, one or more. By default: method.temperature=0.05:1:log
+    """KEY=LOW:HIGH, KEY=LOW:HIGH:log or KEY=A,B,C, one or more. By default method.temperature=0.05:1:log
     optim.lr_per_256=0.05:2:log augment.strength=0.1:1.5."""
     trials: int = 30
-    """Trials in all; a finished sweep goes on when there are more."""
+    """Trials in all; a larger number continues a finished sweep."""
     startup: int = 8
     """Random trials, the first of them the recipe itself, before the sampler learns from them."""
     sampler: Literal["tpe", "random"] = "tpe"
     reduction: int = 3
-    """Of the trials that reach a check one in so many goes on at once (ASHA's eta); 1: all do."""
+    """Of the trials that reach a check one in so many continues at once (ASHA's eta); 1: all do."""
     concurrent: int | None = None
     """Trials at once; None: one for each GPU, or part of one (--resources.gpus-per-worker), else one."""
     seed: int = 0
-    """Of the search; that of the trials is train.seed."""
+    """Seed of the search; that of the trials is train.seed."""
 
 
 def main(argv: list[str]) -> None:
@@ -50,10 +50,7 @@ def main(argv: list[str]) -> None:
         raise BadInput("--trials, --reduction and --concurrent must be at least 1, and --startup at least 0")
     space = parse_space(arguments.space, config)
 
-    from simclr_ray.orchestrate.sweep.tune import (  # seconds to import: wrong flags are reported before
-        SweepSettings,
-        sweep,
-    )
+    from simclr_ray.orchestrate.sweep.tune import SweepSettings, sweep  # slow: wrong flags come first
     from simclr_ray.report.page import write_page
     from simclr_ray.report.sweep import findings
     from simclr_ray.sweep.records import read_sweep

@@ -1,4 +1,4 @@
-"""A run's settings: frozen dataclasses grouped by consequence, their checks, and their JSON."""
+"""A run's settings: frozen dataclasses grouped by consequence, with checks and JSON."""
 
 from simclr_ray.config.checks import BadInput
 from simclr_ray.config.machine import ElasticityConfig, LoggingConfig, ResourcesConfig, SavingConfig

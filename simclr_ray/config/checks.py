@@ -1,4 +1,4 @@
-"""What the user gave, checked: `BadInput`, and values held against declared types."""
+"""Checks of the user's settings: `BadInput`, ranges, and values against declared types."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 
 class BadInput(ValueError):
-    """What the user gave cannot work; the message says what is wrong and what to do. Commands exit with 2."""
+    """The user's input cannot work; the message says what is wrong and what to do. Commands exit with 2."""
 
 
 def require(ok: bool, message: str) -> None:
@@ -17,23 +17,23 @@ def require(ok: bool, message: str) -> None:
 
 
 def require_at_least(bound: float, group: str, settings: Any, *names: str) -> None:
-    """None stands for a value that is still open."""
+    """Raises BadInput unless every value passes; None passes, as a value that is not resolved yet."""
     for name in names:
         value = getattr(settings, name)
         require(value is None or value >= bound, f"{group}.{name} must be at least {bound}, not {value}")
 
 
 def require_positive(group: str, settings: Any, *names: str) -> None:
-    """None stands for a value that is still open."""
+    """Raises BadInput unless every value passes; None passes, as a value that is not resolved yet."""
     for name in names:
         value = getattr(settings, name)
         require(value is None or value > 0, f"{group}.{name} must be positive, not {value}")
 
 
 def checked(key: str, hint: Any, value: Any) -> Any:
-    """`value` in the type `hint` that `key` declares (a JSON list becomes a tuple, an int a float), or `BadInput`.
+    """`value` converted to the type `hint` of `key` (a JSON list becomes a tuple, an int a float). Raises BadInput.
 
-    No hint: there is no such key.
+    A `hint` of None means that there is no such key.
     """
     require(hint is not None, f"no such setting: {key}; the settings are listed by --help")
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)

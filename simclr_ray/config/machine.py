@@ -1,4 +1,4 @@
-"""What a run is given to run on. None of it may change the result."""
+"""The settings that must not change the result: resources, saving, elasticity and logging."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class ResourcesConfig:
 
     min_workers: int = 1
     max_workers: int | None = None
-    """None: as many as the cluster has GPUs at the start, one on a cluster without."""
+    """None: as many as the cluster has GPUs at the start, one on a cluster without GPUs."""
     gpus_per_worker: float | None = None
     """None: 1 if the cluster has GPUs, else 0."""
     cpus_per_worker: float = 1.0
@@ -28,7 +28,7 @@ class ResourcesConfig:
     cache_gib: float = 2.0
     """Datasets of up to so many GiB of pixels are decoded once into a memory-mapped file on each node; 0: never."""
     cache_dir: str | None = None
-    """Where that file lies; None: the system's temporary folder."""
+    """Folder of that file; None: the system's temporary folder."""
 
     def __post_init__(self) -> None:
         require_at_least(1, "resources", self, "min_workers", "threads")
@@ -49,9 +49,9 @@ class SavingConfig:
     keep_every_epochs: int | None = None
     """Also keep the first checkpoint of every so many epochs."""
     patience_s: float = 3600.0
-    """A store that fails delays saves; the run ends when none has succeeded for so long."""
+    """A failing store delays saves; the run ends when none has succeeded for so long."""
     stop_after_epochs: float | None = None
-    """Save, check and leave the run there; the same command without it goes on to the end."""
+    """Save, check and stop there; the same command without it trains to the end."""
 
     def __post_init__(self) -> None:
         require_at_least(1, "saving", self, "every_steps", "keep_last", "keep_every_epochs")
@@ -61,14 +61,15 @@ class SavingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ElasticityConfig:
-    """When a group of workers grows, and when it stops for a preemption."""
+    """When a group of workers grows, and when it stops before a preemption."""
 
     resize_every_s: float = 300.0
     """A group of workers trains for at least so long before it stops to grow."""
     settle_s: float = 22.0
-    """Time between capacity for more workers and growing: Ray's own count follows the cluster every 20 s."""
+    """Time from capacity for more workers to growing: Ray updates its own count of the cluster every 20 s."""
     stop_margin_s: float | None = 3.0
-    """The group saves and stops so long before a preemption's deadline; None: it trains on, saving every second."""
+    """The group saves and stops so long before a preemption's deadline; None: it goes on training, saving every
+    second."""
 
     def __post_init__(self) -> None:
         require_at_least(0, "elasticity", self, "resize_every_s", "settle_s", "stop_margin_s")
@@ -76,7 +77,7 @@ class ElasticityConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoggingConfig:
-    """What a run writes about itself."""
+    """Which metrics and ids are logged, and how often."""
 
     every_steps: int = 10
     """Steps between two rows of metrics.jsonl."""

@@ -1,4 +1,4 @@
-"""Keys that have another name since the last release. Commands and folders of that release are still understood."""
+"""Keys renamed since the last release, whose commands and run folders can still be read."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ RENAMED = {
 
 
 def current_key(key: str) -> str:
-    """The dotted key under its present name."""
+    """The current name of a dotted key."""
     return RENAMED.get(key, key)

@@ -1,7 +1,7 @@
-"""One run's settings as a whole: its groups, dotted keys, JSON, and what of it is science.
+"""The config of a run: its groups, dotted keys, JSON, and which values are science.
 
-A science value decides the result: it must not change between two starts of a run. The groups that say what the run is
-given to run on, and the addresses of its data, may.
+A science value affects the result: it must not change between two starts of a run. The groups of machine.py, and the
+addresses of the data, may.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from simclr_ray.config.science import (
 )
 
 FORMAT = 2
-"""Of a run folder. It is raised where runs of the version before cannot be resumed: 2 has another order of samples."""
+"""Format of a run folder, raised when runs of the previous one cannot be resumed: 2 has another order of samples."""
 MACHINE = (ResourcesConfig, SavingConfig, ElasticityConfig, LoggingConfig)
 ADDRESSES = frozenset({"data.train", "evaluate.train", "evaluate.test"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One run."""
+    """The settings of one run."""
 
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -57,7 +57,7 @@ class Config:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The config written by `to_json`, in any format: keys that are no more and were no science are left out."""
+        """The config written by `to_json`, in any format; removed keys that were not science are ignored."""
         groups = {key: value for key, value in json.loads(text).items() if key != "format"}
         values, types = {current_key(key): value for key, value in _flatten(groups).items()}, config_types()
         return cls().with_overrides({k: value for k, value in values.items() if k in types or is_science(k)})
@@ -73,7 +73,7 @@ class Config:
 
 
 def format_of(text: str) -> int:
-    """The format of the run folder whose config.json holds `text`: the first did not write it."""
+    """The format of the run folder whose config.json holds `text`; format 1 did not write the key."""
     return json.loads(text).get("format", 1)
 
 
@@ -84,7 +84,7 @@ def config_types() -> dict[str, Any]:
 
 
 def is_science(key: str) -> bool:
-    """Whether the value of a dotted key decides the result of a run."""
+    """Whether the value of a dotted key affects the result of a run."""
     group = key.partition(".")[0]
     return key not in ADDRESSES and group != "machine" and typing.get_type_hints(Config).get(group) not in MACHINE
 

@@ -1,4 +1,4 @@
-"""What determines the result of a run: data, views, network, objective, optimizer, batch and the check's protocol."""
+"""The settings that affect the result: data, views, network, method, optimizer, batch and the check's protocol."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from simclr_ray.config.checks import require, require_at_least, require_positive
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """The images: where they are, and what the run expects of them."""
+    """The images: their address, normalisation, and how many may be bad."""
 
     train: str = "synthetic:4096"
     """A prepared dataset, or anything that experiments/prepare.py takes: it is then prepared once into the storage."""
@@ -34,7 +34,7 @@ class AugmentConfig:
     size: int = 224
     """Side of a view in pixels."""
     crop_min: float = 0.08
-    """Smallest part of the image's area that a crop keeps; the largest is all of it."""
+    """Smallest fraction of the image's area in a crop; the largest is 1."""
     flip_p: float = 0.5
     strength: float = 1.0
     """s: brightness, contrast and saturation up to 0.8 s, hue up to 0.2 s."""
@@ -57,7 +57,7 @@ class AugmentConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The encoder, which is kept, and the projection head, which is not."""
+    """The encoder, and the projection head, which is discarded after pretraining."""
 
     arch: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet50"
     width: float = 1.0
@@ -114,7 +114,7 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How long, over which batch, with which arithmetic."""
+    """Epochs, batch, precision and seed."""
 
     epochs: int = 100
     global_batch: int = 4096
@@ -122,8 +122,8 @@ class TrainConfig:
     pass_size: int | None = None
     """Images in one forward over all workers, a divisor of B; BatchNorm is over both their views. None: B."""
     precision: Literal["auto", "float64", "float32", "bf16"] = "auto"
-    """auto: bf16 autocast on a GPU and on a CPU with instructions for it (AVX512-BF16, AMX), float32 on others;
-    resolved at the first start and kept."""
+    """auto: bf16 autocast on a GPU and on a CPU with instructions for it (AVX512-BF16, AMX), else float32; resolved at
+    the first start and then fixed."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -144,15 +144,15 @@ class EvaluateConfig:
     every_epochs: int = 0
     """Epochs between two checks, and one at the end; 0: none."""
     method: Literal["knn", "linear", "rankme"] = "knn"
-    """What is measured: accuracy of kNN, of a linear classifier as well, or rankme alone, which needs no labels."""
+    """knn: kNN accuracy; linear: also that of a linear classifier; rankme: rankme alone, which needs no labels."""
     train: str | None = None
     """Labelled images for the bank; None: data.train."""
     test: str | None = None
     """Labelled images to classify: a dataset, or anything that prepare takes. None: rows held out of the bank's."""
     bank_rows: int = 50_000
-    """The first so many rows of the (shuffled) training set are the bank."""
+    """The bank is the first so many rows of the (shuffled) training set."""
     test_rows: int = 10_000
-    """The first so many of the test set, or the last of the training set (half of it at most) where there is none."""
+    """The first so many rows of the test set, or without one the last of the training set (at most half of it)."""
     neighbours: int = 200
     temperature: float = 0.1
 

@@ -1,1 +1,1 @@
-"""From prepared Parquet shards to augmented views: order, decoding, augmentation. Never torch, never Ray."""
+"""From prepared Parquet shards to augmented views: order, decoding, augmentation. Imports neither torch nor Ray."""

@@ -1,7 +1,6 @@
-"""The first blocks of a stream, loaded by the process that trains, until the stream itself delivers.
+"""Loads the first blocks of a stream in the training process, while the stream's data workers start, for seconds.
 
-The data workers of a stream take seconds to start. Loading is a pure function of positions: whichever process does it,
-the bits are the same.
+Loading is a pure function of positions, so the blocks are bitwise the same from any process.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ Block = dict[str, np.ndarray]
 
 STREAM_START_S = 5.0
 MOST_BLOCKS = 16
-"""This process loads with one core: however quick that is, the stream begins at most so many blocks further."""
+"""The stream begins at most so many blocks ahead, however fast this process loads: it does so with one core."""
 
 
 def bridged(
@@ -34,8 +33,8 @@ def bridged(
 ) -> Iterator[Block]:
     """The blocks of `positions` in order: the first by `load`, on a thread; the others from `stream`.
 
-    The stream is started once the first block is in use, at a position that `load` reaches about when it delivers. If
-    it delivers later, `load` has gone on, and what the stream repeats is dropped.
+    The stream is opened once the first block is in use, at a position that `load` reaches at about the time of its
+    first block. If that comes later, `load` continues, and the rows that the stream repeats are dropped.
     """
     total = len(positions)
     done, handover = 0, total
@@ -60,12 +59,12 @@ def bridged(
                         opened = opener.submit(_open, stream, positions[handover:])
         finally:
             if opened:
-                opened.add_done_callback(_close)  # of a stream that nobody came to use
+                opened.add_done_callback(_close)  # in case the consumer has stopped before using it
 
 
 @contextmanager
 def _thread(name: str) -> Iterator[ThreadPoolExecutor]:
-    """A thread that is not waited for."""
+    """A thread that is not joined at the end."""
     pool = ThreadPoolExecutor(1, name)
     try:
         yield pool

@@ -1,4 +1,4 @@
-"""The decoded cache of a small dataset: one memory-mapped file per node, shared by all its workers and trials."""
+"""The cache of a small dataset's decoded images: one memory-mapped file per node, shared by its workers and trials."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FORMAT = 1
 
 
 class PixelCache:
-    """Decoded images by row. `image` raises BadImage for a row that could not be decoded when it was built."""
+    """Decoded images by row. `image` raises BadImage for a row that could not be decoded when the cache was built."""
 
     def __init__(self, index: Path) -> None:
         with np.load(index) as arrays:
@@ -34,11 +34,10 @@ class PixelCache:
 
 
 def open_cache(dataset: Dataset, limit_gib: float, folder: str | None, *, build: bool = True) -> PixelCache | None:
-    """The cache of `dataset` on this machine, built first if it is missing; None where its pixels exceed the limit.
+    """The cache of `dataset` on this machine, built first if it is missing; None if its pixels exceed the limit.
 
-    Without `build` also None where it is missing.
-
-    The file is named by the dataset's fingerprint. The first process to come builds it under a lock, the others wait.
+    Without `build` also None if it is missing. The file is named by the dataset's fingerprint. The first process builds
+    it under a file lock, the others wait.
     """
     if dataset.pixel_bytes > limit_gib * 2**30:
         return None
@@ -56,7 +55,7 @@ def open_cache(dataset: Dataset, limit_gib: float, folder: str | None, *, build:
 
 
 def _build(dataset: Dataset, index: Path) -> None:
-    """Writes the pixels, then the index: an index that exists has all its pixels."""
+    """Writes the pixels, then the index, so that an index that exists has all its pixels."""
     offsets = np.zeros(dataset.rows, np.int64)
     shapes = np.zeros((dataset.rows, 2), np.int32)
     reader, end = SliceReader(dataset), 0

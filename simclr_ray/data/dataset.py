@@ -1,4 +1,4 @@
-"""A prepared dataset: its dataset.json, and its slices by number."""
+"""A prepared dataset: its description in dataset.json, and a reader of its slices by number."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ INDEX = "dataset.json"
 BAD_LIST = "bad.jsonl"
 FORMAT = 1
 
-# The columns of every shard. Without `id`, the row position, it is also how sources hand over their images.
+# The columns of every shard; sources yield the same without `id`, the row position.
 IMAGE = pa.schema([("image", pa.binary()), ("label", pa.int32()), ("path", pa.string())])
 SCHEMA = IMAGE.insert(0, pa.field("id", pa.int64()))
 
@@ -45,7 +45,7 @@ class Dataset:
     slice_rows: int
     shards: tuple[Shard, ...]
     classes: tuple[str, ...] | None
-    """Class names by label, where the source has them."""
+    """Class names by label, if the source has them."""
     labelled: bool
     """Every image has a label."""
     pixel_bytes: int
@@ -53,7 +53,7 @@ class Dataset:
     bad: int
     """Images of the source that could not be decoded; bad.jsonl beside dataset.json lists them."""
     source: dict[str, Any]
-    """What it was prepared from: spec, digest of the listing, seed, max_side."""
+    """Its source and preparation: spec, digest of the listing, seed, max_side."""
     fingerprint: str
     """SHA-256 over slice_rows and every row's id, label and image, in order."""
     format: int = FORMAT
@@ -73,7 +73,7 @@ class Dataset:
 
 
 def is_dataset(uri: str) -> bool:
-    """Whether a prepared dataset lies there. Raises BadInput where that cannot be found out."""
+    """Whether there is a prepared dataset at `uri`. Raises BadInput if the location cannot be read."""
     location = open_location(uri)
     try:
         return (location / INDEX).exists()
@@ -82,7 +82,7 @@ def is_dataset(uri: str) -> bool:
 
 
 def open_dataset(uri: str) -> Dataset:
-    """Reads dataset.json and nothing else. Raises BadInput where there is none that this version understands."""
+    """Reads dataset.json and nothing else. Raises BadInput if there is none that this version can read."""
     location = open_location(uri)
     try:
         text = (location / INDEX).read_bytes()
@@ -121,7 +121,7 @@ class SliceReader:
         self._open: OrderedDict[int, pq.ParquetFile] = OrderedDict()
 
     def read_slice(self, g: int) -> pa.Table:
-        """Rows slice_rows * g and on, with the columns of SCHEMA. Raises BadInput where the shard is damaged."""
+        """Rows from slice_rows * g on, with the columns of SCHEMA. Raises BadInput for a missing or damaged shard."""
         if not 0 <= g < self._dataset.slices:
             raise IndexError(f"slice {g} of {self._dataset.slices}")
         shard = bisect.bisect_right(self._ends, g)
@@ -133,7 +133,7 @@ class SliceReader:
             raise BadInput(f"{where} is missing or damaged ({error}): prepare the dataset again") from None
 
     def rows(self, start: int, stop: int) -> Iterator[pa.Table]:
-        """Rows start..stop - 1 in order, a table for each slice that they touch."""
+        """Rows start..stop - 1 in order, a table for each slice that they overlap."""
         size = self._dataset.slice_rows
         for g in range(start // size, -(-stop // size)):
             begin = max(start - g * size, 0)
@@ -143,7 +143,8 @@ class SliceReader:
         if shard not in self._open:
             location = self._dataset.location / self._dataset.shards[shard].name
             stream = location.reading()
-            # From an object store a row group's columns in one request; local ones come a third faster without.
+            # pre_buffer reads a row group's columns in one request of an object store; local files are a third faster
+            # without.
             opened = pq.ParquetFile(stream, metadata=self._footers.get(shard), pre_buffer=location.local is None)
             self._footers[shard] = opened.metadata
             self._open[shard] = opened

@@ -1,8 +1,8 @@
-"""Encoded image to RGB pixels, and one error for every way in which that can fail.
+"""Decodes an encoded image to RGB pixels; every failure is a BadImage.
 
-JPEG goes through libjpeg-turbo (simplejpeg), bit for bit what Pillow gives. CMYK, and what simplejpeg will not take,
-such as stray bytes between markers, goes to Pillow, so that the same images are good as in torchvision's ImageFolder.
-Also as there: transparency is dropped, not composited, and the EXIF orientation is not applied.
+JPEG is decoded by libjpeg-turbo (simplejpeg), bitwise equal to Pillow. CMYK, and what simplejpeg rejects, such as stray
+bytes between markers, is decoded by Pillow, so that the same images can be decoded as by torchvision's ImageFolder. As
+there, transparency is dropped, not composited, and the EXIF orientation is not applied.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import simplejpeg
 MAX_PIXELS = 89_478_485
 """Larger images are refused: Pillow's warning level for decompression bombs, 256 MiB of RGB."""
 
-# CMYK and YCCK are converted otherwise by Pillow.
+# Pillow converts CMYK and YCCK in another way.
 _PLAIN_COLOURS = ("YCbCr", "RGB", "Gray")
 
-# What ImageFolder lists, and GIF. Pillow's other decoders are old, rarely used and not fuzzed by our tests.
+# The formats that ImageFolder lists, and GIF. Pillow's other decoders are old, rarely used and not fuzzed by our tests.
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF")
 
 
 class BadImage(ValueError):
-    """These bytes are no image that can be decoded; the message is the decoder's reason."""
+    """The bytes cannot be decoded as an image; the message is the decoder's reason."""
 
 
 def decode(encoded: bytes) -> np.ndarray:
@@ -36,7 +36,7 @@ def decode(encoded: bytes) -> np.ndarray:
 
 
 def _decode_plain_jpeg(encoded: bytes) -> np.ndarray | None:
-    """The pixels if this is a JPEG about which simplejpeg has no doubts; None leaves the verdict to Pillow."""
+    """The pixels if simplejpeg decodes the JPEG without a warning; None: left to Pillow."""
     if encoded[:2] != b"\xff\xd8":
         return None
     try:
@@ -50,7 +50,7 @@ def _decode_plain_jpeg(encoded: bytes) -> np.ndarray | None:
 
 
 def _decode_with_pillow(encoded: bytes) -> np.ndarray:
-    # Imported here: 10 MB and 50 ms that a worker on JPEGs never needs.
+    # Imported here: 10 MB and 50 ms that a data worker never needs for JPEGs.
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -61,8 +61,8 @@ def _decode_with_pillow(encoded: bytes) -> np.ndarray:
                 grey = (np.asarray(image) >> 8).astype(np.uint8)
                 return np.repeat(grey[:, :, None], 3, axis=2)
             return np.array(image.convert("RGB"))
-    except UnidentifiedImageError:  # its own words hold an address in memory, another each time
-        raise BadImage("not a image, or of an unknown format") from None
+    except UnidentifiedImageError:  # its message holds an address in memory, different each time
+        raise BadImage("not an image, or of an unknown format") from None
     # What 600,000 damaged files raised. OSError: truncated, corrupt, unknown. SyntaxError, ValueError: broken chunks of
     # PNG, headers of PPM.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

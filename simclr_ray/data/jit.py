@@ -1,9 +1,9 @@
-"""Compiling for Numba: `kernel` for what Python calls, with a cache on disk; plain `numba.njit` for what kernels call.
+"""Numba compilation: `kernel`, cached on disk, for functions called from Python; `numba.njit` for what kernels call.
 
-Kernels compile at their first call, not at import (no eager signatures): a process that only decodes pays nothing, and
-one that augments loads a single object file. Only kernels are cached, because that file holds all that they call. A
-kernel must always be called with the same types: then processes that compile at the same moment, as they do under Ray
-on a fresh node, write the same file under the same name, and Numba moves it into place whole.
+Kernels compile at their first call, not at import (no eager signatures): a process that only decodes spends no time,
+and one that augments loads a single object file. Only kernels are cached, because that file holds all that they call.
+A kernel must always be called with the same types: then processes that compile at the same moment, as they do under Ray
+on a fresh node, write the same file under the same name, which Numba moves into place atomically.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numba
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` compiled without the GIL, from the cache if it is there; without a cache if no folder can hold one."""
+    """`function` compiled without the GIL, from the cache if it is there; uncached if no folder can hold a cache."""
     folder = cache_folder()
     config: Any = numba.config
     before, config.CACHE_DIR = config.CACHE_DIR, folder or ""
@@ -32,9 +32,9 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @cache
 def cache_folder() -> str | None:
-    """The first folder that can be written and is ours alone: of NUMBA_CACHE_DIR, the user's cache, the temporary one.
+    """The first writable folder owned by this user: in NUMBA_CACHE_DIR, the user's cache, or the temporary folder.
 
-    Numba renews a cached kernel when the kernel's own file changes, not when a file of what it calls does. So the
+    Numba recompiles a cached kernel when the kernel's own file changes, not when a file of what it calls does. So the
     folder is named by the contents of all of them.
     """
     name = f"simclr_ray-{os.getuid()}-{_sources_digest()}"
@@ -49,7 +49,7 @@ def cache_folder() -> str | None:
 def _is_ours(base: str, name: str) -> bool:
     """Whether the folder exists or could be made, can be written, and belongs to this user.
 
-    The cache is unpickled, so a folder that somebody else laid out in a shared /tmp must not be trusted.
+    The cache is unpickled, so a folder that another user made in a shared /tmp must not be trusted.
     """
     folder = os.path.join(base, name)
     try:

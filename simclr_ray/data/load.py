@@ -1,4 +1,4 @@
-"""From a position in the order to the augmented views of its slice: what a data worker does."""
+"""Loads the augmented views of the slices at given positions in the order; runs in data workers."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class SliceLoader:
         return {"views": views, "id": ids, "bad": bad}
 
     def _load(self, position: int, views: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Fills the views of one slice; gives its sample ids and which of them are undecodable.
+        """Fills the views of one slice; returns its sample ids and which of them are undecodable.
 
-        The next good image of the slice, cyclically, stands in for a bad one and is drawn with the bad one's key, so
-        batches keep their size. A wholly bad slice is left black: the count of bad images ends the run.
+        A bad image is replaced by the next good one of the slice, cyclically, augmented with the bad one's key, so that
+        batches keep their size. A slice without a good image is left black: the training workers then end the run.
         """
         epoch, number = self._order.slice_at(position)
         first = number * self._order.slice_rows
@@ -50,8 +50,8 @@ class SliceLoader:
             return ids, bad
         good = np.flatnonzero(~bad)
         for i, sample in enumerate(ids):
-            stand_in = good[np.searchsorted(good, i) % len(good)]
-            augment_pair(images[stand_in], self._order.seed, epoch, int(sample), self._augment, views[i])
+            substitute = good[np.searchsorted(good, i) % len(good)]
+            augment_pair(images[substitute], self._order.seed, epoch, int(sample), self._augment, views[i])
         return ids, bad
 
     def _images(self, first: int) -> list[np.ndarray | None]:

@@ -1,7 +1,7 @@
 """The order of samples as a pure function of seed, epoch and batch: which slices make up which global batch.
 
 A *position* counts slices through the whole run, in the order in which they are trained on. It is the only state that a
-stream needs: the position says the epoch, the slice and, with the number of workers, who loads it.
+stream needs: it gives the epoch, the slice and, with the number of workers, the worker that loads it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from simclr_ray.data.swap_or_not import swap_or_not
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """The order of one run. Raises BadInput where data, batch and slices do not fit together."""
+    """The order of one run. Raises BadInput if data, batch and slices do not fit together."""
 
     seed: int
     rows: int
@@ -56,11 +56,11 @@ class Order:
 
     @property
     def steps_per_epoch(self) -> int:
-        """The tail of an epoch's order below a batch is dropped, another tail each epoch."""
+        """Whole batches in an epoch; the remaining tail of its order, another one each epoch, is dropped."""
         return self.slices // self.slices_per_batch
 
     def slice_at(self, position: int) -> tuple[int, int]:
-        """The epoch of a position, and the slice of the dataset that it holds."""
+        """The epoch of a position, and the number of the dataset's slice at it."""
         epoch, index = divmod(position, self.steps_per_epoch * self.slices_per_batch)
         return epoch, swap_or_not(index, self.slices, self.seed, epoch)
 
@@ -72,7 +72,7 @@ class Order:
         return (passes[:, None] + np.arange(rank, self.slices_per_pass, workers)).reshape(-1)
 
     def rows_per_pass(self, workers: int) -> list[int]:
-        """Images of one pass on each worker, in rank order. Raises BadInput where a worker would have none."""
+        """Images of one pass on each worker, in rank order. Raises BadInput if a worker would have none."""
         if workers > self.slices_per_pass:
             raise BadInput(
                 f"{workers} workers are more than the {self.slices_per_pass} slices of a pass of {self.pass_size} "
@@ -98,6 +98,6 @@ def order_over(config: Config, rows: int, slice_rows: int) -> Order:
 
 
 def last_step(config: Config, order: Order) -> int:
-    """Where this start of the run shall end: at the last of its steps, or at saving.stop_after_epochs."""
+    """The step at which this command ends: the run's last one, or that of saving.stop_after_epochs."""
     total, early = config.train.epochs * order.steps_per_epoch, config.saving.stop_after_epochs
     return total if early is None else min(total, max(1, round(early * order.steps_per_epoch)))

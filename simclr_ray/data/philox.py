@@ -1,7 +1,7 @@
-"""Philox4x32-10: random words as a pure function of a key, so that nothing random has a state to save.
+"""Philox4x32-10: random words as a pure function of a key and a counter, so that randomness has no state to save.
 
-Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011). Our own copy, because the words
-decide the views and the order of a run and library generators change between versions.
+Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011). Implemented here because the words
+decide the views and the order of a run, and library generators change between versions.
 
 The key is the seed (64 bits). The 128 bits of the counter are, from the lowest: item (64), epoch (32), block (24) and
 domain (8). No two draws of different meaning share a counter: in ORDER, block 0 of item r is the key of round r, and
@@ -45,7 +45,7 @@ def philox4x32(c0: np.uint64, c1: np.uint64, c2: np.uint64, c3: np.uint64, k0: n
 
 @numba.njit
 def block(seed: int, epoch: int, item: int, domain: int, index: int) -> Words:
-    """The four words number 4 index .. 4 index + 3 of a draw: seed and item 0..2^63 - 1, epoch 0..2^32 - 1."""
+    """Words 4 index .. 4 index + 3 of a draw: seed and item 0..2^63 - 1, epoch 0..2^32 - 1."""
     key, low = np.uint64(seed), np.uint64(item)
     high = np.uint64(domain) << np.uint64(24) | np.uint64(index)
     return philox4x32(low & _MASK, low >> _HALF, np.uint64(epoch), high, key & _MASK, key >> _HALF)

@@ -1,4 +1,4 @@
-"""A random permutation that is evaluated at single positions, without an array of all of them.
+"""A random permutation that can be evaluated at single positions, without an array of all of them.
 
 The swap-or-not shuffle: Hoang, Morris, Rogaway, "An Enciphering Scheme Based on a Card Shuffle" (CRYPTO 2012,
 arXiv:1208.1176). A round pairs x with K - x mod n, for a random K, and swaps each pair or not by a random bit.
@@ -19,7 +19,7 @@ ROUNDS = 128
 
 
 def swap_or_not(index: int, count: int, seed: int, epoch: int) -> int:
-    """Where the permutation of 0..count - 1 that belongs to `seed` and `epoch` sends `index`."""
+    """The image of `index` under the permutation of 0..count - 1 that `seed` and `epoch` give."""
     assert 0 <= index < count < 2**62, (index, count)
     assert 0 <= seed < 2**63, seed
     assert 0 <= epoch < 2**32, epoch

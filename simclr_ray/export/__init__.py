@@ -1,1 +1,1 @@
-"""A trained encoder in the forms that other tools load."""
+"""Exports a trained encoder in formats that other tools load."""

@@ -1,6 +1,6 @@
-"""The trained encoder as one safetensors file: torchvision's weight names, and what is needed to use them.
+"""The trained encoder as one safetensors file: torchvision's weight names, and the metadata that loading needs.
 
-Nothing here pickles: a file from anywhere can be loaded without running what it holds.
+Nothing is pickled, so an untrusted file can be loaded without running code.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FORMAT = "simclr_ray encoder 1"
 
 @dataclass(frozen=True)
 class Pretrained:
-    """An encoder in eval mode, the images it expects, and the run that made it."""
+    """An encoder in eval mode, the size and normalisation of its input, and the config of its run."""
 
     encoder: ResNet
     size: int
@@ -37,9 +37,9 @@ class Pretrained:
 
 
 def export_encoder(encoder: ResNet, config: Config, folder: Location | str) -> Location:
-    """Writes `encoder.safetensors` into the run folder and returns where it is.
+    """Writes `encoder.safetensors` into the run folder and returns its location.
 
-    The weights are written in the precision that they have; at width 1 with the imagenet stem torchvision's
+    The weights are written in their own precision; at width 1 with the imagenet stem torchvision's
     ResNet of the same name loads them, all but its `fc`. Equal weights and configs give equal bytes.
     """
     metadata = {
@@ -61,7 +61,7 @@ def export_encoder(encoder: ResNet, config: Config, folder: Location | str) -> L
 def load_encoder(run_or_file: Location | str) -> ResNet:
     """The encoder of a run folder or of a .safetensors file, local or by URI; on the CPU, in eval mode.
 
-    Raises BadInput if there is none, or if the file is not one of ours.
+    Raises BadInput if there is none, or if `export_encoder` did not write the file.
     """
     return load_pretrained(run_or_file).encoder
 
@@ -89,7 +89,7 @@ def load_pretrained(run_or_file: Location | str) -> Pretrained:
 
 
 def encoder_file(run_or_file: Location | str) -> Location:
-    """Where the encoder of a run folder lies, or the file itself; BadInput if neither is there."""
+    """The location of a run folder's encoder, or of the file itself. Raises BadInput if it does not exist."""
     location = _opened(run_or_file)
     is_file = location.name.endswith(".safetensors")
     file = location if is_file else location / ENCODER
@@ -122,20 +122,20 @@ def loading_lines(file: Location, arch: str, *, width: float, stem: str) -> str:
 
 
 def _with_metadata(content: bytes, metadata: dict[str, str]) -> bytes:
-    """A safetensors file with metadata in the order given; safetensors itself writes them in a random one."""
+    """A safetensors file with metadata in the given order; safetensors itself writes them in a random one."""
     header, data_start = _header(content)
     text = json.dumps({"__metadata__": metadata} | header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the format has the data begin at a multiple of 8
+    text += b" " * (-len(text) % 8)  # in this format the data begin at a multiple of 8
     return len(text).to_bytes(8, "little") + text + content[data_start:]
 
 
 def _metadata(content: bytes) -> dict[str, str]:
-    """Of a file in memory, of which safetensors gives the tensors only."""
+    """The metadata of a file in memory; safetensors.torch.load returns only its tensors."""
     return _header(content)[0].get("__metadata__", {})
 
 
 def _header(content: bytes) -> tuple[dict[str, Any], int]:
-    """The header of a safetensors file, a little-endian u64 and then that much JSON, and where it ends."""
+    """The header of a safetensors file and the offset of its end: a little-endian u64, then so many bytes of JSON."""
     end = 8 + int.from_bytes(content[:8], "little")
     return json.loads(content[8:end]), end
 

@@ -1,1 +1,1 @@
-"""The objectives, one file each: the module that is trained and its loss over the global batch."""
+"""The methods, one file each: the module that is trained and its loss over the global batch."""

@@ -1,4 +1,4 @@
-"""From the config to the method that is trained, with the weights that a seed gives."""
+"""Builds the method of a config, with initial weights from the seed."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from simclr_ray.model.heads import projection_head
 from simclr_ray.model.resnet import ResNet
 
 Method = SimCLR
-"""What the loop trains; the union of all methods, once there are several."""
+"""The type of module that the loop trains; the union of all methods, once there are several."""
 T = TypeVar("T")
 
 
 def build_method(model: ModelConfig, method: SimCLRConfig, seed: int) -> Method:
-    """The method on the CPU with the weights that `seed` gives."""
+    """The method on the CPU, with weights drawn from `seed`."""
     return _seeded(lambda: draw_method(model, method), seed)
 
 
 def build_encoder(model: ModelConfig, seed: int) -> ResNet:
-    """The untrained encoder of `build_method` alone."""
+    """The encoder of `build_method` alone, with the same initial weights."""
     return _seeded(lambda: _draw_encoder(model), seed)
 
 
 def draw_method(model: ModelConfig, method: SimCLRConfig) -> Method:
-    """The method on torch's default device, drawn from its generator; on "meta" it has shapes and no weights.
+    """The method on torch's default device, with weights from its generator; on "meta" it has shapes and no weights.
 
-    The encoder draws first, so its weights do not depend on the head.
+    The encoder is initialised first, so its weights do not depend on the head.
     """
     encoder = _draw_encoder(model)
     return SimCLR(encoder, projection_head(model, encoder.feature_dim), method.temperature)
@@ -41,7 +41,7 @@ def _draw_encoder(model: ModelConfig) -> ResNet:
 
 
 def _seeded(draw: Callable[[], T], seed: int) -> T:
-    """What `draw` gives on the CPU; no random state outside is read or moved."""
+    """The result of `draw` on the CPU under `seed`; the global random state is neither read nor changed."""
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the GPUs too
         return draw()

@@ -1,6 +1,6 @@
 """SimCLR (Chen et al. 2020): encoder, projection head, and NT-Xent over the global batch without its 2N x 2N matrix.
 
-Each worker computes only the rows of its own anchors, in chunks that the backward computes again. The logits are
+Each worker computes only the rows of its own anchors, in chunks that the backward recomputes. The logits are
 symmetric, so the gradient of *every* worker's anchors with respect to the local projections needs nothing but the
 other workers' log-sum-exps: one gather of 2N numbers instead of a reduction of (2N, d).
 """
@@ -41,7 +41,7 @@ class SimCLR(nn.Module):
         return nt_xent(view_a, view_b, self.temperature, rows_per_worker=rows_per_worker)
 
     def projections(self, outputs: Float[Tensor, "m d"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
-        """Those of the first and of the second views: what the signals of a collapse are computed from."""
+        """The projections of the first and of the second views, for the collapse signals."""
         view_a, view_b = outputs.chunk(2)
         return view_a, view_b
 
@@ -68,40 +68,38 @@ def nt_xent(
 
 
 class _NTXent(torch.autograd.Function):
-    """The loss of the local anchors against everyone's projections, `z` normalised, 2n rows of each worker."""
+    """The loss of the local anchors against all workers' projections, `z` normalised, 2n rows of each worker."""
 
     @staticmethod
     def forward(ctx: Any, z: Tensor, temperature: float, counts: list[int]) -> Tensor:
-        everyone = collective.gather_rows(z, counts)
+        all_z = collective.gather_rows(z, counts)
         first = sum(counts[: collective.rank()])
         positive = z.roll(len(z) // 2, dims=0)
-        log_sums = torch.cat(
-            [logits.logsumexp(dim=1) for _, logits in _logits_in_chunks(z, everyone, first, temperature)]
-        )
-        ctx.save_for_backward(z, everyone, positive, log_sums)
+        log_sums = torch.cat([logits.logsumexp(dim=1) for _, logits in _logits_in_chunks(z, all_z, first, temperature)])
+        ctx.save_for_backward(z, all_z, positive, log_sums)
         ctx.temperature, ctx.counts, ctx.first = temperature, counts, first
         return (log_sums - (z * positive).sum(dim=1) / temperature).sum() / sum(counts)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None, None]:
-        z, everyone, positive, log_sums = ctx.saved_tensors
+        z, all_z, positive, log_sums = ctx.saved_tensors
         with torch.autocast(z.device.type, enabled=False):
             all_log_sums = collective.gather_rows(log_sums, ctx.counts)
             gradient = -2 * positive
-            for rows, logits in _logits_in_chunks(z, everyone, ctx.first, ctx.temperature):
+            for rows, logits in _logits_in_chunks(z, all_z, ctx.first, ctx.temperature):
                 # z_i appears as anchor i, with softmax p_ij over all j, and as a negative (or positive) of every other
                 # anchor j, with softmax p_ji. The logits are symmetric, so anchor j's log-sum-exp is all p_ji needs.
                 weights = (logits - log_sums[rows, None]).exp() + (logits - all_log_sums[None]).exp()
-                gradient[rows] += weights @ everyone
+                gradient[rows] += weights @ all_z
             return gradient * (upstream / (ctx.temperature * sum(ctx.counts))), None, None
 
 
-def _logits_in_chunks(z: Tensor, everyone: Tensor, first: int, temperature: float) -> Iterator[tuple[slice, Tensor]]:
-    """Row ranges of `z` with their logits against `everyone`; the similarity of a row with itself is -inf."""
-    step = max(1, CHUNK_ELEMENTS // len(everyone))
+def _logits_in_chunks(z: Tensor, all_z: Tensor, first: int, temperature: float) -> Iterator[tuple[slice, Tensor]]:
+    """Row ranges of `z` with their logits against `all_z`; the similarity of a row with itself is -inf."""
+    step = max(1, CHUNK_ELEMENTS // len(all_z))
     for start in range(0, len(z), step):
         rows = slice(start, min(start + step, len(z)))
-        logits = z[rows] @ everyone.T / temperature
+        logits = z[rows] @ all_z.T / temperature
         own = torch.arange(rows.start, rows.stop, device=z.device)
         logits[own - rows.start, first + own] = -torch.inf
         yield rows, logits

@@ -1,1 +1,1 @@
-"""Encoders, projection heads and the synchronised BatchNorm under them."""
+"""Encoders, projection heads and the synchronised BatchNorm that they use."""

@@ -1,7 +1,7 @@
 """BatchNorm over the whole global pass, on any number of workers, under torch's parameter and buffer names.
 
-`nn.SyncBatchNorm` refuses CPU tensors and breaks the compiler's graph. Here are three paths to the same mathematics:
-- a CPU process alone: torch's own fused kernel (1.5 times the step of written-out arithmetic);
+`nn.SyncBatchNorm` rejects CPU tensors and breaks the compiler's graph. Here are three paths to the same mathematics:
+- a single CPU process: torch's own fused kernel (1.5 times the step rate of written-out arithmetic);
 - several CPU processes: the same fused kernels around one all-reduce of the moments, and of their gradients;
 - a GPU: plain tensor arithmetic around the same all-reduces, which torch.compile traces whole and fuses itself.
 """
@@ -22,8 +22,8 @@ class BatchNorm(nn.Module):
     """Normalises channel dimension 1 of (n, c) or (n, c, h, w) by the statistics of all workers' rows.
 
     Workers may hold different numbers of rows: means are weighted by them. Statistics are float32 (float64 for float64
-    input) whatever autocast does. `update_running = False` leaves the running statistics alone, for a forward that is
-    only the first of two (`pass_size`).
+    input) also under autocast. `update_running = False` keeps the running statistics, for the first of the two forwards
+    of `pass_size`.
     """
 
     running_mean: Tensor
@@ -56,7 +56,7 @@ class BatchNorm(nn.Module):
         )
 
     def _arithmetic(self, x: Tensor) -> Tensor:
-        """Every operation written out, for the compiler to fuse; autograd finds the backward."""
+        """Every operation written out, for the compiler to fuse; autograd derives the backward."""
         dims = [0, *range(2, x.dim())]
         wide = x if x.dtype == torch.float64 else x.float()
         mean, square = wide.mean(dims), wide.square().mean(dims)
@@ -85,12 +85,12 @@ class BatchNorm(nn.Module):
 
 
 def has_fused_kernels(x: Tensor) -> bool:
-    """Whether torch's BatchNorm kernels beat written-out arithmetic: on a CPU; on a GPU the compiler does better."""
+    """Whether to use torch's BatchNorm kernels: they are faster on a CPU; on a GPU the compiled arithmetic is."""
     return x.device.type == "cpu"
 
 
 class _SumOverWorkers(torch.autograd.Function):
-    """Every worker gets the sum; the gradient of a sum that all of them use is the sum of their gradients."""
+    """All-reduce with a gradient: every worker uses the sum, so the gradient of each term is the sum of theirs."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -113,15 +113,16 @@ class _FusedOverWorkers(torch.autograd.Function):
     """(x, weight, bias, eps) -> output, mean, biased variance, rows; the last three over all workers.
 
     With x^ = (x - mean) / sqrt(var + eps) and N elements of a channel over all workers (Ioffe and Szegedy 2015):
-    dx = weight / sqrt(var + eps) (dy - sum(dy) / N - x^ sum(dy x^) / N), both sums over all workers. The first term is
-    what torch's kernel gives in eval mode, the other two are an affine function of x, so its normalisation again.
+    dx = weight / sqrt(var + eps) (dy - sum(dy) / N - x^ sum(dy x^) / N), both sums over all workers. torch's kernel in
+    eval mode gives the first term, sum(dy x^) = d weight and sum(dy) = d bias. The other two terms are affine in x^, so
+    F.batch_norm computes them: slope times x^ plus offset.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        # The kernel's results have the type of the running statistics that it is given; these two are dropped.
+        # The kernel's results have the dtype of the running statistics passed to it, which are not used further.
         own_mean, own_var = torch.batch_norm_update_stats(x, torch.zeros_like(weight), torch.ones_like(weight), 0.0)
         own_mean, own_var = own_mean.double(), own_var.double()
         mean, square, rows = _moments_over_workers(own_mean, own_var + own_mean.square(), x.shape[0])

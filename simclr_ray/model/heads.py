@@ -1,4 +1,4 @@
-"""The projection head g: features h in, projections z out; thrown away after pretraining."""
+"""The projection head g: features h in, projections z out; discarded after pretraining."""
 
 from __future__ import annotations
 

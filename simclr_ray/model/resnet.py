@@ -54,7 +54,7 @@ class Bottleneck(nn.Module):
 
 
 NARROW = 16
-"""Fewer channels than a vector register holds floats: strided shortcuts then go around oneDNN (_StridedPointwise)."""
+"""Fewer channels than a vector register holds floats: strided shortcuts then avoid oneDNN (_StridedPointwise)."""
 
 LAYOUTS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, int, int]]] = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
@@ -116,7 +116,7 @@ class _StridedPointwise(nn.Conv2d):
     """A strided 1x1 convolution as one of stride 1 on every second pixel: the same sums.
 
     oneDNN's own, on channels_last, writes past its buffer in backward on CPUs without AVX512 where a layer has fewer
-    than eight channels (oneDNN issue 6035, in torch 2.15): the process dies, or trains on wrong gradients.
+    than eight channels (oneDNN issue 6035, in torch 2.15): the process crashes, or trains on wrong gradients.
     """
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:

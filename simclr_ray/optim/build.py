@@ -1,4 +1,4 @@
-"""The optimizer of a config."""
+"""Builds the optimizer of a config."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from simclr_ray.optim.schedule import peak_lr
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig, global_batch: int) -> torch.optim.Optimizer:
-    """The optimizer of the config; none of them decays BatchNorm parameters and biases."""
+    """The optimizer of the config; BatchNorm parameters and biases are never decayed."""
     groups = parameter_groups(model, config.weight_decay)
     lr = peak_lr(config.lr_per_256, config.lr_scaling, global_batch)
     if config.optimizer == "lars":

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 class LARS(torch.optim.Optimizer):
     """g <- g + wd w;  trust = eta |w| / |g| (1 if either is 0);  v <- momentum v + lr trust g;  w <- w - v.
 
-    The learning rate is inside the momentum buffer: a step keeps the rate at which its gradient came. Parameter groups
+    The learning rate is inside the momentum buffer: each gradient keeps the rate of its own step. Parameter groups
     carry `weight_decay` and `adapt`; without `adapt` (BatchNorm and biases) trust is 1.
     """
 
@@ -71,7 +71,7 @@ def _trust(weights: list[Tensor], gradients: list[Tensor], coefficient: float) -
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: weights of convolutions and dense layers, and BatchNorm's and every bias, undecayed, unadapted."""
+    """Two groups: weights of convolutions and dense layers; BatchNorm parameters and biases, not decayed or adapted."""
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     return [

@@ -1,1 +1,1 @@
-"""Everything that needs Ray, and nothing that does not."""
+"""The code that needs Ray; all other packages work without it."""

@@ -1,4 +1,4 @@
-"""One attempt at a run in a process that Ray is connected in: `run_attempt` with Ray's streams and signals."""
+"""One attempt at a run in a process connected to Ray: `run_attempt` with Ray Data streams and cluster signals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from simclr_ray.train.memory import keep_freed_memory
 
 
 def attempt(task: Task, device: torch.device) -> None:
-    """Trains on `device` until the run is done, is requested to end or fails; at the end rank 0 writes the encoder."""
+    """Trains on `device` until the run is done, an end is requested or it fails; rank 0 writes a done run's encoder."""
     config, worker = task.config, RayWorker(device, task.progress_key, task.end_key, task.share)
     require_held(task.run, task.driver)
     _require_precision(config.train.precision, device)
@@ -40,7 +40,7 @@ def attempt(task: Task, device: torch.device) -> None:
     order = order_of(config, task.dataset)
     plan = plan_stream(config, task.dataset, order, worker.size, cpus)
     evaluate = check_during(config, task.bank, task.test, device, threads) if task.bank else None
-    with suppress(Ended), worker.listening():
+    with suppress(Ended), worker.polling():
         state = run_attempt(
             config,
             task.dataset,

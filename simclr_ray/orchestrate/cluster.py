@@ -1,4 +1,4 @@
-"""The Ray cluster that a run gets: joined, or started on this machine."""
+"""Joins a Ray cluster or starts a local one, and selects the node of rank 0."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import ray
 from simclr_ray.planning.shares import Share, workers_that_fit
 
 ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
-"""Ray Train and Tune train in a thread, and glibc gives the memory that a thread frees back to the system, whatever
-`keep_freed_memory` says: 45,000 page faults a step of a small ResNet-18, and 3 to 8 % of its time."""
+"""Ray Train and Tune train in a thread, and glibc returns the memory that a thread frees to the system, despite
+`keep_freed_memory`: 45,000 page faults a step of a small ResNet-18, and 3 to 8 % of its time."""
 
 MARKET, ON_DEMAND = "ray.io/market-type", "on-demand"
 
@@ -20,10 +20,10 @@ def join_or_start() -> None:
     """Joins the cluster that this process belongs to (a job, RAY_ADDRESS, one on this host), or starts a local one."""
     if ray.is_initialized():
         return
-    # Train workers import us from wherever the driver did; what they print is in Ray's logs, errors come back.
+    # Train workers import this package from the driver's path; their output is in Ray's logs, errors are returned.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
-    # Processes of no use here, each seconds of imports: we watch for notices ourselves, and workers that Ray
-    # starts beforehand have another environment than those that it then needs.
+    # Unused processes, each with seconds of imports: our own watcher handles notices, and workers that Ray prestarts
+    # have another environment than those that it then needs.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     ray.init(
@@ -32,15 +32,16 @@ def join_or_start() -> None:
 
 
 def started_here() -> bool:
-    """Whether this process has started the cluster that it is connected to: it is on this machine and ends with it."""
+    """Whether this process started the cluster that it is connected to, which is then local and ends with it."""
     node = ray._private.worker._global_node
     return node is not None and node.is_head()
 
 
 def rank_0_selector(share: Share) -> list[dict[str, str]] | None:
-    """Labels of the nodes for each worker: the first, which is rank 0, on a machine that no notice comes for.
+    """Node labels for each worker: the first, which is rank 0, goes to an on-demand node, which is not preempted.
 
-    None where there is no such node, labelled as clusters/ does. A run that began with one waits for one later.
+    None if no node with the label that clusters/ gives can hold a worker. A run that began with such a node waits for
+    one at each later attempt.
     """
     for node in ray.nodes():
         stays = node["Alive"] and node["Labels"].get(MARKET) == ON_DEMAND

@@ -1,4 +1,4 @@
-"""How an attempt failed, and whether another one could help."""
+"""Classifies the failure of an attempt, and counts those in a row without a new checkpoint."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ ATTEMPTS = 3
 
 
 def is_final(cause: BaseException) -> bool:
-    """Whether every other attempt would end in the same way: bad input, a diverged loss, a store that gave up."""
+    """Whether another attempt would fail in the same way: bad input, a diverged loss, saves failing for too long."""
     return isinstance(cause, (BadInput, Diverged, SavesFailed))
 
 
 def newest_step(run: Location) -> int | None:
-    """The newest whole checkpoint; None where there is none, or the store does not answer."""
+    """The step of the newest complete checkpoint; None if there is none, or the store fails."""
     try:
         return max(complete_steps(run), default=None)
     except OSError:
@@ -29,25 +29,25 @@ def newest_step(run: Location) -> int | None:
 
 
 class FailedAttempts:
-    """Counts attempts at a run that fail in a row, each without a new checkpoint."""
+    """Counts consecutive failed attempts at a run without a new checkpoint."""
 
     def __init__(self, run: Location) -> None:
-        self._run, self._newest, self._fruitless = run, newest_step(run), 0
+        self._run, self._newest, self._count = run, newest_step(run), 0
 
     def one_too_many(self) -> bool:
-        """Counts one more; whether they are ATTEMPTS now."""
+        """Counts one more failure, from 1 if there is a new checkpoint; whether the count has reached ATTEMPTS."""
         before, self._newest = self._newest, newest_step(self._run)
-        self._fruitless = self._fruitless + 1 if self._newest == before else 1
-        return self._fruitless == ATTEMPTS
+        self._count = self._count + 1 if self._newest == before else 1
+        return self._count == ATTEMPTS
 
 
 def note_failure(driver: str, cause: BaseException) -> None:
-    """For the records of the next attempt, which alone can write them."""
+    """Stores the cause for the next attempt, whose rank 0 writes it to events.jsonl."""
     internal_kv._internal_kv_put(_key(driver), described(cause), overwrite=True)
 
 
 def last_failure(driver: str) -> str | None:
-    """What ended the last attempt under this driver, for the next one's records."""
+    """What ended the previous attempt under this driver."""
     text = internal_kv._internal_kv_get(_key(driver))
     return text.decode() if text else None
 
@@ -67,7 +67,7 @@ def layers(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def described(cause: BaseException) -> str:
-    """Its kind and the first line of its words."""
+    """Type and first line of the message."""
     first = str(cause).strip().splitlines()
     return f"{type(cause).__name__}: {first[0] if first else ''}"
 

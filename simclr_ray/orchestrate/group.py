@@ -1,4 +1,4 @@
-"""A run on a group of workers under Ray Train, which starts the group again after whatever ends it."""
+"""Trains a run on a group of workers under Ray Train, which restarts the group after failures and resizes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from simclr_ray.orchestrate.train_fn import train_fn
 from simclr_ray.storage.object_store import with_retries
 
 NEVER_S = 1e9
-"""Ray's own resize monitor would lose the steps since the last save: it is off."""
+"""Interval that turns Ray's own resize monitor off, because it would lose the steps since the last save."""
 
 
 def train_in_group(task: Task) -> None:
-    """Runs Ray Train to the end of the run, again where a group could not even start because a machine went."""
+    """Runs Ray Train to the end of the run; runs it again if a node was lost while a group was starting."""
     failed = FailedAttempts(task.run)
     while True:
         try:
@@ -31,7 +31,7 @@ def train_in_group(task: Task) -> None:
 
 
 def _trainer(task: Task) -> ray.train.torch.TorchTrainer:
-    """Ray keeps no checkpoint of its own, so nothing of it can be torn."""
+    """A TorchTrainer without Ray checkpoints: those are train/checkpoint.py's."""
     share, run = task.share, task.run
     drop_reservation(run)
     elastic = share.min_workers < share.max_workers
@@ -43,14 +43,14 @@ def _trainer(task: Task) -> ray.train.torch.TorchTrainer:
         callbacks=[StopOnFailure(run, task.driver)],
     )
     if run.local is None:
-        with_retries(run.uri, lambda: run_config.storage_context)  # Ray tries its storage here, and only once
+        with_retries(run.uri, lambda: run_config.storage_context)  # Ray accesses its storage here, without retries
     resources = {"CPU": share.cpus} | ({"GPU": share.gpus} if share.gpus else {})
     return ray.train.torch.TorchTrainer(
         train_fn,
         train_loop_config={"task": task},
         torch_config=ray.train.torch.TorchConfig(
             backend="cpu:gloo,cuda:nccl" if share.gpus else "gloo",
-            # The others wait in a collective while rank 0 insists on its last save.
+            # The others wait in a collective while rank 0 retries its last save.
             timeout_s=int(task.config.saving.patience_s) + 1800,
         ),
         scaling_config=ScalingConfig(

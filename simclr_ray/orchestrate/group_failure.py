@@ -1,4 +1,4 @@
-"""Which failures of a group of workers end a run. Lost nodes and the like are always retried."""
+"""Decides which failures of a group of workers end a run. Lost nodes and planned ends are always retried."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from simclr_ray.storage.location import Location
 from simclr_ray.train.control import Interrupted
 
 NODE_DIED = "its node has died"
-"""Of Ray's message: no field of the error distinguishes a lost machine from a process that died on one that stays."""
+"""From Ray's message: the error has no field that distinguishes a lost node from a process that died on a live one."""
 
 
 class GivenUp(Exception):
-    """Another attempt would end as this one did."""
+    """Ends the run: another attempt would fail as this one did."""
 
     def __init__(self, cause: BaseException) -> None:
         super().__init__(cause)
@@ -27,16 +27,16 @@ class GivenUp(Exception):
 
 
 class StopOnFailure(UserCallback):
-    """Raises in Ray Train's controller, which ends the run: with `max_failures=-1` nothing else does.
+    """Raises GivenUp in Ray Train's controller, which ends the run: with `max_failures=-1` nothing else does.
 
-    At once for bad input, a diverged loss and a store that failed for too long; for another exception when ATTEMPTS in
-    a row brought no new checkpoint. Lost nodes and ends on purpose are not the run's fault and count for nothing; a
-    worker that died on a node that stays, out of memory perhaps, would die there again.
+    At once for bad input, a diverged loss and saves that failed for too long; for any other exception after ATTEMPTS in
+    a row without a new checkpoint. Lost nodes and planned ends are not counted; a worker that died on a node that is
+    still there is, because it would probably die again, out of memory for example.
     """
 
     def __init__(self, run: Location, driver: str) -> None:
         self._run, self._driver = run, driver
-        self._newest, self._fruitless = newest_step(run), 0
+        self._newest, self._count = newest_step(run), 0
         self._nodes = _nodes()
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
@@ -47,29 +47,29 @@ class StopOnFailure(UserCallback):
                 raise GivenUp(cause)
         newest = newest_step(self._run)
         if newest not in (None, self._newest):
-            self._newest, self._fruitless = newest, 0
+            self._newest, self._count = newest, 0
         before, self._nodes = self._nodes, _nodes()
-        # Losing one worker breaks the others' collectives: their errors are the lost node's.
-        if before <= self._nodes and not any(_not_its_fault(cause) for cause in causes):
-            self._fruitless += 1
-            if self._fruitless >= ATTEMPTS:
+        # Losing one worker breaks the others' collectives, so their errors do not count either.
+        if before <= self._nodes and not any(_is_not_counted(cause) for cause in causes):
+            self._count += 1
+            if self._count >= ATTEMPTS:
                 raise GivenUp(next((cause for cause in causes if isinstance(cause, RayActorError)), causes[0]))
 
 
-def _not_its_fault(cause: BaseException) -> bool:
+def _is_not_counted(cause: BaseException) -> bool:
     if isinstance(cause, ActorDiedError):
         return cause.preempted or NODE_DIED in str(cause)
-    return isinstance(cause, (RayActorError, Interrupted))  # a worker out of reach: its machine is, most likely
+    return isinstance(cause, (RayActorError, Interrupted))  # an unreachable worker: most likely its node is
 
 
 def _nodes() -> set[str]:
-    """Those that are here to stay."""
+    """Ids of the living nodes that are not draining."""
     leaving = draining()
     return {node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving}
 
 
 def cause_of(error: Exception) -> BaseException:
-    """What went wrong, out of the wrappers that Ray Train puts around it."""
+    """The original error, without Ray Train's wrappers."""
     if isinstance(error, ControllerError):
         return unwrapped(error.controller_failure)
     if isinstance(error, WorkerGroupError) and error.worker_failures:
@@ -78,9 +78,9 @@ def cause_of(error: Exception) -> BaseException:
 
 
 def lost_while_starting(error: BaseException) -> bool:
-    """Whether a worker was lost in the seconds in which a group starts. Ray Train retries that only in part.
+    """Whether a worker was lost in the seconds in which a group starts, which Ray Train retries only in part.
 
-    It starts a group again when an actor dies there, but not when the other workers notice it first.
+    It restarts the group when an actor's death is reported, but not when the others' connections to it fail first.
     """
     wrapped = list(layers(error))
     if not isinstance(error, ControllerError) or any(isinstance(layer, GivenUp) for layer in wrapped):

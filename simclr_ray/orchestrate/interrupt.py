@@ -1,4 +1,4 @@
-"""Ctrl-C: the run saves and ends, and the same command goes on."""
+"""Ctrl-C: the run saves and ends, and the same command resumes it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 
-from simclr_ray.orchestrate.task import ask_to_end
+from simclr_ray.orchestrate.task import request_end
 from simclr_ray.storage.location import Location
 
 SAVING = "\nsaving; Ctrl-C again ends at once"
@@ -17,23 +17,23 @@ SAVING = "\nsaving; Ctrl-C again ends at once"
 
 @contextmanager
 def saving_at_interrupt(run: Location) -> Iterator[None]:
-    """For training in this very thread: at Ctrl-C the run saves and ends, then KeyboardInterrupt; at the next at once.
+    """For training in this thread: at Ctrl-C the run saves, ends and raises KeyboardInterrupt; at a second one at once.
 
-    Only a process's main thread receives SIGINT; in another one this does nothing.
+    Only a process's main thread receives Ctrl-C; in another thread this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     interrupted = False
 
-    def ask(*_: object) -> None:
+    def save_and_end(*_: object) -> None:
         nonlocal interrupted
         interrupted = True
         signal.signal(signal.SIGINT, before)
         print(SAVING, file=sys.stderr)
-        ask_to_end(run)
+        request_end(run)
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = signal.signal(signal.SIGINT, save_and_end)
     try:
         yield
     finally:
@@ -43,9 +43,10 @@ def saving_at_interrupt(run: Location) -> Iterator[None]:
 
 
 def saved_at_interrupt(train: Callable[[], object], run: Location) -> None:
-    """Calls `train`; at Ctrl-C the run saves and ends before KeyboardInterrupt is raised, at the next it ends at once.
+    """Calls `train`; at Ctrl-C the run saves and ends before KeyboardInterrupt is raised, at a second one it ends at
+    once.
 
-    On a thread, because on the main one Ray answers Ctrl-C itself, without a save and with the code of a failure.
+    On a thread, because on the main one Ray handles Ctrl-C itself, without a save and with the exit code of a failure.
     """
     ended: Future[None] = Future()
 
@@ -61,6 +62,6 @@ def saved_at_interrupt(train: Callable[[], object], run: Location) -> None:
         ended.result()
     except KeyboardInterrupt:
         print(SAVING, file=sys.stderr)
-        ask_to_end(run)
+        request_end(run)
         ended.result()
         raise

@@ -1,4 +1,4 @@
-"""Prepares a source of images as a dataset, on all CPUs of a Ray cluster; small ones in this process."""
+"""Prepares a source of images as a dataset, on all CPUs of a Ray cluster; small sources in this process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from simclr_ray.data.prepare.writer import require_writable
 from simclr_ray.orchestrate.cluster import join_or_start
 from simclr_ray.storage.location import open_location
 
-# Up to here the threads of one machine are about done when a cluster's first tasks come back (1-3 s).
+# Up to this size the threads of one machine are about done when a cluster's first tasks return (1-3 s).
 SMALL_BYTES = 256 * 2**20
 
 
@@ -33,9 +33,9 @@ def prepare(
     slice_rows: int = 32,
     progress: bool = True,
 ) -> Dataset:
-    """Decodes every image of `source` once and writes them, shuffled, to `dest`. The cluster does not show in it.
+    """Decodes every image of `source` once and writes them, shuffled, to `dest`; the result is the same on any cluster.
 
-    `seed` decides the order; `max_side` re-encodes images with a longer side. Raises BadInput.
+    `seed` decides the order; images with a side above `max_side` are scaled down and re-encoded. Raises BadInput.
     """
     require_settings(seed, max_side, slice_rows)
     location = open_location(dest)
@@ -58,9 +58,9 @@ def prepare_into(
     slice_rows: int = 32,
     progress: bool = True,
 ) -> Dataset:
-    """`source` if it is a dataset, else its prepared copy in STORAGE/data, which is made where there is none yet.
+    """`source` if it is a dataset, else its prepared copy in STORAGE/data, which is made if there is none yet.
 
-    A source whose listing has changed since is another source and gets another copy.
+    A source whose listing has changed gets another copy.
     """
     if is_address(source) and is_dataset(source):
         dataset = open_dataset(source)
@@ -90,7 +90,7 @@ def open_any(spec: str) -> Source:
 
 
 def on_ray(source: Source, work: pa.Table, max_side: int | None) -> Iterator[pa.Table]:
-    """The work read and checked by tasks on the cluster, in order. Raises the BadInput of a task as it is."""
+    """Reads and checks the work in tasks on the cluster; tables in order. Raises a task's BadInput unwrapped."""
     read = source.read
 
     def read_and_check(part: pa.Table) -> Iterator[pa.Table]:
@@ -102,7 +102,7 @@ def on_ray(source: Source, work: pa.Table, max_side: int | None) -> Iterator[pa.
     checked = tasks.map_batches(read_and_check, batch_size=None, batch_format="pyarrow")
     checked.context.execution_options.preserve_order = True
     checked.context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it announces every execution, and that bars are off
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it logs every execution, and that progress bars are off
     try:
         yield from checked.iter_batches(batch_size=None, batch_format="pyarrow")
     except RayTaskError as error:
@@ -112,7 +112,7 @@ def on_ray(source: Source, work: pa.Table, max_side: int | None) -> Iterator[pa.
 
 
 def _require_apart(source: str, dest: str) -> None:
-    """A dataset inside its own source would be part of the next listing."""
+    """Raises BadInput for a dataset inside its own source: it would be part of the source's next listing."""
     outer, inner = open_location(source), open_location(dest)
     if outer.filesystem.type_name == inner.filesystem.type_name and f"{inner.path}/".startswith(f"{outer.path}/"):
         raise BadInput(f"{dest} lies inside the source {source}: choose a place outside it")

@@ -1,4 +1,4 @@
-"""A pretraining run from its first start to its encoder, over any number of interruptions: `pretrain`."""
+"""`pretrain`: starts or resumes a pretraining run and trains it, over any number of interruptions, to its encoder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ALL_KEYS = frozenset(config_types())
 
 @dataclass(frozen=True)
 class RunResult:
-    """The run folder at the end."""
+    """Where a run is and how far it was trained, read from its run folder."""
 
     path: str
     step: int
@@ -47,15 +47,15 @@ def pretrain(
     alone: bool = False,
     on_row: Callable[[Row | None], None] | None = None,
 ) -> RunResult:
-    """Starts or resumes the run `STORAGE/NAME`, leaves a finished one as it is, and gives what its folder holds.
+    """Starts or resumes the run `STORAGE/NAME`, or leaves a finished one unchanged; returns its result.
 
-    `requested`: the dotted keys that the user set; the others are a recipe's, and its check during training is fitted
-    to what the data allow. `share`: of the cluster, where several runs share it; None: as the config says. `alone`:
-    this process is the only worker and is not tried again: whatever ends the attempt is raised. `on_row` is called
-    with the newest metrics row, on a thread, in place of a progress line on the terminal.
+    `requested`: the dotted keys that the user set; the others are the recipe's, and its check during training is fitted
+    to what the data allow. `share`: the run's share of the cluster; None: from the config. `alone`: this process is the
+    only worker and does not retry: whatever ends the attempt is raised. `on_row` is called on a thread with the newest
+    metrics row, instead of a progress line on the terminal.
 
-    Raises BadInput for whatever the caller can mend: a changed science value, data that are not there, a batch or a
-    number of workers that does not fit. Another failure is raised as it came; what was saved until then stays.
+    Raises BadInput for what the user can correct: a changed science value, missing data, a batch or a number of workers
+    that does not fit. Other failures are raised unchanged; the checkpoints saved until then stay.
     """
     run = run_folder(name, storage)
     config, earlier = _same_science(run, config, requested)
@@ -72,23 +72,23 @@ def pretrain(
     training = loading.result()
     config, bank, test = _resolved(config, requested, dataset, storage, share, earlier)
     with lease(run) as driver:
-        config, _ = _same_science(run, config)  # another driver may have been first since
-        (run / CONFIG).write_bytes(config.to_json().encode())
+        config, _ = _same_science(run, config)  # again, under the lease: another driver may have started it since
+        (run / "config.json").write_bytes(config.to_json().encode())
         task = Task(config=config, dataset=dataset, bank=bank, test=test, run=run, driver=driver, share=share)
         training.train(task, last_step(config, order), on_row, _attempts(training, share, alone=alone))
     return result_of(run)
 
 
 def _load_training(config: Config) -> ModuleType:
-    """Imports torch and what else training takes seconds for, beside the preparation of data and the start of Ray."""
+    """Imports torch and other slow modules, in parallel with the preparation of data and the start of Ray."""
     training = import_module("simclr_ray.orchestrate.training")
-    if config.resources.max_workers in (None, 1):  # else other processes train
+    if config.resources.max_workers in (None, 1):  # with more, other processes train
         training.warm_up()
     return training
 
 
 def _attempts(training: ModuleType, share: Share, *, alone: bool) -> Callable[[Task], None]:
-    """One of the three ways to train; a group only where there are other processes or other machines to restart."""
+    """One of the three ways to train; a group under Ray Train if there are other processes or machines to restart."""
     if alone:
         return training.train_once
     return training.train_alone if started_here() and share.max_workers == 1 else training.train_in_group
@@ -100,7 +100,7 @@ def result_of(run: Location) -> RunResult:
 
 
 def run_folder(name: str, storage: str) -> Location:
-    """`STORAGE/NAME`, made and tried. Raises BadInput."""
+    """`STORAGE/NAME`, created and checked to be writable. Raises BadInput."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise BadInput(f"--name {name!r}: use letters, digits, dots, dashes and underscores")
     run = open_location(storage) / name
@@ -114,9 +114,9 @@ def run_folder(name: str, storage: str) -> Location:
 
 
 def _same_science(run: Location, config: Config, requested: Set[str] = ALL_KEYS) -> tuple[Config, Config | None]:
-    """`config` with what the first start resolved, and that start's config if there was one.
+    """`config` with the values that the first start resolved, and that start's config if there was one.
 
-    Raises BadInput naming the science values that are others now, and for an unfinished run of another format.
+    Raises BadInput naming the science values that have changed, and for an unfinished run of another format.
     """
     text = config_text(run)
     if text is None:
@@ -137,7 +137,7 @@ def _same_science(run: Location, config: Config, requested: Set[str] = ALL_KEYS)
 
 
 def _prepared(source: str, storage: str, earlier: str | None) -> Dataset:
-    """The dataset of `source`. A resumed run keeps the one that was prepared for it, even if the source has changed."""
+    """The dataset of `source`. A resumed run keeps the one of its first start, even if the source has changed."""
     if earlier and is_dataset(earlier) and not is_dataset(source):
         dataset = open_dataset(earlier)
         if dataset.source["spec"] == source:
@@ -146,7 +146,7 @@ def _prepared(source: str, storage: str, earlier: str | None) -> Dataset:
 
 
 def _require_same_data(run: Location, source: str, storage: str, earlier: str) -> None:
-    """Raises BadInput for a finished run of other data, which would else pass for one of these."""
+    """Raises BadInput if the finished run was trained on other data than `source`."""
     if source == earlier or not is_dataset(earlier):  # data that are gone cannot be compared
         return
     before = open_dataset(earlier)
@@ -159,10 +159,10 @@ def _require_same_data(run: Location, source: str, storage: str, earlier: str) -
 def _resolved(
     config: Config, requested: Set[str], dataset: Dataset, storage: str, share: Share, earlier: Config | None
 ) -> tuple[Config, Dataset | None, Dataset | None]:
-    """The config as the run folder keeps it, with the datasets of the check during training."""
+    """The config with every open value resolved, as config.json keeps it, and bank and test set of the check."""
     resolved: dict[str, Any] = {"data.train": dataset.uri}
     if config.train.precision == "auto":
-        from simclr_ray.train.precision import auto_precision  # torch is there by now, but not at this file's import
+        from simclr_ray.train.precision import auto_precision  # imports torch, which is loaded by now
 
         resolved["train.precision"] = auto_precision(on_gpu=share.gpus > 0)
     settings, before = config.evaluate, earlier.evaluate if earlier else EvaluateConfig()

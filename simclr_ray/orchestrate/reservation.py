@@ -1,7 +1,7 @@
-"""The reservation of a dead driver, cancelled: Ray would hold its workers' resources back for three minutes.
+"""Cancels the resource reservation of a dead driver, which Ray would keep for three minutes.
 
-Ray's coordinator of elastic runs and data streams drops a reservation when a run ends well, and 180 s after the last
-word of one whose driver was killed. A run started again in between would wait for its own reservation.
+Ray's coordinator of elastic runs and data streams drops a reservation when a run ends normally, and 180 s after the
+last renewal if its driver was killed. A run restarted in between would wait for its own reservation.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ TIMEOUT_S = 10.0
 
 
 def note_reservation(run: Location) -> None:
-    """On a worker of Ray Train: remembers the name of this attempt's reservation."""
+    """Stores the name of this attempt's reservation; called on a worker of Ray Train."""
     internal_kv._internal_kv_put(_key(run), f"train-{get_train_context().train_run_context.run_id}", overwrite=True)
 
 
 def drop_reservation(run: Location) -> None:
-    """Ends what an earlier driver of the run has claimed, on this cluster."""
+    """Cancels the reservation that an earlier driver of the run left on this cluster."""
     name = internal_kv._internal_kv_get(_key(run))
     if name:
         with contextlib.suppress(ValueError, RayError):  # no coordinator (any more): no reservation

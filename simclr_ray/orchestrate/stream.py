@@ -1,8 +1,8 @@
 """A worker's own Ray Data stream: from an array of positions to blocks of augmented views, for the rest of the run.
 
-Actors, not tasks: map tasks idle between each other, actors keep work in flight (84 % of the bare rate against 48 %,
-measured on 2 cores). One array of positions is the stream for hours, so there is no gap between epochs, and all that a
-restart needs is a number.
+Actors, not tasks: a worker process idles between two map tasks, while actors keep work in flight (84 % of the rate
+without Ray against 48 %, measured on 2 cores). One array of positions feeds the stream for hours, so there is no gap
+between epochs, and a restart needs only the position.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ HORIZON = 1 << 20
 """Positions of one Ray Data stream: 8 MiB in the object store and 33 million samples, hours on any device. Then the
 next stream begins, after seconds. Without it 51 MiB of positions stalled nodes with a small store."""
 STORE_BYTES = 2 << 30
-"""Views that a worker's stream may hold in the object store."""
+"""Bytes of views that a worker's stream may hold in the object store."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StreamPlan:
-    """What one worker's data workers load, and with how much of the machine."""
+    """What the data workers of one training worker load, and with how many CPUs."""
 
     dataset: Dataset
     order: Order
@@ -45,7 +45,7 @@ class StreamPlan:
 
 
 class _Load:
-    """A data worker."""
+    """A data worker: the Ray Data actor that loads blocks."""
 
     def __init__(self, plan: StreamPlan) -> None:
         self._plan = plan
@@ -53,11 +53,11 @@ class _Load:
 
     def __call__(self, block: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         try:
-            # Not in the constructor: an actor that cannot start looks like a lost node, and would be retried for ever.
+            # Not in the constructor: an actor that fails to start looks like a lost node, and is retried for ever.
             self._loader = self._loader or _loader(self._plan, build_cache=True)
             return self._loader(block["position"])
         except BadInput as error:
-            return {"error": np.array([str(error)])}  # as data: Ray Data would leave nothing of it but a traceback
+            return {"error": np.array([str(error)])}  # as data: Ray Data would turn it into a traceback
 
 
 def _loader(plan: StreamPlan, *, build_cache: bool) -> SliceLoader:
@@ -73,7 +73,7 @@ def _loader(plan: StreamPlan, *, build_cache: bool) -> SliceLoader:
 
 
 def plan_stream(config: Config, dataset: Dataset, order: Order, workers: int, cpus: float) -> StreamPlan:
-    """Blocks hold about 32 MiB of views, but no more than a worker's part of a pass: it is waited for whole."""
+    """Blocks hold about 32 MiB of views, but at most a worker's part of a pass: training waits for whole blocks."""
     slice_bytes = 2 * 3 * config.augment.size**2 * order.slice_rows
     by_size = max(1, BLOCK_BYTES // slice_bytes)
     return StreamPlan(
@@ -88,9 +88,9 @@ def plan_stream(config: Config, dataset: Dataset, order: Order, workers: int, cp
 
 
 def blocks(plan: StreamPlan, positions: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-    """The blocks of `positions`, in their order (see SliceLoader). Raises BadInput where data cannot be read.
+    """The blocks of `positions`, in their order (see SliceLoader). Raises BadInput if data cannot be read.
 
-    The first ones are loaded here, so that a step need not wait for actors.
+    The first ones are loaded in this process, so that the first step does not wait for actors.
     """
     loaders: list[SliceLoader] = []
 
@@ -109,19 +109,19 @@ def blocks(plan: StreamPlan, positions: np.ndarray) -> Iterator[dict[str, np.nda
 
 
 def streamed(plan: StreamPlan, positions: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-    """The blocks of `positions` by Ray Data alone."""
+    """The blocks of `positions`, all loaded by Ray Data."""
     for start in range(0, len(positions), HORIZON):
         yield from _stream(plan, positions[start : start + HORIZON])
 
 
 def _stream(plan: StreamPlan, positions: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-    import ray.data  # seconds, which the first step must not wait for
+    import ray.data  # takes seconds, which the first step must not wait for
 
     actors = max(1, int(plan.cpus))
     cpus_each = min(1.0, plan.cpus)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it announces executions, now in the user's own process
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # it logs every execution, in the user's own process
     context.execution_options.preserve_order = True
     context.execution_options.verbose_progress = False
     context.execution_options.resource_limits = context.execution_options.resource_limits.copy(
@@ -131,7 +131,7 @@ def _stream(plan: StreamPlan, positions: np.ndarray) -> Iterator[dict[str, np.nd
     split = ray.data.from_blocks([pa.table({"position": positions})]).repartition(
         target_num_rows_per_block=plan.block_slices
     )
-    # Cutting an array of numbers takes no CPU worth the name, but Ray would wait for a whole one, for ever if the
+    # Splitting an array of numbers takes hardly any CPU time, but Ray would wait for a whole CPU, for ever if the
     # workers have taken them all; `repartition` has no public argument for it (Ray 2.60).
     split._logical_plan.dag.ray_remote_args["num_cpus"] = 0
     dataset = split.map_batches(

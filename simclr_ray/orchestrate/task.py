@@ -1,4 +1,4 @@
-"""A run as its training processes receive it, and the request to end one."""
+"""The description of a run that its training processes get, and the request to end a run."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from simclr_ray.storage.location import Location
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Values and addresses; it pickles."""
+    """A run and its share of the cluster; values and addresses only, so it pickles."""
 
     config: Config
     dataset: Dataset
     bank: Dataset | None
     test: Dataset | None
-    """Of the check during training: no bank, no check; no test set: rows held out of the bank's."""
+    """`bank` and `test` of the check during training: no bank, no check; no test: rows held out of the bank's."""
     run: Location
     driver: str
     share: Share
@@ -38,6 +38,6 @@ def end_key(run: Location) -> str:
     return f"simclr_ray/end/{run.uri}"
 
 
-def ask_to_end(run: Location) -> None:
-    """Has a run that trains on this cluster save and end, within seconds; the same command goes on."""
+def request_end(run: Location) -> None:
+    """Requests that a run training on this cluster saves and ends, within seconds; the same command resumes it."""
     internal_kv._internal_kv_put(end_key(run), "", overwrite=True)

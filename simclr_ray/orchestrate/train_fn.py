@@ -1,4 +1,4 @@
-"""What Ray Train runs on every worker of a group, at every attempt."""
+"""The function that Ray Train runs on every worker of a group, at every attempt."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ def train_fn(settings: dict[str, Task]) -> None:
     try:
         attempt(task, ray.train.torch.get_device())
     finally:
-        # A group left behind would keep its ports and threads into the next attempt.
+        # Otherwise the process group would keep its ports and threads into the next attempt.
         if dist.is_initialized():
             dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""The attempts at a run: in this process once, in this process until it is done, or in a group under Ray Train."""
+"""Trains a run in attempts: once in this process, in this process with retries, or in a group under Ray Train."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from simclr_ray.train.run_log import note_giving_up
 def train(
     task: Task, until: int, on_row: Callable[[Row | None], None] | None, attempts: Callable[[Task], None]
 ) -> None:
-    """Runs `attempts` (one of the three ways to train) beside a progress line, or beside `on_row` (see pretrain).
+    """Runs `attempts` (one of the three ways to train) with a progress line, or with `on_row` (see pretrain).
 
-    `until`: the last step, for the progress line. A run that is given up gets a record that says why.
+    `until`: the last step, for the progress line. If the run is given up, an event records the cause.
     """
     internal_kv._internal_kv_del(task.end_key)
     if on_row:
@@ -43,7 +43,7 @@ def _giving_up_noted(task: Task) -> Iterator[None]:
     try:
         yield
     except Interrupted:
-        raise  # the caller's next attempt goes on
+        raise  # not given up: another attempt resumes the run
     except Exception as error:
         with suppress(OSError):
             if holds(task.run, task.driver):
@@ -52,8 +52,8 @@ def _giving_up_noted(task: Task) -> Iterator[None]:
 
 
 def warm_up() -> None:
-    """What the first step would wait for: Numba's kernels, and imports that torch and TensorBoard put off."""
-    import torch._dynamo  # noqa: F401 (a second and a half, which the first optimizer of a process would take)
+    """Does what the first step would wait for: compiles Numba's kernels, and imports what torch imports lazily."""
+    import torch._dynamo  # noqa: F401 (takes 1.5 s, at the latest when a process makes its first optimizer)
     from torch.utils.tensorboard import SummaryWriter  # noqa: F401
 
     config = AugmentConfig(size=8)
@@ -66,9 +66,9 @@ def train_once(task: Task) -> None:
 
 
 def train_alone(task: Task) -> None:
-    """This process is the only worker: on its own machine nothing is gained by a group, whose start takes seconds.
+    """This process is the only worker: on its own machine a group has no advantage, and takes seconds to start.
 
-    A failure is tried again as a group's would be: until several in a row have brought no new checkpoint.
+    Failures are retried as a group's are: until ATTEMPTS in a row have brought no new checkpoint.
     """
     failed = FailedAttempts(task.run)
     with saving_at_interrupt(task.run):

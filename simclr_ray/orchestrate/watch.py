@@ -1,4 +1,4 @@
-"""The terminal line of a run: how far it is, how fast, and how long it waits for data."""
+"""The progress line of a run on the terminal: step, speed, time left and time spent waiting for data."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from simclr_ray.storage.run_folder import Row
 
 BAR = 20
 LINE_EVERY_S = 10.0
-"""Where the output is no terminal, a line of its own so often."""
+"""Interval between printed lines if the output is not a terminal."""
 
 
 @contextmanager
 def rows_followed(key: str, on_row: Callable[[Row | None], None]) -> Iterator[None]:
     """Calls `on_row` on a thread with the newest row that rank 0 put under `key` (see RayWorker), and at the end."""
 
-    def look() -> None:
+    def poll() -> None:
         try:
             value = internal_kv._internal_kv_get(key)
         except RayError:
-            return  # the head is busy, or gone: watching must not hide why
+            return  # the head is busy or gone: an error here must not hide the run's own
         on_row(json.loads(value) if value else None)
 
     try:
-        with repeating(look, 0.5):
+        with repeating(poll, 0.5):
             yield
     finally:
-        look()
+        poll()
 
 
 @contextmanager

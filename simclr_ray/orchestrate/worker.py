@@ -1,4 +1,4 @@
-"""A training worker under Ray Train, as the loop sees it."""
+"""A training worker connected to Ray: publishes metrics rows, and polls the cluster's signals."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from simclr_ray import collective
 from simclr_ray.orchestrate.preemption.drain import draining, save_requested_at
 from simclr_ray.periodic import repeating
 from simclr_ray.planning.shares import Share, workers_that_fit
-from simclr_ray.storage.run_folder import Row
+from simclr_ray.storage.rows import Row
 from simclr_ray.train.control import ClusterSignals
 
 POLL_S = 1.0
 
 
 class RayWorker:
-    """`progress_key`: where in Ray's key-value store the driver looks for the newest metrics row; no extra process.
+    """`progress_key`: the key in Ray's key-value store of the newest metrics row, which the driver polls.
 
-    `end_key`: the key under which the run is requested to end.
+    `end_key`: the key that requests the end of the run.
     """
 
     def __init__(self, device: torch.device, progress_key: str, end_key: str, share: Share) -> None:
@@ -51,7 +51,7 @@ class RayWorker:
         return self._device
 
     def report(self, row: Row) -> None:
-        """The row stands until the next one; the newest with a check's result in it goes along under `checked`."""
+        """Replaces the published row; the newest row with a check's results is added under `checked`."""
         if "rankme" in row:
             self._checked = row
         internal_kv._internal_kv_put(self._progress_key, json.dumps(row | {"checked": self._checked}), overwrite=True)
@@ -60,24 +60,24 @@ class RayWorker:
         return self._signals
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Polls the cluster's signals on a thread, on rank 0, which alone reads them."""
+    def polling(self) -> Iterator[None]:
+        """Polls the cluster every POLL_S on a thread of rank 0, so that `poll_signals` does not block."""
         if self.rank != 0:
             yield
             return
 
-        def listen() -> None:
-            with contextlib.suppress(RayError):  # the head is busy: the last signals stand until it answers
+        def refresh() -> None:
+            with contextlib.suppress(RayError):  # the head is busy: the last signals stay until it answers
                 self._signals = self._poll()
 
-        with repeating(listen, POLL_S):
+        with repeating(refresh, POLL_S):
             yield
 
     def _poll(self) -> ClusterSignals:
         leaving = draining()
         for node, deadline in leaving.items():
             if math.isinf(deadline):
-                self._deadlines.setdefault(node, time())  # without a deadline a drain may end at any moment
+                self._deadlines.setdefault(node, time())  # without a deadline the node may go at any moment
             else:
                 self._deadlines[node] = deadline  # a second notice may bring it forward
         ours = {node: self._deadlines[node] for node in leaving if node in self._nodes}

@@ -1,4 +1,4 @@
-"""The recipes: functions that return a config. Their docstrings say command, hardware, time and expected accuracy.
+"""The recipes: functions that return a config. Their docstrings give command, hardware, time and expected accuracy.
 
 Every value can be overridden on the command line, such as --method.temperature 0.2.
 """

@@ -1,4 +1,4 @@
-"""CIFAR-10."""
+"""Recipes for CIFAR-10."""
 
 from __future__ import annotations
 

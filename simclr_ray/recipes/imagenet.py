@@ -1,4 +1,4 @@
-"""ImageNet, as the paper trains it and with a batch for one device."""
+"""Recipes for ImageNet: the paper's, and one with a batch for one device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The first run: minutes on a CPU."""
+"""The recipe of a first run, which takes minutes on a CPU."""
 
 from __future__ import annotations
 

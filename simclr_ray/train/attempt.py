@@ -1,6 +1,6 @@
 """One attempt at a run by one group of workers: from the newest checkpoint to the end, or until it is interrupted.
 
-The first attempt and the fortieth are the same code: an attempt without a checkpoint starts at step 0.
+Without Ray. The first attempt and every later one run the same code: an attempt without a checkpoint starts at step 0.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from simclr_ray.train.step_log import StepLog
 from simclr_ray.train.worker import Worker
 
 Blocks = Callable[[np.ndarray], Iterable[Block]]
-"""From this worker's positions in the order to their blocks (see SliceLoader)."""
+"""Loads the blocks of this worker's positions in the order (see SliceLoader)."""
 
 
 def run_attempt(
@@ -49,11 +49,11 @@ def run_attempt(
     evaluate: Evaluate | None = None,
     last_failure: str | None = None,
 ) -> TrainState:
-    """Trains to the end, leaves checkpoints and records in `run`, and gives the final state.
+    """Trains to the end, writes checkpoints and logs to `run`, and returns the final state.
 
-    `still_ours` is called before each save: False where another driver has taken the run over. `last_failure` is what
-    ended the attempt before this one, for the events. Raises Interrupted when rank 0 has saved for another group, Ended
-    when it has saved because the run was requested to end.
+    `still_ours` is called before each save; False: another driver has taken the run over. `last_failure`: what ended
+    the previous attempt, for events.jsonl. Raises Interrupted when rank 0 has saved so that another group of workers
+    can resume, and Ended when it has saved because an end of the run was requested.
     """
     order = order_of(config, dataset)
     log = start_log(run, worker.size, last_failure) if worker.rank == 0 else None
@@ -124,7 +124,10 @@ def _step_of(config: Config, order: Order, state: TrainState, worker: Worker) ->
 
 
 def _resume(state: TrainState, config: Config, dataset: Dataset, run: Location) -> tuple[Row | None, list[str]]:
-    """Restores the newest valid checkpoint, the same on every worker; its pending row and what was skipped."""
+    """Restores the newest valid checkpoint on every worker; returns its pending row and why newer ones were skipped."""
+    # Rank 0 alone looks for the newest: a store's listings may differ between nodes, and one may read a file damaged,
+    # so workers that each chose could start from different steps. The others read the step that it names, and fail if
+    # they cannot.
     saved, skipped = checkpoint.newest_valid(run) if collective.rank() == 0 else (None, [])
     step = collective.from_rank_0(saved.step if saved else None)
     if step is None:
@@ -134,10 +137,12 @@ def _resume(state: TrainState, config: Config, dataset: Dataset, run: Location) 
         if saved.state[key] != now:
             raise BadInput(f"{run} was trained on another {key} ({saved.state[key]}, now {now}): use another --name")
     restore(state, saved)
-    written = saved.state.get("pending_evaluation_row", saved.state.get("owed"))  # as the last release called it
-    if written is not None and any(row["step"] == step for row in read_rows(run / METRICS)):
-        written = None
-    return collective.from_rank_0(written), skipped
+    # A checkpoint is saved before the evaluation of its step and holds the metrics row that the results were to join.
+    # If the attempt ended before that row was written, the evaluation is done again now. The key was once "owed".
+    pending_row = saved.state.get("pending_evaluation_row", saved.state.get("owed"))
+    if pending_row is not None and any(row["step"] == step for row in read_rows(run / "metrics.jsonl")):
+        pending_row = None
+    return collective.from_rank_0(pending_row), skipped
 
 
 def _identity(config: Config, dataset: Dataset) -> dict[str, object]:

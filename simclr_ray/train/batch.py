@@ -1,4 +1,4 @@
-"""From the blocks of a stream to the batches of a step, and from uint8 pixels to what the encoder takes."""
+"""Cuts the blocks of a stream into the batches of a step, copies them to the device, and normalises their pixels."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Batch:
     ids: np.ndarray
     """(n,) sample ids, in the order of the rows."""
     bad: np.ndarray
-    """(n,) True where a image could not be decoded and the next good one of its slice stands in."""
+    """(n,) True where an image could not be decoded and is replaced by the next good one of its slice."""
 
 
 def batches(blocks: Iterable[Block], rows_per_step: int, first_step: int, *, pin: bool = False) -> Iterator[Batch]:
@@ -50,9 +50,9 @@ def batches(blocks: Iterable[Block], rows_per_step: int, first_step: int, *, pin
 
 
 def on_device(source: Iterable[Batch], device: torch.device) -> Generator[Batch]:
-    """The batches on `device`. To a GPU they are copied on a side stream.
+    """The batches on `device`; to a GPU they are copied on a side stream.
 
-    The GPU is some steps behind this process, so it copies a batch while it still trains on those before.
+    The GPU runs some steps behind this process, so a copy overlaps with the training on earlier batches.
     """
     if device.type != "cuda":
         yield from source
@@ -78,5 +78,5 @@ def channel_scale(
 def normalise(
     pixels: UInt8[Tensor, "n h w 3"], scale: Float[Tensor, " 3"], shift: Float[Tensor, " 3"]
 ) -> Float[Tensor, "n 3 h w"]:
-    """Pixels as the encoder takes them: (x / 255 - mean) / std, channels_last without a copy."""
+    """The encoder's input: (x / 255 - mean) / std, channels_last without a copy."""
     return torch.addcmul(shift, pixels.to(scale.dtype), scale).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""The check during training: an evaluation every so many epochs, whose results join the metrics row of its step."""
+"""The check during training: an evaluation every few epochs, whose results join the metrics row of its step."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from simclr_ray.train.state import TrainState
 from simclr_ray.train.step_log import StepLog
 
 Evaluate = Callable[[Method, int, Callable[[], None]], dict[str, float]]
-"""(model, step, check_control) -> what joins the metrics row. All workers call check_control equally often, between
-two batches or two epochs of a classifier, and save or end there if rank 0 says so."""
+"""(model, step, check_control) -> the results that join the metrics row. All workers call check_control equally often,
+between two batches or two epochs of a classifier; it saves or ends there if rank 0 has decided so."""
 
 
 class Check:
-    """When the check is due, and how it runs. Without `evaluate` it never is."""
+    """Decides when the check is due, and runs it. Without `evaluate` it is never due."""
 
     def __init__(self, evaluate: Evaluate | None, every_steps: int, log: StepLog, control: ControlWord) -> None:
         self._evaluate, self._every_steps, self._log, self._control = evaluate, every_steps, log, control
@@ -26,7 +26,7 @@ class Check:
         return self._evaluate is not None and self._every_steps > 0 and (step == last or step % self._every_steps == 0)
 
     def run(self, state: TrainState, row: Row) -> None:
-        """Evaluates the model of this step and writes its metrics row, which is pending until then."""
+        """Evaluates the model of this step and writes its metrics row with the results."""
         assert self._evaluate is not None
         start = monotonic()
         found = self._evaluate(state.model, state.step, lambda: self._control.during_evaluation(state, row))

@@ -1,6 +1,6 @@
-"""Checkpoints of our own: a folder per step, its manifest written last, each file's sha256 verified on load.
+"""Checkpoints: a folder per step, its manifest written last, each file's sha256 verified on load.
 
-Without a valid manifest a checkpoint does not exist, so one that was cut short cannot hurt: an older one is used.
+Without a valid manifest a checkpoint does not exist: after an interrupted save an older one is used.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ FILES = ("model.safetensors", "optimizer.safetensors", "state.json")
 
 
 class Damaged(Exception):
-    """A checkpoint that must not be used; the message says why."""
+    """A checkpoint fails verification and must not be used; the message says why."""
 
 
 class SavesFailed(RuntimeError):
-    """The store has failed for longer than the run is willing to train without saving."""
+    """No save has succeeded for longer than saving.patience_s."""
 
 
 def steps_in(run: Location) -> list[int]:
@@ -39,13 +39,13 @@ def steps_in(run: Location) -> list[int]:
 
 
 def complete_steps(run: Location) -> list[int]:
-    """Steps of the checkpoints whose manifest was written, ascending; those that were cut short are left out."""
-    return [step for step in steps_in(run) if (run / checkpoint_name(step) / MANIFEST).exists()]
+    """Steps of the checkpoints whose manifest was written, ascending; incomplete ones are left out."""
+    return [step for step in steps_in(run) if (run / folder_name(step) / "manifest.json").exists()]
 
 
 def write(run: Location, saved: Snapshot) -> None:
-    """Writes `step-…/`, the manifest last. What an earlier attempt left there goes first."""
-    folder = run / checkpoint_name(saved.step)
+    """Writes `step-…/`, the manifest last. Whatever an earlier attempt left there is deleted first."""
+    folder = run / folder_name(saved.step)
     folder.delete()
     contents = (
         safetensors.torch.save(saved.model),
@@ -67,7 +67,7 @@ def read(run: Location, step: int) -> Snapshot:
         contents = {name: (folder / name).read_bytes() for name in FILES}
         for name, content in contents.items():
             if hashlib.sha256(content).hexdigest() != manifest[name]["sha256"]:
-                raise Damaged(f"{folder.name}: {name} is not what was written")
+                raise Damaged(f"{folder.name}: the sha256 of {name} does not match the manifest")
         model = safetensors.torch.load(contents["model.safetensors"])
         optimizer = safetensors.torch.load(contents["optimizer.safetensors"])
         return Snapshot(model, optimizer, json.loads(contents["state.json"]))
@@ -78,7 +78,7 @@ def read(run: Location, step: int) -> Snapshot:
 
 
 def newest_valid(run: Location) -> tuple[Snapshot | None, list[str]]:
-    """The newest checkpoint that holds what was written, and why newer ones were passed over."""
+    """The newest checkpoint that passes verification, and why each newer one was skipped."""
     skipped: list[str] = []
     for step in reversed(steps_in(run)):
         try:
@@ -89,9 +89,9 @@ def newest_valid(run: Location) -> tuple[Snapshot | None, list[str]]:
 
 
 def prune(run: Location, newest: int, keep_last: int, steps_between_kept: int | None) -> None:
-    """Keeps checkpoint `newest`, just written, the `keep_last` up to it and the first of every `steps_between_kept`.
+    """Keeps the `keep_last` checkpoints up to `newest`, just written, and the first of every `steps_between_kept`.
 
-    What was cut short goes, and what is newer: it was passed over as damaged when the run was restored.
+    Incomplete checkpoints are deleted, and so are newer ones: they were skipped as damaged when the run was restored.
     """
     steps = [step for step in complete_steps(run) if step <= newest]
     kept = set(steps[-keep_last:])
@@ -104,8 +104,8 @@ def prune(run: Location, newest: int, keep_last: int, steps_between_kept: int | 
 
 
 @dataclass(frozen=True)
-class Saved:
-    """One attempt to save: how long it took, and what went wrong if it failed."""
+class SaveResult:
+    """The outcome of one attempt to save: its duration, and the error if it failed."""
 
     step: int
     seconds: float
@@ -113,10 +113,10 @@ class Saved:
 
 
 class Saver:
-    """Writes snapshots on a thread beside training, one at a time; rank 0 has the only one.
+    """Writes snapshots on a background thread, one at a time; only rank 0 has one.
 
-    A store that fails delays saves and nothing else, until all have failed for `patience_s`: then `save` raises. A
-    step whose checkpoint is whole is not written again: that begins with deleting it.
+    A failing store only delays saves, until none has succeeded for `patience_s`: then `save` raises SavesFailed. A step
+    whose checkpoint is complete is not written again, because writing begins with deleting it.
     """
 
     def __init__(
@@ -131,31 +131,31 @@ class Saver:
         self._run, self._keep_last, self._steps_between_kept = run, keep_last, steps_between_kept
         self._still_ours, self._patience_s = still_ours, patience_s
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="save")
-        self._pending: Future[Saved] | None = None
+        self._pending: Future[SaveResult] | None = None
         self._failing_since: float | None = None
-        self.whole_step: int | None = None
-        """Of the newest checkpoint that this attempt has written or was restored from."""
+        self.complete_step: int | None = None
+        """Step of the newest complete checkpoint: the last that this attempt wrote, or was restored from."""
 
     @property
     def busy(self) -> bool:
         return self._pending is not None and not self._pending.done()
 
-    def save(self, saved: Snapshot, *, wait: bool) -> list[Saved]:
-        """Starts a save, after the one under way; with `wait` it is done on return. Gives what has ended since."""
+    def save(self, saved: Snapshot, *, wait: bool) -> list[SaveResult]:
+        """Starts a save once the one under way has ended; with `wait` it is done on return. Returns ended saves."""
         ended = self.collect(wait=True)
-        if saved.step == self.whole_step:
+        if saved.step == self.complete_step:
             return ended
         self._pending = self._thread.submit(self._write, saved)
         return ended + self.collect(wait=wait)
 
-    def collect(self, *, wait: bool) -> list[Saved]:
-        """The save that has ended since the last call, if any. Raises BadInput when another driver has the run."""
+    def collect(self, *, wait: bool) -> list[SaveResult]:
+        """The save that has ended since the last call, if any. Raises BadInput if another driver has taken over."""
         if self._pending is None or not (wait or self._pending.done()):
             return []
         result = self._pending.result()
         self._pending = None
         if result.error is None:
-            self._failing_since, self.whole_step = None, result.step
+            self._failing_since, self.complete_step = None, result.step
             return [result]
         if self._failing_since is None:
             self._failing_since = monotonic() - result.seconds
@@ -163,14 +163,14 @@ class Saver:
             raise SavesFailed(f"no checkpoint could be written to {self._run}: {result.error}")
         return [result]
 
-    def _write(self, saved: Snapshot) -> Saved:
+    def _write(self, saved: Snapshot) -> SaveResult:
         start = monotonic()
         try:
             if not self._still_ours():
                 raise BadInput(f"another driver has taken over {self._run}: this one stops without saving")
             write(self._run, saved)
         except OSError as error:
-            return Saved(saved.step, monotonic() - start, f"{type(error).__name__}: {error}")
-        with contextlib.suppress(OSError):  # the checkpoint is whole; the next save prunes again
+            return SaveResult(saved.step, monotonic() - start, f"{type(error).__name__}: {error}")
+        with contextlib.suppress(OSError):  # the checkpoint is complete; the next save prunes again
             prune(self._run, saved.step, self._keep_last, self._steps_between_kept)
-        return Saved(saved.step, monotonic() - start)
+        return SaveResult(saved.step, monotonic() - start)

@@ -1,4 +1,4 @@
-"""Rank 0's decisions between two steps: go on, save, resize, stop, end."""
+"""Rank 0's decisions between steps: whether to save, to resize, to stop for a preemption, or to end the run."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from simclr_ray.storage.run_folder import Row
 
 LAST_SAVES_S = 1.0
 REFUSED_TIMES = 6
-"""Workers that a resize did not get are tried again after so many times the usual interval."""
+"""A resize that did not get its workers is tried again after so many times the usual interval."""
 
 
 class Interrupted(Exception):
-    """This group of workers ends here on purpose: its state is saved, and another group goes on from it."""
+    """This group of workers stops on purpose: its state is saved, and another group resumes from it."""
 
 
 class Ended(Exception):
-    """The run was requested to end before its last step: it is saved, and goes on at the next command."""
+    """An end was requested before the last step: the state is saved, and the run waits for its next command."""
 
 
 class Action(IntEnum):
-    """The higher wins where several are due."""
+    """What all workers do after a step. Where several are due, the highest value wins."""
 
     CONTINUE = 0
     SAVE = 1
-    """Rank 0 saves and waits for it; the others meet it again in the next step."""
+    """Rank 0 saves and waits until it is done; the others wait for it in the next step's collective."""
     RESIZE = 2
     """Save, and start again with the workers that now fit."""
     STOP = 3
@@ -37,30 +37,36 @@ class Action(IntEnum):
 
 @dataclass(frozen=True)
 class ClusterSignals:
-    """What a worker polls from its cluster. All optional: a process of its own has no cluster."""
+    """The state of the cluster as far as training must react to it. All optional: LocalWorker has no cluster."""
 
     available_workers: int | None = None
-    """Workers that would fit now; more than there are is a reason to grow. None: not known yet."""
+    """Workers that would fit now; more than there are is a reason to grow. None: not polled yet."""
     deadline: float | None = None
     """Unix time at which the first of this group's nodes is taken away; None: no notice."""
     nodes: tuple[str, ...] = ()
-    """Those nodes."""
+    """Ids of this group's nodes that will be taken away."""
     save_requested_at: float | None = None
-    """When a save was last requested, by the requester's clock; a rebalance recommendation requests one."""
+    """When a save was last requested, such as by a rebalance recommendation; by the requester's clock, so it is only
+    compared with the previous value."""
     end_requested: bool = False
-    """Whether the run is requested to end where it is, as a sweep does with a trial that it gives up."""
+    """Whether the run shall save and end now, as a sweep requests of a trial that it stops."""
 
 
 class Control:
-    """Rank 0's decisions over one attempt.
+    """Rank 0's decisions during one attempt. The timeline of a notice that a node is taken away at `deadline`:
 
-    A notice is answered with a save at once. Then training goes on until `stop_margin_s` (or twice the time of that
-    save) and two steps before the deadline, where the group saves and stops: nothing is lost. Without a margin it saves
-    every LAST_SAVES_S until the node is gone.
+    first step after the notice    SAVE at once, in case the node goes early
+    until the margin               CONTINUE: training uses the time that is left
+    deadline - margin              STOP: the group saves and ends, so that no step is lost
+    deadline                       the node is gone; the next attempt resumes on the others
+
+    margin = max(stop_margin_s, 2 x the last save's duration) + 2 x the last step's duration: the final save must end
+    before the deadline, and decisions are made only between steps. Without a `stop_margin_s` the group saves every
+    LAST_SAVES_S until the node is gone.
 
     Growth waits until `settle_s` after capacity for more workers was first seen, because Ray's own count must have seen
-    it too, and until `resize_every_s` after the start; REFUSED_TIMES as long where the number is still the
-    `refused_workers` which the last resize did not get, perhaps since another run has them.
+    it too, and until `resize_every_s` after the start; REFUSED_TIMES as long while the capacity is still the
+    `refused_workers` that the last resize did not get, perhaps because another run took them.
     """
 
     def __init__(
@@ -75,12 +81,12 @@ class Control:
         self._decided_at = time()
 
     def decide(self, signals: ClusterSignals, workers: int, save_seconds: float) -> Action:
-        """`save_seconds`: how long the last save took. Called once a step."""
+        """The action after this step; called once a step. `save_seconds`: the duration of the last save."""
         step_seconds, self._decided_at = time() - self._decided_at, time()
         if signals.end_requested:
             return Action.END
         if signals.deadline is not None:
-            return self._before_the_end(signals.deadline, save_seconds, step_seconds)
+            return self._until_deadline(signals.deadline, save_seconds, step_seconds)
         available = workers if signals.available_workers is None else signals.available_workers
         if signals.available_workers not in (None, self._refused_workers):
             self._refused_workers = None
@@ -92,7 +98,7 @@ class Control:
             return Action.SAVE
         return Action.CONTINUE
 
-    def _before_the_end(self, deadline: float, save_seconds: float, step_seconds: float) -> Action:
+    def _until_deadline(self, deadline: float, save_seconds: float, step_seconds: float) -> Action:
         now = time()
         if self._noticed_save is None:
             self._noticed_save = now
@@ -116,7 +122,7 @@ class Control:
 
 
 def refused_workers(events: list[Row], workers: int) -> int | None:
-    """The number of workers that the last attempt stopped for, if this one did not get it: another run has it."""
+    """The number of workers that the last attempt stopped to grow to, if this one has fewer; else None."""
     before = [event for event in events if event["event"] != "attempt"][-1:]
     if before and before[0]["event"] == "resize" and before[0]["workers"]["to"] > workers:
         return before[0]["workers"]["to"]

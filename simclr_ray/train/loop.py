@@ -1,6 +1,6 @@
 """The training loop: batches in; weights, metrics and checkpoints out.
 
-Every worker runs it. What happens to the weights at a step depends on the step alone.
+Every worker runs it. The update of the weights at a step depends on the step alone.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def train(
     """Trains from `state.step` to the step `until`. `stream` holds the batches between them.
 
     `pending_row` is the metrics row of `state.step` whose evaluation the interrupted attempt did not finish. Raises
-    Interrupted when rank 0 decides that another group of workers shall go on, and Ended when nobody shall.
+    Interrupted when rank 0 decides that another group of workers shall resume, and Ended when the run shall end.
     """
     if pending_row is not None:
         check.run(state, pending_row)
@@ -48,7 +48,7 @@ def train(
         last, check_is_due = state.step == until, check.is_due(state.step, until)
         row = log.after_step(state, batch, result, lr, row_is_due=last or check_is_due)
         if row is not None and not check_is_due:
-            log.write(row)  # before a save: what a checkpoint has passed is never trained, nor written, again
+            log.write(row)  # before the save: a resumed attempt neither trains nor logs the steps before a checkpoint
         control.after_step(state, batch, row if check_is_due else None, last=last)
         if row is not None and check_is_due:
             check.run(state, row)

@@ -1,4 +1,4 @@
-"""The memory of a training process: kept between steps on a CPU, and named where it does not suffice on a GPU."""
+"""Memory of a training process: freed memory is kept between steps on a CPU; out of memory on a GPU names settings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def naming_too_little_memory(order: Order, workers: int, device: torch.device) -> Iterator[None]:
-    """Turns the accelerator's error into TooLittleMemory, which says which setting helps."""
+    """Turns the accelerator's out-of-memory error into TooLittleMemory, which names the setting to change."""
     try:
         yield
     except torch.OutOfMemoryError as error:

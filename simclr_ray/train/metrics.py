@@ -1,4 +1,4 @@
-"""The numbers of a metrics row: the global loss, collapse signals, images per second and the time spent on waiting."""
+"""The values of a metrics row: global loss, collapse signals, images per second and time spent waiting for data."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from simclr_ray.train.step import StepResult
 
 
 class Diverged(RuntimeError):
-    """The loss is no longer a number. Trying again would end the same way."""
+    """The loss is not finite. It is deterministic, so another attempt would end in the same way."""
 
 
 class Meter:
-    """Images per second, and the fraction of the time spent on waiting for data, since the last reading."""
+    """Images per second and the fraction of time spent waiting for data, since the last `read`."""
 
     def __init__(self) -> None:
         self._start, self._waited, self._images = monotonic(), 0.0, 0
 
     def timed(self, stream: Iterable[Batch]) -> Iterator[Batch]:
-        """The stream; the time that each of its batches is waited for counts as waiting."""
+        """The stream, with the time of each `next` counted as waiting for data."""
         iterator = iter(stream)
         while True:
             start = monotonic()
@@ -72,14 +72,14 @@ def metrics_row(state: TrainState, result: StepResult, order: Order, workers: in
         **collapse_signals(view_a, view_b),
         **meter.read(),
         "workers": workers,
-        "bad": len(state.bad),
+        "bad": len(state.bad_ids),
         "time": round(time(), 3),
     }
 
 
 @torch.no_grad()
 def collapse_signals(view_a: Float[Tensor, "n d"], view_b: Float[Tensor, "n d"]) -> dict[str, float]:
-    """What shows a collapse before the accuracy does, over the projections of a global batch.
+    """Signals that show a collapse before the accuracy does, over the projections of a global batch.
 
     `feature_std`: sqrt(d) x the mean standard deviation of the normalised coordinates, 1 when they spread over the
     sphere, 0 when they collapse. `alignment` and `uniformity` (Wang and Isola 2020): mean squared distance of the two

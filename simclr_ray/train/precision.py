@@ -1,4 +1,4 @@
-"""The arithmetic that `train.precision auto` stands for."""
+"""Resolves `train.precision auto` for the device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rank 0's logging and checkpointing of one attempt, and the decision when to save or to stop."""
+"""Rank 0's logging and checkpointing, and its decisions when to save or to stop."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from simclr_ray.config import SavingConfig
-from simclr_ray.storage.run_folder import Row
-from simclr_ray.train.checkpoint import Saved, Saver
+from simclr_ray.storage.rows import Row
+from simclr_ray.train.checkpoint import Saver, SaveResult
 from simclr_ray.train.control import Action, Control
 from simclr_ray.train.run_log import RunLog
 from simclr_ray.train.state import TrainState, snapshot
@@ -17,11 +17,11 @@ from simclr_ray.train.worker import Worker
 
 RETRY_S = 5.0
 FAILED_RETRY_S = 60.0
-"""After a save that failed the next is due so soon, however rare saves are."""
+"""After a failed save the next one is due at the latest after so long, even where saving.every_s is longer."""
 
 
 class Recorder:
-    """Rank 0 has the only one. `identity` (seed and fingerprint) joins every checkpoint."""
+    """Rank 0's logging and checkpointing of one attempt. `identity` (seed, fingerprint) joins every checkpoint."""
 
     def __init__(
         self, log: RunLog, saver: Saver, control: Control, saving: SavingConfig, identity: dict[str, Any]
@@ -36,15 +36,15 @@ class Recorder:
         self.metrics, self.ledger, self.event = log.metrics, log.ledger, log.event
 
     def restored(self, step: int, workers: int, skipped: list[str]) -> None:
-        """Logs where this attempt begins, and rewinds the metrics to that step."""
+        """Records the step at which this attempt begins, and rewinds the metrics to it."""
         self._log.rewind(step)
-        self._saver.whole_step = step or None
+        self._saver.complete_step = step or None
         for reason in skipped:
             self.event("skipped_checkpoint", step, reason=reason)
         self.event("restore" if step else "start", step, workers=workers, torch=torch.__version__)
 
     def first_step_done(self, step: int) -> None:
-        """Logs the end of the first step: the first batch has come, and compilation is over."""
+        """Records when the first step, with its wait for data and any compilation, was done."""
         if not self._first_step_done:
             self._first_step_done = True
             self.event("first_step", step)
@@ -67,23 +67,24 @@ class Recorder:
         # A store slower than the interval delays the next save; it never stops training.
         return (by_step or by_clock) and not self._saver.busy
 
-    def save(self, state: TrainState, *, wait: bool, insist: bool, pending_row: Row | None = None) -> None:
-        """Copies the state and writes it beside training; with `wait`, before it returns.
+    def save(self, state: TrainState, *, wait: bool, must_succeed: bool, pending_row: Row | None = None) -> None:
+        """Copies the state and writes it in the background; with `wait`, before it returns.
 
-        `insist`: nothing comes after this save, so it is tried until it succeeds or the store's patience is over.
+        `must_succeed`: the attempt ends after this save, so it is retried until it succeeds or patience_s is over.
         """
         start = monotonic()
-        self._log.flush()  # first: rows of steps that a checkpoint has passed must not be lost
+        self._log.flush()  # first: rows before a checkpoint are not logged again after a restore
         copy = snapshot(state, **self._identity, pending_evaluation_row=pending_row)
         ended = self._saver.save(copy, wait=wait)
-        while insist and self._saver.whole_step != state.step:
+        while must_succeed and self._saver.complete_step != state.step:
             sleep(RETRY_S)
             ended += self._saver.save(copy, wait=True)
         self._last_save = monotonic()
         self._stall_s[state.step] = round(self._last_save - start, 4)
         self._note(ended)
 
-    def ends_on_purpose(self, action: Action, step: int, worker: Worker) -> None:
+    def record_end(self, action: Action, step: int, worker: Worker) -> None:
+        """Writes the event of a planned end: `resize` or `stop`."""
         if action == Action.RESIZE:
             self.event("resize", step, workers={"from": worker.size, "to": worker.poll_signals().available_workers})
         else:
@@ -94,13 +95,13 @@ class Recorder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Whatever ended the attempt: what was being written is finished."""
+        """Waits for the save under way, whatever ended the attempt."""
         self._note(self._saver.collect(wait=True))
 
-    def _note(self, ended: list[Saved]) -> None:
+    def _note(self, ended: list[SaveResult]) -> None:
         for save in ended:
             self.save_error = save.error
-            stall = self._stall_s.pop(save.step, 0.0)  # a second try of the same step costs no second copy
+            stall = self._stall_s.pop(save.step, 0.0)  # a retry of the same step makes no second copy
             if save.error is None:
                 self._save_seconds = save.seconds
                 self.event("save", save.step, seconds=round(save.seconds, 3), stall_s=stall)

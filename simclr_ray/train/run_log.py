@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 
 class JsonLines:
-    """A file of JSON rows: appended to on a disk, written whole by `flush` on an object store.
+    """A file of JSON rows: appended to on a disk, rewritten as a whole by `flush` on an object store.
 
-    A full disk loses no row: those not yet written are kept, and tried again with the next.
+    A full disk loses no row: unwritten rows are kept and written with the next one.
     """
 
     def __init__(self, file: Location, keep: list[Row]) -> None:
@@ -36,7 +36,7 @@ class JsonLines:
             self.flush()
 
     def flush(self, patience_s: float | None = 0) -> bool:
-        """Whether all is written. Training waits for this: by default a store that fails is tried again later."""
+        """Writes the pending rows; whether that succeeded. Training waits for it, so by default it does not retry."""
         if not self._unwritten:
             return True
         try:
@@ -45,7 +45,7 @@ class JsonLines:
             else:
                 self._file.write_bytes("".join(self._lines).encode(), patience_s=patience_s)
         except OSError:
-            return False  # tried again by the next call
+            return False  # the next call retries
         self._unwritten = 0
         return True
 
@@ -57,13 +57,13 @@ class JsonLines:
                 if stream.write(content) != len(content):
                     raise OSError(errno.ENOSPC, "a line was cut short", str(path))
             except OSError:
-                stream.truncate(end)  # half a line would hide those after it
+                stream.truncate(end)  # a partial line would corrupt the row after it
                 raise
-        self._lines.clear()  # a disk keeps them; an object store wants them all again
+        self._lines.clear()  # only an object store needs all rows at each write
 
 
 class RunLog:
-    """The logs of a run folder, written by rank 0 alone. Metrics are rewound to the restored step, events never."""
+    """The logs of a run folder, written by rank 0 alone. Metrics are rewound to the restored step, events never are."""
 
     def __init__(self, run: Location) -> None:
         self._run = run
@@ -71,15 +71,15 @@ class RunLog:
         self._board: SummaryWriter | None = None
 
     def rewind(self, step: int) -> None:
-        """Drops the rows of later steps. Until it has been called, only events can be written."""
-        from torch.utils.tensorboard import SummaryWriter  # a second to import: rank 0 alone pays it
+        """Drops the rows after `step`. Before it is called, only events can be written."""
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import, which only rank 0 needs
 
         for name in (METRICS, LEDGER):
             rows = read_rows(self._run / name)
             if rows or name == METRICS:
                 self._files[name] = JsonLines(self._run / name, [row for row in rows if row["step"] <= step])
         run = self._run
-        # TensorBoard writes to a disk alone: for an object store to a scratch folder, copied at each flush.
+        # TensorBoard can only write to a disk: for an object store it writes to a scratch folder, copied at each flush.
         self._scratch = None if run.local else tempfile.TemporaryDirectory(prefix="simclr_ray-board-")
         self._board_folder = Path(self._scratch.name) if self._scratch else Path(run.path) / TENSORBOARD
         self._board = SummaryWriter(str(self._board_folder), purge_step=step + 1 if step else None)
@@ -87,25 +87,25 @@ class RunLog:
     def metrics(self, row: Row) -> None:
         self._files[METRICS].append(row)
         assert self._board is not None
-        with contextlib.suppress(OSError):  # TensorBoard only repeats metrics.jsonl: a full disk costs it a point
+        with contextlib.suppress(OSError):  # it only repeats metrics.jsonl, so a full disk may lose points
             for key, value in row.items():
                 if isinstance(value, (int, float)) and key not in ("step", "time"):
                     self._board.add_scalar(key, value, row["step"])
 
     def ledger(self, row: Row) -> None:
-        """The sample ids of a step, a debug option."""
-        if LEDGER not in self._files:
-            self._files[LEDGER] = JsonLines(self._run / LEDGER, [])
-        self._files[LEDGER].append(row)
+        """Logs the sample ids of a step, for debugging."""
+        if "ledger.jsonl" not in self._files:
+            self._files["ledger.jsonl"] = JsonLines(self._run / "ledger.jsonl", [])
+        self._files["ledger.jsonl"].append(row)
 
     def event(self, kind: str, step: int, **fields: Any) -> None:
         self._files[EVENTS].append({"event": kind, "time": round(time(), 3), "step": step} | fields)
 
     def flush(self, patience_s: float | None = 0) -> None:
-        """Brings an object store up to date; on a disk everything already is. `patience_s`: as for `with_retries`."""
+        """Writes pending rows to an object store; on a disk they already are. `patience_s`: as for `with_retries`."""
         for file in self._files.values():
             if not file.flush(patience_s):
-                patience_s = 0  # it has been waited for
+                patience_s = 0  # the retry time has been spent on this file
         if self._board and self._scratch:
             with contextlib.suppress(OSError):  # copied whole at the next flush
                 self._board.flush()
@@ -113,27 +113,27 @@ class RunLog:
                     (self._run / TENSORBOARD / board.name).write_bytes(board.read_bytes(), patience_s=0)
 
     def close(self) -> None:
-        self.flush(patience_s=None)  # the last rows are written now or never
+        self.flush(patience_s=None)  # with all retries: there is no later flush
         if self._board:
             with contextlib.suppress(OSError):
                 self._board.close()
 
 
 def start_log(run: Location, workers: int, last_failure: str | None) -> RunLog:
-    """Opens the logs and notes that an attempt begins, and a failure that the attempt before could not note itself."""
-    events, rows = read_rows(run / EVENTS), read_rows(run / METRICS)
+    """Opens the logs and records the start of an attempt, and the failure of the one before if it recorded no end."""
+    events, rows = read_rows(run / "events.jsonl"), read_rows(run / "metrics.jsonl")
     log = RunLog(run)
     log.event("attempt", events[-1]["step"] if events else 0, workers=workers)
     if events and events[-1]["event"] not in ("done", "resize", "stop", "gave_up"):
-        signs = [events[-1], *rows[-1:]]
-        log.event("failure", **{key: max(sign[key] for sign in signs) for key in ("step", "time")}, cause=last_failure)
+        last = [events[-1], *rows[-1:]]
+        log.event("failure", **{key: max(row[key] for row in last) for key in ("step", "time")}, cause=last_failure)
     return log
 
 
 def note_giving_up(run: Location, cause: str) -> None:
-    """Writes the event `gave_up`, as the driver does when it will not try a run again: no worker writes then."""
-    events = read_rows(run / EVENTS)
-    log = JsonLines(run / EVENTS, events)
+    """Writes the event `gave_up`; the driver calls it when it will not retry a run, and no worker writes then."""
+    events = read_rows(run / "events.jsonl")
+    log = JsonLines(run / "events.jsonl", events)
     step = events[-1]["step"] if events else 0
     log.append({"event": "gave_up", "time": round(time(), 3), "step": step, "cause": cause})
     log.flush(patience_s=None)

@@ -1,4 +1,4 @@
-"""All that a run carries from step to step: model, optimizer, global step and the images found undecodable.
+"""The state that a run carries from step to step: model, optimizer, global step and ids of undecodable images.
 
 Order and augmentation need no state: they are functions of the seed and the step.
 """
@@ -18,19 +18,19 @@ from simclr_ray.optim.build import build_optimizer
 
 @dataclass
 class TrainState:
-    """What training changes."""
+    """The mutable state of training."""
 
     model: Method
     optimizer: torch.optim.Optimizer
     step: int = 0
     """Global steps done."""
-    bad: set[int] = field(default_factory=set)
+    bad_ids: set[int] = field(default_factory=set)
     """Ids of images that could not be decoded so far."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A copy on the CPU that training no longer touches, and what a checkpoint holds."""
+    """A copy of the state on the CPU, as a checkpoint holds it; training does not change it."""
 
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
@@ -60,20 +60,20 @@ def snapshot(state: TrainState, **fields: Any) -> Snapshot:
         if isinstance(value, Tensor)
     }
     model = {name: _copy(value) for name, value in state.model.state_dict().items()}
-    return Snapshot(model, optimizer, {"step": state.step, "bad": sorted(state.bad), **fields})
+    return Snapshot(model, optimizer, {"step": state.step, "bad": sorted(state.bad_ids), **fields})
 
 
 def restore(state: TrainState, saved: Snapshot) -> None:
-    """Puts a snapshot back, in place."""
+    """Loads a snapshot into `state`, in place."""
     state.model.load_state_dict(saved.model)
     parameters = dict(state.model.named_parameters())
     for name, value in saved.optimizer.items():
         owner, _, key = name.rpartition("/")
         parameter = parameters[owner]
         # AdamW keeps its step count on the CPU, whatever the device.
-        here = value.clone() if value.ndim == 0 else torch.empty_like(parameter).copy_(value)
-        state.optimizer.state[parameter][key] = here
-    state.step, state.bad = saved.step, set(saved.state["bad"])
+        restored = value.clone() if value.ndim == 0 else torch.empty_like(parameter).copy_(value)
+        state.optimizer.state[parameter][key] = restored
+    state.step, state.bad_ids = saved.step, set(saved.state["bad"])
 
 
 def _copy(value: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""One training step: all views through the method, its loss over the global batch, gradients summed, weights moved.
+"""One training step: forward over all views, the loss over the global batch, summed gradients, optimizer step.
 
-A batch that does not fit is taken in passes (`pass_size`): BatchNorm is then over each pass, the loss still over all of
-B, by the two runs of GradCache (Gao et al. 2021). Nothing here depends on the number of workers but the rounding, and
-nothing knows which method it trains.
+A batch that does not fit into memory is split into passes (`pass_size`): BatchNorm is then over each pass, the loss
+still over all of B, by the two forwards of GradCache (Gao et al. 2021). The number of workers changes only the
+rounding, and the step works with any method.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Forward = Callable[[UInt8[Tensor, "n h w 3"]], Float[Tensor, "n d"]]
 
 @dataclass(frozen=True)
 class StepResult:
-    """Still on the device: reading them waits for it."""
+    """Tensors still on the device: reading their values waits for it."""
 
     loss: Float[Tensor, ""]
     """This worker's share; the loss is the sum over workers."""
     outputs: Float[Tensor, "n d"]
-    """The method's, of this worker's rows: all first views, then all second ones."""
+    """The method's outputs for this worker's rows: all first views, then all second ones."""
 
 
 def forward_of(
@@ -41,7 +41,7 @@ def forward_of(
     """
     scale, shift = channel_scale(mean, std, torch.float64 if precision == "float64" else torch.float32, device)
     if compiled:
-        torch._dynamo.reset()  # it counts the graphs of one function over all runs of a process, and stops at eight
+        torch._dynamo.reset()  # it counts the graphs of a function over all runs of a process, and fails after eight
 
     def forward(pixels: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n d"]:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
@@ -59,7 +59,7 @@ def training_step(
     passes: int,
     rows_per_worker: Sequence[int],
 ) -> StepResult:
-    """Moves the weights by one step over this worker's rows `views`; `rows_per_worker` are those of one pass."""
+    """One optimizer step on this worker's rows `views`; `rows_per_worker`: images of one pass on each worker."""
     optimizer.zero_grad(set_to_none=True)
     batch_rows = [rows * passes for rows in rows_per_worker]
     if passes == 1:
@@ -77,7 +77,8 @@ def training_step(
 def _backward_in_passes(
     model: Method, forward: Forward, parts: Sequence[Tensor], batch_rows: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """First every pass without a graph, for the outputs and the loss's gradient there; then each again, to go back."""
+    """GradCache: forward every pass without a graph, take the loss's gradient with respect to all outputs; then forward
+    each pass again with a graph, and backpropagate its part of that gradient."""
     set_update_running(model, False)
     with torch.no_grad():
         by_view = [forward(_view_by_view(part)).unflatten(0, (2, -1)) for part in parts]

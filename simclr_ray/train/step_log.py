@@ -1,4 +1,4 @@
-"""What is logged of each step. Every worker has a `StepLog` and takes part in its sums; rank 0's writes."""
+"""Logs each step. Every worker has a `StepLog`, whose sums are collective; rank 0's writes the rows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from simclr_ray.train.worker import Worker
 
 
 class StepLog:
-    """`every_steps`: between two metrics rows. `ledger`: also log the sample ids of every step."""
+    """`every_steps`: steps between two metrics rows. `ledger`: also log the sample ids of every step."""
 
     def __init__(
         self, worker: Worker, recorder: Recorder | None, order: Order, *, every_steps: int, ledger: bool
@@ -26,13 +26,13 @@ class StepLog:
         self._meter = Meter()
 
     def timed(self, stream: Iterable[Batch]) -> Iterator[Batch]:
-        """The stream, with the time that its batches are waited for."""
+        """The stream, with the time spent waiting for its batches measured."""
         return self._meter.timed(stream)
 
     def after_step(
         self, state: TrainState, batch: Batch, result: StepResult, lr: float, *, row_is_due: bool
     ) -> Row | None:
-        """The metrics row of the step just done, every so many steps or where it is due; it is not yet written."""
+        """The metrics row of the step just done, every `every_steps` or if it is due; it is not yet written."""
         self._meter.trained(self._order.global_batch)
         row = None
         if row_is_due or state.step % self._every_steps == 0:
@@ -51,7 +51,7 @@ class StepLog:
     def evaluated(self, step: int, seconds: float) -> None:
         if self._recorder:
             self._recorder.event("evaluate", step, seconds=round(seconds, 3))
-        self._meter.read()  # the next row's images per second are training's alone
+        self._meter.read()  # resets it: the next row's images per second exclude the evaluation
 
     def _log_ids(self, step: int, batch: Batch) -> None:
         gathered = collective.gather_objects(batch.ids.tolist())

@@ -1,4 +1,4 @@
-"""What the loop needs to know of the process that it runs in."""
+"""The training loop's interface to its process and cluster."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from simclr_ray.train.control import ClusterSignals
 
 @runtime_checkable
 class Worker(Protocol):
-    """One of the processes that train together."""
+    """One process of the group that trains."""
 
     @property
     def rank(self) -> int: ...
@@ -25,7 +25,7 @@ class Worker(Protocol):
     def device(self) -> torch.device: ...
 
     def report(self, row: dict[str, Any]) -> None:
-        """Publishes the progress of the run. Rank 0 calls it at every metrics row."""
+        """Publishes the metrics row for the progress line. Rank 0 calls it at every metrics row."""
 
     def poll_signals(self) -> ClusterSignals:
         """The newest signals of the cluster. Rank 0 calls it after every step: it must not block."""
@@ -33,7 +33,7 @@ class Worker(Protocol):
 
 @dataclass(frozen=True)
 class LocalWorker:
-    """A process without Ray: alone, or one of a torch.distributed group that the caller has set up."""
+    """A worker without Ray: a single process, or one of a torch.distributed group that the caller has set up."""
 
     device: torch.device
 

@@ -1,4 +1,4 @@
-"""Commands: one clear line and exit code 2 for what the user can mend."""
+"""Commands: one clear line and exit code 2 for what the user can correct."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def command(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProc
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ([], "name a recipe first: quickstart"),
         (["quickstrat"], "did you mean quickstart?"),
@@ -31,10 +31,10 @@ def command(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProc
         (["quickstart", "--train.pass-size", "100"], "does not divide"),
     ],
 )
-def test_wrong_arguments_are_one_line_and_exit_2(arguments: list[str], says: str, tmp_path: Path) -> None:
+def test_wrong_arguments_are_one_line_and_exit_2(arguments: list[str], message: str, tmp_path: Path) -> None:
     done = command("pretrain.py", *arguments, cwd=tmp_path)
     assert done.returncode == 2
-    assert says in done.stderr
+    assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""Every command of experiments/ as its users type it, one after the other in one folder."""
+"""Every command of experiments/ as a user types it, one after the other in one folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ flags = {FLAGS} | {{"data.train": "synthetic:256", "evaluate.test": "synthetic:6
 demo(quickstart().with_overrides({{key.replace("-", "_"): value for key, value in flags.items()}}), "runs")
 """
 PRETRAIN = f"pretrain.py quickstart --data.train photos {SETTINGS}"
-# What is typed, and words that it prints. Later ones find what earlier ones wrote.
+# Command lines, and text that each prints. Later ones read what earlier ones wrote.
 TYPED = {
     "prepare.py synthetic:256 labelled": "256 images, labelled, 10 classes, in ",
     PRETRAIN: "check: rankme on images held out of photos, because it ",
@@ -57,7 +57,7 @@ def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With 300 images in `photos`, which have no labels, and a broken one."""
+    """A folder with 300 images without labels, and a broken one, in `photos`."""
     folder = tmp_path_factory.mktemp("user")
     (folder / "photos").mkdir()
     for number in range(300):
@@ -78,7 +78,7 @@ def test_every_command_is_typed_here() -> None:
 
 
 @pytest.mark.parametrize("line", TYPED, ids=lambda line: line[:60])
-def test_a_command_ends_well(line: str, done: dict[str, subprocess.CompletedProcess[str]]) -> None:
+def test_a_command_succeeds(line: str, done: dict[str, subprocess.CompletedProcess[str]]) -> None:
     assert done[line].returncode == 0, done[line].stderr
     assert TYPED[line] in done[line].stdout
     assert "Traceback" not in done[line].stderr
@@ -88,14 +88,14 @@ def test_a_command_ends_well(line: str, done: dict[str, subprocess.CompletedProc
 def test_the_printed_lines_load_the_encoder(
     line: str, done: dict[str, subprocess.CompletedProcess[str]], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said = done[line].stdout
+    printed = done[line].stdout
     found: dict = {}
     monkeypatch.chdir(folder)
-    exec(said[said.index("import simclr_ray") :], found)
+    exec(printed[printed.index("import simclr_ray") :], found)
     assert found["encoder"](torch.zeros(1, 3, 16, 16)).shape == (1, 32)
 
 
-def test_programs_can_read_the_status(done: dict[str, subprocess.CompletedProcess[str]]) -> None:
+def test_the_status_is_printed_as_json(done: dict[str, subprocess.CompletedProcess[str]]) -> None:
     runs = json.loads(done["status.py --json"].stdout)
     assert {run["name"]: run["state"] for run in runs} == {
         "demo": "finished",
@@ -104,7 +104,7 @@ def test_programs_can_read_the_status(done: dict[str, subprocess.CompletedProces
     }
 
 
-def test_a_finished_run_whose_check_was_adapted_is_left_as_it_is(
+def test_a_finished_run_whose_check_was_adapted_is_not_changed(
     folder: Path, done: dict[str, subprocess.CompletedProcess[str]]
 ) -> None:
     events = folder / "runs" / "quickstart" / "events.jsonl"
@@ -114,7 +114,7 @@ def test_a_finished_run_whose_check_was_adapted_is_left_as_it_is(
     assert events.read_bytes() == before
 
 
-def test_a_finished_run_does_not_pass_for_one_of_other_data(
+def test_a_finished_run_of_other_data_is_refused(
     folder: Path, done: dict[str, subprocess.CompletedProcess[str]]
 ) -> None:
     refused = run(PRETRAIN.replace("photos", "labelled"), folder)
@@ -122,15 +122,15 @@ def test_a_finished_run_does_not_pass_for_one_of_other_data(
     assert "is finished, and was trained on photos, not labelled: use another --name" in refused.stderr
 
 
-def test_bad_images_are_mentioned(done: dict[str, subprocess.CompletedProcess[str]]) -> None:
+def test_bad_images_are_reported(done: dict[str, subprocess.CompletedProcess[str]]) -> None:
     assert "1 bad images were left out, listed in " in done[PRETRAIN].stdout
 
 
 @pytest.mark.slow
 def test_a_run_whose_check_was_adapted_resumes(folder: Path) -> None:
     line = f"{PRETRAIN} --name cut"
-    for command, says in ((f"{line} --saving.stop-after-epochs 0.5", "stopped at step 1"), (line, "done at step 2")):
+    for command, message in ((f"{line} --saving.stop-after-epochs 0.5", "stopped at step 1"), (line, "done at step 2")):
         process = run(command, folder)
         assert process.returncode == 0, process.stderr
         assert process.stdout.count("check: rankme on images held out of photos") == 1
-        assert says in process.stdout
+        assert message in process.stdout

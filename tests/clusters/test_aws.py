@@ -1,4 +1,4 @@
-"""clusters/aws.yaml and its stack against moto: who may do what, which machines come, and that all of them go.
+"""clusters/aws.yaml and its stack against moto: permissions, machine types, and that every machine is terminated.
 
 Moto starts no machine: what `ray up` would do on one over SSH is written down instead, so no address is ever dialled.
 """
@@ -111,7 +111,7 @@ def test_the_group_lets_in_its_own_nodes_and_one_range_for_ssh(account: Account)
     assert [found["CidrIp"] for found in ssh["IpRanges"]] == ["203.0.113.7/32"]
 
 
-def test_the_roles_may_do_no_more_than_they_must(account: Account) -> None:
+def test_the_roles_have_only_the_permissions_they_need(account: Account) -> None:
     iam = account.client("iam")
     worker = iam.get_instance_profile(InstanceProfileName="simclr-worker")["InstanceProfile"]["Roles"][0]["RoleName"]
     head = iam.get_instance_profile(InstanceProfileName="simclr-head")["InstanceProfile"]["Roles"][0]["RoleName"]
@@ -136,7 +136,7 @@ def test_the_roles_may_do_no_more_than_they_must(account: Account) -> None:
         assert by_sid[sid]["Condition"] == {"StringEquals": {key: "simclr"}}
 
 
-def test_up_scale_out_and_down_leave_the_right_machines_and_then_none(
+def test_up_scale_out_and_down_start_the_right_machines_and_terminate_all(
     account: Account, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     account.ray("up")

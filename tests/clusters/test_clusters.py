@@ -1,4 +1,4 @@
-"""The cluster files: Ray and KubeRay accept them, they agree with each other, and they keep to what they promise."""
+"""The cluster files: Ray and KubeRay accept them, they agree with each other and with their documentation."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_ray_accepts_the_file(name: str) -> None:
     assert not [command for command in commands if "setup-node.sh" not in command]  # none of Ray's defaults is left
 
 
-def test_kuberay_accepts_the_file_and_a_slip_would_be_seen() -> None:
+def test_kuberay_accepts_the_file_and_rejects_a_misspelt_one() -> None:
     schema = yaml.safe_load((ROOT / "tests" / "kuberay_schema.yaml").read_text())
     ray_cluster, ray_job = kuberay()
     for document in (ray_cluster, ray_job):
@@ -52,25 +52,25 @@ def test_kuberay_accepts_the_file_and_a_slip_would_be_seen() -> None:
         jsonschema.validate(ray_cluster, schema)
 
 
-def test_versions_are_those_of_the_one_place() -> None:
-    known = versions()
-    short = "py" + known["PYTHON"].replace(".", "")
-    assert known["KUBERAY_BASE_IMAGE"] == f"rayproject/ray:{known['RAY']}-{short}"
+def test_versions_equal_those_of_versions_env() -> None:
+    pinned = versions()
+    short = "py" + pinned["PYTHON"].replace(".", "")
+    assert pinned["KUBERAY_BASE_IMAGE"] == f"rayproject/ray:{pinned['RAY']}-{short}"
     dockerfile = (CLUSTERS / "Dockerfile").read_text()
-    assert re.findall("^FROM (.*)$", dockerfile, re.MULTILINE) == [known["KUBERAY_BASE_IMAGE"]]
+    assert re.findall("^FROM (.*)$", dockerfile, re.MULTILINE) == [pinned["KUBERAY_BASE_IMAGE"]]
     ray_cluster, _ = kuberay()
-    assert ray_cluster["spec"]["rayVersion"] == known["RAY"]
+    assert ray_cluster["spec"]["rayVersion"] == pinned["RAY"]
     images = re.findall(r"simclr_ray:(\S+)", dockerfile + (CLUSTERS / "kuberay.yaml").read_text())
-    assert set(images) == {f"{known['RAY']}-{short}"}
+    assert set(images) == {f"{pinned['RAY']}-{short}"}
     for node_type in cluster("gcp")["available_node_types"].values():
         [disk] = node_type["node_config"]["disks"]
-        assert disk["initializeParams"]["sourceImage"] == known["GCP_IMAGE"]
+        assert disk["initializeParams"]["sourceImage"] == pinned["GCP_IMAGE"]
     for node_type in cluster("azure")["available_node_types"].values():
         image = node_type["node_config"]["azure_arm_parameters"]
         names = [image[key] for key in ("imagePublisher", "imageOffer", "imageSku", "imageVersion")]
-        assert ":".join(names) == known["AZURE_IMAGE"]
+        assert ":".join(names) == pinned["AZURE_IMAGE"]
     for file in CLUSTERS.iterdir():
-        assert set(re.findall(r"ray(?:/ray)?[:=]+(\d+\.\d+\.\d+)", file.read_text())) <= {known["RAY"]}, file
+        assert set(re.findall(r"ray(?:/ray)?[:=]+(\d+\.\d+\.\d+)", file.read_text())) <= {pinned["RAY"]}, file
 
 
 def test_every_worker_starts_ray_with_its_watcher_and_the_head_never_trains() -> None:

@@ -63,9 +63,9 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
     home = tmp_path_factory.mktemp("home")
     with moto_server() as url, pytest.MonkeyPatch.context() as patch:
         store = CREDENTIALS | {"AWS_ENDPOINT_URL": url}
-        store.pop("NO_PROXY")  # a node asks its neighbours by other addresses
+        store.pop("NO_PROXY")  # nodes reach each other under other addresses
         for key, value in store.items():
-            patch.setenv(key, value)  # these tests look into the store too
+            patch.setenv(key, value)  # the tests read the store too
         boto3.client("s3", endpoint_url=url).create_bucket(Bucket="bucket")
         nodes = FAST | store | {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
         with cluster_process(home, nodes) as cluster:
@@ -74,8 +74,8 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Jobs]:
             laptop.pop("RAY_ADDRESS")
             jobs = Jobs(cluster, laptop, "s3://bucket/runs")
             deadline = monotonic() + 60
-            while (said := jobs.ray("submit", "--no-wait", "--", "true")).returncode:
-                assert monotonic() < deadline, said.stderr[-2000:]
+            while (submitted := jobs.ray("submit", "--no-wait", "--", "true")).returncode:
+                assert monotonic() < deadline, submitted.stderr[-2000:]
             yield jobs
 
 
@@ -90,12 +90,12 @@ def test_a_jobs_failure_is_passed_on(jobs: Jobs) -> None:
     assert wrong.returncode != 0
     assert "did you mean quickstart?" in wrong.stdout
     code = "from ray.job_submission import *; print(JobSubmissionClient().get_job_info('wrong').driver_exit_code)"
-    told = subprocess.run([sys.executable, "-c", code], env=jobs.laptop, capture_output=True, text=True, timeout=60)
-    assert told.stdout.strip() == "2", told.stderr
+    queried = subprocess.run([sys.executable, "-c", code], env=jobs.laptop, capture_output=True, text=True, timeout=60)
+    assert queried.stdout.strip() == "2", queried.stderr
 
 
 @pytest.mark.slow
-def test_a_job_survives_a_node_and_its_own_end(jobs: Jobs, tmp_path: Path) -> None:
+def test_a_run_survives_a_lost_node_and_a_stopped_job(jobs: Jobs, tmp_path: Path) -> None:
     for _ in range(2):
         jobs.cluster.add()
     run = open_location(f"{jobs.storage}/run")
@@ -121,8 +121,8 @@ def test_a_job_survives_a_node_and_its_own_end(jobs: Jobs, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_nodes_of_cpus_alone_augment_for_one_without_spare_cpus(jobs: Jobs) -> None:
-    """After the test before: one node of two CPUs is left, and the worker takes them both."""
+def test_cpu_nodes_augment_for_a_training_node_without_spare_cpus(jobs: Jobs) -> None:
+    """After the previous test one node of two CPUs is left, both of which the worker takes."""
     feeding = {jobs.cluster.add(1) for _ in range(2)}
     settings = {
         "resources.max-workers": 1,
@@ -138,18 +138,18 @@ from ray.util.state import list_actors
 for actor in list_actors(filters=[("state", "=", "ALIVE")], detail=True):
     print(actor.node_id, actor.class_name)
 """
-    told = subprocess.run([sys.executable, "-c", code], env=jobs.laptop, capture_output=True, text=True, timeout=60)
-    placed = [line.split(maxsplit=1) for line in told.stdout.splitlines()]
+    listed = subprocess.run([sys.executable, "-c", code], env=jobs.laptop, capture_output=True, text=True, timeout=60)
+    placed = [line.split(maxsplit=1) for line in listed.stdout.splitlines()]
     loading = {node for node, name in placed if "_Load" in name}
     training = {node for node, name in placed if "RayTrainWorker" in name}
     assert jobs.ray("stop", "fed").returncode == 0
-    assert loading == feeding, told.stdout + told.stderr
+    assert loading == feeding, listed.stdout + listed.stderr
     assert len(training) == 1
     assert not training & feeding
 
 
 def step_of(run: Location) -> int:
-    """As saved: an object store has whole files at each save."""
+    """The last logged step; on an object store the log is written at each save."""
     rows = read_rows(run / "metrics.jsonl")
     return rows[-1]["step"] if rows else 0
 
@@ -161,5 +161,5 @@ def restarts(run: Location) -> list[int]:
 def wait_for(happened: Any, what: str, jobs: Jobs, job: str, timeout_s: float = 200.0) -> None:
     deadline = monotonic() + timeout_s
     while not happened():
-        assert monotonic() < deadline, f"waited in vain for {what}: {jobs.ray('logs', job).stdout[-3000:]}"
+        assert monotonic() < deadline, f"timed out waiting for {what}: {jobs.ray('logs', job).stdout[-3000:]}"
         sleep(0.5)

@@ -1,4 +1,4 @@
-"""The scripts that set a node up and run Ray on it, tried with a real Ray, and what a job uploads to them."""
+"""The scripts that set up a node and run Ray on it, with a real Ray, and the files that a job uploads."""
 
 from __future__ import annotations
 
@@ -89,14 +89,14 @@ def test_a_node_starts_starts_again_and_drains_at_sigterm(tmp_path_factory: pyte
             _wait_for(lambda: "watching none" in log.read_text())
             os.kill(second, signal.SIGTERM)
             _wait_for(lambda: not _lives(second))
-            said = log.read_text()
-            assert re.search(r"preemption: SIGTERM: 4\.0 s left", said)
-            assert re.search(r"preemption: drained [0-9a-f]{56}", said)
+            logged = log.read_text()
+            assert re.search(r"preemption: SIGTERM: 4\.0 s left", logged)
+            assert re.search(r"preemption: drained [0-9a-f]{56}", logged)
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def test_a_node_that_does_not_come_up_is_an_error_that_shows_why(tmp_path: Path) -> None:
+def test_a_node_that_does_not_start_is_an_error_with_its_cause(tmp_path: Path) -> None:
     environment = os.environ | {"SIMCLR_RAY_STATE": str(tmp_path)}
     command = [str(CLUSTERS / "start-node.sh"), "head", "bash", "-c", "echo no such luck; exit 3"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
@@ -105,7 +105,7 @@ def test_a_node_that_does_not_come_up_is_an_error_that_shows_why(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_setting_up_installs_exactly_the_constraints_and_is_quick_the_second_time(tmp_path: Path) -> None:
+def test_set_up_installs_exactly_the_constraints_and_is_quick_the_second_time(tmp_path: Path) -> None:
     root, home = tmp_path / "root", tmp_path / "home"
     shutil.copytree(CLUSTERS, root / "clusters")
     shutil.copy(ROOT / "constraints.txt", root)

@@ -1,4 +1,4 @@
-"""The hand-over from the training process to the stream: every block once, in order, whenever the stream delivers."""
+"""The hand-over from the training process to the stream: every row once, in order, whenever the stream is ready."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_every_row_comes_once_and_in_order(block_slices: int, ready_after: int) 
     stream.ready.set()
 
 
-def test_the_stream_begins_nearer_where_loading_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stream_begins_fewer_blocks_ahead_if_loading_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bridge, "_timed", lambda load, positions: (load(positions), 2.5))
     stream = Stream(PER_BLOCK)
     assert len(ids_of(start(stream), stream, 0)) == SLICES * ROWS
@@ -77,7 +77,7 @@ def test_the_stream_is_not_started_before_the_first_block_is_used_nor_for_a_few_
     assert short.first_position is None
 
 
-def test_an_error_of_either_side_is_raised() -> None:
+def test_errors_of_loading_and_of_the_stream_are_raised() -> None:
     def failing(positions: np.ndarray) -> Any:
         raise OSError("unreadable")
 
@@ -87,7 +87,7 @@ def test_an_error_of_either_side_is_raised() -> None:
         list(start(failing))
 
 
-def test_a_stream_that_nobody_came_to_use_is_closed() -> None:
+def test_an_unused_stream_is_closed() -> None:
     stream = Stream(PER_BLOCK)
     blocks = start(stream)
     for _ in range(3):

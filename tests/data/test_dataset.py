@@ -1,4 +1,4 @@
-"""The dataset contract: what is written is read back slice by slice, and what is no dataset is refused in one line."""
+"""The dataset contract: a written dataset is read back slice by slice, and errors are BadInput of one line."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_bad_images_are_listed(tmp_path: Path) -> None:
     assert bad_images(dataset) == [{"path": "p13", "problem": "torn"}, {"path": "p6", "problem": "torn"}]
 
 
-def test_an_interrupted_write_is_no_dataset_and_a_second_one_leaves_nothing_of_it(
+def test_an_interrupted_write_is_no_dataset_and_the_next_one_replaces_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer_module, "SHARD_BYTES", 1000)
@@ -113,7 +113,7 @@ def test_an_interrupted_write_is_no_dataset_and_a_second_one_leaves_nothing_of_i
     assert sum(pq.read_metadata(tmp_path / shard.name).num_rows for shard in dataset.shards) == len(good(30))
 
 
-def test_what_is_no_dataset_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_dataset_is_bad_input_of_one_line(tmp_path: Path) -> None:
     write(tmp_path / "newer", [(0, 9)])
     write(tmp_path / "torn", [(0, 9)])
     newer = tmp_path / "newer" / "dataset.json"
@@ -133,7 +133,7 @@ def test_what_is_no_dataset_is_refused_in_one_line(tmp_path: Path) -> None:
     assert not is_dataset(str(tmp_path / "missing"))
 
 
-def test_a_lost_or_torn_shard_is_named(tmp_path: Path) -> None:
+def test_a_missing_or_damaged_shard_is_named(tmp_path: Path) -> None:
     dataset = write(tmp_path, [(0, 30)])
     shard = tmp_path / dataset.shards[0].name
     content = shard.read_bytes()

@@ -1,4 +1,4 @@
-"""Decoding: the pixels are Pillow's, and whatever is wrong with the bytes is a BadImage."""
+"""Decoding: the pixels equal Pillow's, and every failure is a BadImage."""
 
 import io
 import struct
@@ -55,7 +55,7 @@ ENCODED = {
 
 
 @pytest.mark.parametrize("kind", ENCODED)
-def test_pixels_are_those_of_pillow(kind: str) -> None:
+def test_pixels_equal_pillows(kind: str) -> None:
     image = decode(ENCODED[kind])
     assert image.dtype == np.uint8
     assert image.flags.c_contiguous
@@ -74,7 +74,7 @@ def test_exif_orientation_is_not_applied() -> None:
     assert decode(encode(image(), "JPEG", exif=exif)).shape == (48, 64, 3)
 
 
-def test_stray_bytes_between_markers_are_left_to_pillow() -> None:
+def test_a_jpeg_with_stray_bytes_between_markers_is_decoded_by_pillow() -> None:
     jpeg = ENCODED["jpeg"]
     table = jpeg.index(b"\xff\xdb")
     np.testing.assert_array_equal(decode(jpeg[:table] + b"\x00\x00" + jpeg[table:]), decode(jpeg))
@@ -87,13 +87,13 @@ def test_a_colour_profile_is_ignored() -> None:
 
 
 @pytest.mark.parametrize("encoded", [b"", b"\xff\xd8", b"no image", b"<html>", b"\x89PNG\r\n\x1a\n", bytes(1000)])
-def test_what_is_no_image_is_bad(encoded: bytes) -> None:
+def test_bytes_that_are_no_image_are_bad(encoded: bytes) -> None:
     with pytest.raises(BadImage):
         decode(encoded)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ENCODED if kind not in ("gif", "tiff")])
-def test_every_cut_into_the_pixels_is_bad(kind: str) -> None:
+def test_a_truncated_image_is_bad(kind: str) -> None:
     # A PNG may lack its last chunk and checksums, 20 bytes, and a one-bit row is 8 bytes: the pixels are then whole.
     whole = len(ENCODED[kind]) - (30 if kind.startswith("png") else 0)
     for length in range(0, whole, max(1, whole // 150)):
@@ -103,7 +103,7 @@ def test_every_cut_into_the_pixels_is_bad(kind: str) -> None:
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("kind", ENCODED)
-def test_damaged_bytes_give_a_image_or_bad_image(kind: str) -> None:
+def test_damaged_bytes_give_an_image_or_bad_image(kind: str) -> None:
     rng = np.random.default_rng(0)
     whole = np.frombuffer(ENCODED[kind], np.uint8)
     bad = 0
@@ -121,7 +121,7 @@ def test_damaged_bytes_give_a_image_or_bad_image(kind: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-def test_a_bomb_is_bad_before_it_is_unpacked() -> None:
+def test_a_decompression_bomb_is_bad_before_it_is_decoded() -> None:
     side = int(MAX_PIXELS**0.5) + 1
     jpeg = bytearray(ENCODED["jpeg"])
     frame = jpeg.index(b"\xff\xc0")
@@ -136,7 +136,7 @@ def test_a_bomb_is_bad_before_it_is_unpacked() -> None:
             decode(bomb)
 
 
-def test_jpeg_needs_no_pillow() -> None:
+def test_decoding_jpeg_does_not_import_pillow() -> None:
     code = """if True:
         import sys
         from simclr_ray.data.decode import decode

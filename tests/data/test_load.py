@@ -1,4 +1,4 @@
-"""The views of a slice: as the order says, the same from the cache, and whole where a image is bad."""
+"""The views of a slice: those of the order, the same from the cache, and with a substitute for a bad image."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def position_of_slice_0(order: Order) -> np.ndarray:
     return np.array([[order.slice_at(position) for position in range(order.slices)].index((0, 0))])
 
 
-def test_views_are_those_drawn_for_seed_epoch_and_id(dataset: Dataset) -> None:
+def test_views_are_drawn_by_seed_epoch_and_id(dataset: Dataset) -> None:
     order = order_of(TINY, dataset)
     position = order.steps_per_epoch * order.slices_per_batch + 3  # the fourth slice of the second epoch
     block = loader(dataset)(np.array([position]))
@@ -57,7 +57,7 @@ def test_any_grouping_of_positions_gives_the_same_rows(dataset: Dataset) -> None
         np.testing.assert_array_equal(together[key], np.concatenate([block[key] for block in apart]))
 
 
-def test_the_cache_changes_nothing(dataset: Dataset, tmp_path: Path) -> None:
+def test_the_cache_does_not_change_views(dataset: Dataset, tmp_path: Path) -> None:
     plain, cached = loader(dataset)(np.arange(12)), loader(dataset, tmp_path)(np.arange(12))
     for key in plain:
         np.testing.assert_array_equal(plain[key], cached[key])
@@ -85,7 +85,7 @@ def test_processes_that_start_together_build_one_cache(dataset: Dataset, tmp_pat
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_the_next_good_image_stands_in_with_the_bad_ones_key(dataset: Dataset, tmp_path: Path, cached: bool) -> None:
+def test_the_next_good_image_replaces_a_bad_one_with_its_key(dataset: Dataset, tmp_path: Path, cached: bool) -> None:
     damaged = corrupted(dataset, tmp_path / "d", bad={1, 2, 7})
     position = position_of_slice_0(order_of(TINY, damaged))
     block = loader(damaged, tmp_path / "cache" if cached else None)(position)
@@ -96,7 +96,7 @@ def test_the_next_good_image_stands_in_with_the_bad_ones_key(dataset: Dataset, t
         np.testing.assert_array_equal(block["views"][row, 1], render(images[stand_in], params, 16))
 
 
-def test_a_wholly_bad_slice_is_flagged(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_slice_without_a_good_image_is_flagged(dataset: Dataset, tmp_path: Path) -> None:
     damaged = corrupted(dataset, tmp_path / "d", bad=set(range(8)))
     block = loader(damaged)(position_of_slice_0(order_of(TINY, damaged)))
     assert block["bad"].all()

@@ -1,4 +1,4 @@
-"""The order of samples: what every batch holds, whoever loads it."""
+"""The order of samples: the content of every batch, for any number of workers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_the_global_batch_does_not_depend_on_the_workers(workers: int, pass_size
             assert sorted(together) == sorted(alone[step][m * pass_size : (m + 1) * pass_size])
 
 
-def test_an_epoch_holds_no_sample_twice_and_drops_another_tail_each_time() -> None:
+def test_an_epoch_repeats_no_sample_and_drops_another_tail_each_time() -> None:
     o = order()
     assert (o.slices, o.steps_per_epoch) == (125, 10)
     epochs = [list(chain(*samples(o, 10 * e, 10 * e + 10, 0, 1))) for e in range(3)]
@@ -53,14 +53,14 @@ def test_an_epoch_holds_no_sample_twice_and_drops_another_tail_each_time() -> No
     assert left_out[0] != left_out[1] != left_out[2]
 
 
-def test_a_stream_from_the_middle_is_the_rest_of_the_whole() -> None:
+def test_a_stream_from_a_middle_step_is_the_rest_of_the_whole() -> None:
     o = order(pass_size=48)
     whole = o.worker_positions(0, 40, 1, 3)
     per_step = len(whole) // 40
     np.testing.assert_array_equal(o.worker_positions(17, 40, 1, 3), whole[17 * per_step :])
 
 
-def test_an_epochs_slices_are_its_own_permutation() -> None:
+def test_each_epoch_is_another_permutation_of_the_slices() -> None:
     o = order()
     assert [o.slice_at(position) for position in (0, 119, 120)] == [
         (0, swap_or_not(0, 125, 3, 0)),
@@ -70,7 +70,7 @@ def test_an_epochs_slices_are_its_own_permutation() -> None:
 
 
 def test_the_order_is_pinned() -> None:
-    """A run resumed by a later version must go on in the same order."""
+    """A run resumed by a later version must continue in the same order."""
     assert [order().slice_at(position)[1] for position in range(8)] == PINNED_0
     assert [order().slice_at(120 + position)[1] for position in range(8)] == PINNED_1
 
@@ -79,7 +79,7 @@ PINNED_0 = [19, 118, 94, 36, 86, 63, 108, 33]
 PINNED_1 = [101, 12, 95, 74, 85, 119, 99, 70]
 
 
-def test_the_size_of_the_data_costs_neither_time_nor_memory() -> None:
+def test_a_large_dataset_takes_neither_time_nor_memory() -> None:
     """An array of all slices would not fit into memory; one made for each epoch would take far longer."""
     o = order(rows=10**15)
     per_epoch = o.steps_per_epoch * o.slices_per_batch
@@ -99,11 +99,11 @@ def test_the_size_of_the_data_costs_neither_time_nor_memory() -> None:
         ({"rows": 90}, "more than the data holds"),
     ],
 )
-def test_what_does_not_fit_is_said(changes: dict[str, int], named: str) -> None:
+def test_batch_pass_and_slices_that_do_not_fit_are_bad_input(changes: dict[str, int], named: str) -> None:
     with pytest.raises(BadInput, match=named):
         order(**changes)
 
 
-def test_more_workers_than_slices_in_a_pass_is_said() -> None:
+def test_more_workers_than_slices_in_a_pass_are_bad_input() -> None:
     with pytest.raises(BadInput, match="set resources.max_workers to at most 6"):
         order(pass_size=48).rows_per_pass(7)

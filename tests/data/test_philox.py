@@ -43,7 +43,7 @@ def test_words_are_the_blocks_in_order() -> None:
     assert philox.words(5, 6, 7, philox.ORDER, 12).tolist() == list(itertools.chain(*blocks))
 
 
-def test_words_never_change() -> None:
+def test_words_are_pinned() -> None:
     assert philox.words(2**62 + 3, 17, 2**40 + 1, philox.VIEW_B, 4).tolist() == [
         2805020859,
         1717553534,
@@ -57,7 +57,7 @@ def test_words_never_change() -> None:
     ]
 
 
-def test_sort_words_make_another_even_permutation_each_epoch() -> None:
+def test_sort_words_give_another_uniform_permutation_each_epoch() -> None:
     orders = np.stack([np.argsort(philox.sort_words(0, epoch, philox.ORDER, 50)) for epoch in range(400)])
     assert (np.sort(orders, axis=1) == np.arange(50)).all()
     # The mean of 400 positions uniform on 0..49 has a standard deviation of 0.72.

@@ -29,7 +29,7 @@ def shuffled_cards(count: int, seed: int, epoch: int) -> list[int]:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 16])
-def test_it_is_the_published_shuffle(count: int) -> None:
+def test_it_equals_the_published_shuffle(count: int) -> None:
     assert permuted(count, 2**62 + 3, 17) == shuffled_cards(count, 2**62 + 3, 17)
 
 
@@ -39,7 +39,7 @@ def test_every_size_gives_a_bijection() -> None:
 
 
 def test_it_is_pinned() -> None:
-    """A run resumed by a later version must go on in the same order."""
+    """A run resumed by a later version must continue in the same order."""
     assert permuted(10, 3, 0) == PINNED_10
     assert [swap_or_not(index, 2**61, 2**63 - 1, 2**32 - 1) for index in (0, 2**61 - 1)] == PINNED_LARGE
 

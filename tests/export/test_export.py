@@ -1,4 +1,4 @@
-"""The exported encoder is what was trained, loads from wherever it lies, and never unpickles anything."""
+"""The exported encoder equals the trained one, loads from a disk and an object store, and is never unpickled."""
 
 import json
 import subprocess
@@ -104,7 +104,7 @@ def test_no_lines_for_torchvision_where_it_has_no_such_network(width, stem):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("missing", None, "has no encoder.safetensors"),
         ("missing.safetensors", None, "there is no file"),
@@ -113,11 +113,11 @@ def test_no_lines_for_torchvision_where_it_has_no_such_network(width, stem):
         ("foreign.safetensors", b"\x02\x00\x00\x00\x00\x00\x00\x00{}", "was not written by"),
     ],
 )
-def test_what_cannot_be_loaded_is_said_in_one_line(tmp_path, name, content, said):
+def test_a_file_that_cannot_be_loaded_is_bad_input_of_one_line(tmp_path, name, content, message):
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(BadInput, match=said) as caught:
+    with pytest.raises(BadInput, match=message) as caught:
         simclr_ray.load(str(path))
     assert "\n" not in str(caught.value)
 

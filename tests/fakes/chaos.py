@@ -1,6 +1,7 @@
 """Scripted faults on real worker processes: a gloo group for each attempt, and a supervisor that starts the next.
 
-The script says what happens at which step; afterwards weights, ledger and metrics are held against an undisturbed run.
+The script lists which fault happens at which step; afterwards weights, ledger and metrics are compared with those of an
+undisturbed run.
 """
 
 from __future__ import annotations
@@ -36,30 +37,31 @@ _context.set_forkserver_preload(["torch", "torch.distributed", "simclr_ray.train
 
 
 @dataclass(frozen=True)
-class Fault:
-    """What happens when the run comes to `step`, and how many workers the next attempt has."""
+class WorkerFault:
+    """What happens when the run reaches `step`, and how many workers the next attempt has."""
 
     step: int
     kind: Literal["kill", "cut save", "grow", "notice", "flip"]
     workers: int
     ranks: tuple[int, ...] = (0,)
-    """Who is killed, all in the same step."""
+    """Ranks that are killed, all in the same step."""
     bytes: int = 0
-    """Cut save: rank 0 dies when a save has written so many. Flip: which byte of the newest checkpoint."""
+    """Cut save: rank 0 dies when a save has written so many bytes. Flip: which byte of the newest checkpoint."""
 
 
 @dataclass(frozen=True)
-class _Scripted(LocalWorker):
-    """Hears what the script says, once the step has come."""
+class _ScriptedWorker(LocalWorker):
+    """A worker whose cluster signals follow the fault once its step has come."""
 
-    fault: Fault | None
+    fault: WorkerFault | None
     run: Location
 
     def poll_signals(self) -> ClusterSignals:
         if self.fault is None or not self._step_has_come():
             return ClusterSignals()
         if self.fault.kind == "grow":
-            return ClusterSignals(available_workers=self.size + self.fault.step)  # another each time
+            # Another number for each fault: one that was refused would be ignored.
+            return ClusterSignals(available_workers=self.size + self.fault.step)
         if self.fault.kind == "notice":
             return ClusterSignals(deadline=0.0, nodes=("this",))
         return ClusterSignals()
@@ -70,8 +72,8 @@ class _Scripted(LocalWorker):
         return bool(ledger) and ledger[-1]["step"] >= self.fault.step
 
 
-def run_with_faults(config: Config, dataset: Dataset, folder: Path, workers: int, faults: Sequence[Fault]) -> int:
-    """Runs to the end over all the faults, in the order of their steps; gives the number of attempts."""
+def run_with_faults(config: Config, dataset: Dataset, folder: Path, workers: int, faults: Sequence[WorkerFault]) -> int:
+    """Runs to the end with all the faults, in the order of their steps; returns the number of attempts."""
     pending, attempts = list(faults), 0
     while True:
         fault = pending.pop(0) if pending else None
@@ -86,8 +88,8 @@ def run_with_faults(config: Config, dataset: Dataset, folder: Path, workers: int
         workers = fault.workers
 
 
-def _attempt(config: Config, dataset: Dataset, folder: Path, workers: int, fault: Fault | None) -> list[int]:
-    """Exit codes by rank. Once one is gone the others are ended, as Ray does."""
+def _attempt(config: Config, dataset: Dataset, folder: Path, workers: int, fault: WorkerFault | None) -> list[int]:
+    """Exit codes by rank. Once one process has ended the others are killed, as Ray does."""
     with tempfile.TemporaryDirectory() as meeting:
         processes = [
             _context.Process(target=_main, args=(rank, workers, f"{meeting}/group", config, dataset, folder, fault))
@@ -97,7 +99,7 @@ def _attempt(config: Config, dataset: Dataset, folder: Path, workers: int, fault
             process.start()
         multiprocessing.connection.wait([process.sentinel for process in processes], timeout=ATTEMPT_TIMEOUT_S)
         for process in processes:
-            process.join(2.0)  # those that end on purpose end together
+            process.join(2.0)  # planned ends are simultaneous
         ended = [process.exitcode for process in processes]
         if not any(ended):
             for process in processes:
@@ -109,7 +111,7 @@ def _attempt(config: Config, dataset: Dataset, folder: Path, workers: int, fault
 
 
 def _main(
-    rank: int, size: int, meeting: str, config: Config, dataset: Dataset, folder: Path, fault: Fault | None
+    rank: int, size: int, meeting: str, config: Config, dataset: Dataset, folder: Path, fault: WorkerFault | None
 ) -> None:
     import torch.distributed as dist
 
@@ -129,14 +131,14 @@ def _main(
             yield block
 
     try:
-        run_attempt(config, dataset, run, _Scripted(torch.device("cpu"), fault, run), blocks)
+        run_attempt(config, dataset, run, _ScriptedWorker(torch.device("cpu"), fault, run), blocks)
     except Interrupted:
         os._exit(INTERRUPTED)
     dist.barrier()
     dist.destroy_process_group()
 
 
-def _die_while_saving(fault: Fault) -> None:
+def _die_while_saving(fault: WorkerFault) -> None:
     """From the fault's step on, the process dies when a save has written `fault.bytes`, wherever that is."""
     whole, left = Location.write_bytes, fault.bytes
 
@@ -164,7 +166,7 @@ def _flip(run: Location, offset: int) -> None:
     file.write_bytes(content)
 
 
-def random_faults(seed: int, count: int, steps: int, workers: Sequence[int]) -> list[Fault]:
+def random_faults(seed: int, count: int, steps: int, workers: Sequence[int]) -> list[WorkerFault]:
     """`count` faults of all kinds, at rising steps, with changing numbers of workers."""
     rng = random.Random(seed)
     at = sorted(rng.sample(range(2, steps - 1), count))
@@ -173,7 +175,7 @@ def random_faults(seed: int, count: int, steps: int, workers: Sequence[int]) -> 
         kind = rng.choice(["kill", "kill", "cut save", "grow", "notice", "flip"])
         then = rng.choice(list(workers))
         faults.append(
-            Fault(
+            WorkerFault(
                 step, kind, then, ranks=tuple(rng.sample(range(now), rng.randint(1, now))), bytes=rng.randrange(200_000)
             )
         )  # type: ignore[arg-type]
@@ -182,7 +184,7 @@ def random_faults(seed: int, count: int, steps: int, workers: Sequence[int]) -> 
 
 
 def final(folder: Path) -> dict[str, Any]:
-    """What a run left: its last checkpoint, its ledger, and its metrics without what the machine decides."""
+    """A run's last checkpoint, its ledger, and its metrics without those that depend on the machine."""
     run = open_location(str(folder))
     saved, _ = newest_valid(run)
     assert saved is not None

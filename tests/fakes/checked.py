@@ -1,4 +1,4 @@
-"""The run-time type checker of the tests: as PEP 484 has it, an int is a float."""
+"""The run-time type checker of the tests; as in PEP 484, an int is accepted as a float."""
 
 from beartype import BeartypeConf, beartype
 

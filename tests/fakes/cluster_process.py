@@ -1,7 +1,7 @@
 """A Ray cluster of fake nodes in a process of its own, so that its environment is its own too.
 
-As a program: starts a head without CPUs and its dashboard, says where they are, then reads commands, a line each:
-"add C" adds a node of C CPUs, "kill N" takes the Nth away.
+As a program: starts a head without CPUs and its dashboard, prints their addresses, then reads commands, one per line:
+"add C" adds a node of C CPUs, "kill N" removes the Nth.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 
 class ClusterProcess:
-    """The cluster, from outside."""
+    """A handle of the process that runs the cluster."""
 
     def __init__(self, environment: dict[str, str]) -> None:
         self._process = subprocess.Popen(
@@ -32,11 +32,11 @@ class ClusterProcess:
 
     def add(self, cpus: int = 2) -> str:
         """The new node's id."""
-        return self._tell(f"add {cpus}")
+        return self._send(f"add {cpus}")
 
     def kill(self, number: int) -> None:
-        """Takes away the node that was added as the `number`th, from 0, without a notice."""
-        self._tell(f"kill {number}")
+        """Removes the node that was added as the `number`th, from 0, without a notice."""
+        self._send(f"kill {number}")
 
     def end(self) -> None:
         assert self._process.stdin is not None
@@ -46,7 +46,7 @@ class ClusterProcess:
         finally:
             self._process.kill()
 
-    def _tell(self, line: str) -> str:
+    def _send(self, line: str) -> str:
         assert self._process.stdin is not None
         print(line, file=self._process.stdin, flush=True)
         return self._answer()

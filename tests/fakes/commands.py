@@ -1,4 +1,4 @@
-"""The commands of the README as processes of their own."""
+"""Runs the commands of the README as processes of their own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from simclr_ray.storage.run_folder import read_rows
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_S = 300.0
-# Ray's own patience is made for clouds; on one machine nothing takes so long.
+# Ray's default timeouts are for clouds; on one machine nothing takes so long.
 FAST = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
@@ -84,6 +84,6 @@ def events(folder: Path, *kinds: str) -> list[dict[str, Any]]:
 def wait_until(happened: Callable[[], bool], process: Any, what: str, timeout_s: float = TIMEOUT_S) -> None:
     deadline = monotonic() + timeout_s
     while not happened():
-        assert monotonic() < deadline, f"waited {timeout_s:.0f} s in vain until {what}"
+        assert monotonic() < deadline, f"timed out after {timeout_s:.0f} s waiting until {what}"
         assert process.poll() is None, process.communicate()
         sleep(0.05)

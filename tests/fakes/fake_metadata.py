@@ -1,4 +1,4 @@
-"""A metadata server on 127.0.0.1 that speaks for three clouds: says what it is scripted to, and asks for headers."""
+"""A metadata server on 127.0.0.1 with the APIs of three clouds: scripted replies, and the required headers checked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class FakeMetadata:
-    """As a machine without a notice, until a test says otherwise."""
+    """Replies without a notice, until a test sets one."""
 
     def __init__(self) -> None:
         self.base = ""
@@ -21,10 +21,10 @@ class FakeMetadata:
         self.vm_name = "vmss_3"
         self.events: list[Any] = []
         self.reply: tuple[int, bytes] | None = None
-        """Answers everything but EC2's token, if set."""
+        """The reply to every request but that for EC2's token, if set."""
         self.token_reply: tuple[int, bytes] | None = None
         self.hung = threading.Event()
-        """Never answers, if set."""
+        """If set, requests get no reply."""
         self.closing = threading.Event()
         self.tokens_given, self.token = 0, ""
 
@@ -45,9 +45,9 @@ class FakeMetadata:
         if path.startswith("/latest/meta-data/"):
             if not self.token or headers["X-aws-ec2-metadata-token"] != self.token:
                 return 401, b""
-            known = {"spot/instance-action": self.instance_action, "events/recommendations/rebalance": self.rebalance}
-            said = known[path.removeprefix("/latest/meta-data/")]
-            return (404, b"") if said is None else (200, json.dumps(said).encode())
+            items = {"spot/instance-action": self.instance_action, "events/recommendations/rebalance": self.rebalance}
+            item = items[path.removeprefix("/latest/meta-data/")]
+            return (404, b"") if item is None else (200, json.dumps(item).encode())
         if path == "/computeMetadata/v1/instance/preempted":
             return (200, self.preempted.encode()) if headers["Metadata-Flavor"] == "Google" else (403, b"")
         assert path.startswith("/metadata/"), path

@@ -34,7 +34,7 @@ class Fault(Enum):
 
 @dataclass
 class Rule:
-    """The next `count` requests of this method ("" for any) whose path holds `path` meet the fault."""
+    """The next `count` requests of this method ("" for any) whose path contains `path` get the fault."""
 
     fault: Fault
     count: int
@@ -46,7 +46,7 @@ class Rule:
 
 
 class FaultyStore:
-    """Passes everything on, until a test says otherwise."""
+    """Passes every request on, until a test calls `fail`."""
 
     def __init__(self, endpoint: str) -> None:
         self.target = urlsplit(endpoint).netloc
@@ -69,7 +69,7 @@ class FaultyStore:
         code: str = "SlowDown",
         stall_s: float = 0.0,
     ) -> None:
-        """Replaces what was asked for before; a count of 0 ends it."""
+        """Replaces the current rule; a count of 0 ends the faults."""
         with self._lock:
             self._rules = [Rule(fault, count, method, path, status, code, stall_s)]
             self.requests = []
@@ -86,7 +86,7 @@ class FaultyStore:
 
 @contextmanager
 def moto_with_bucket() -> Iterator[str]:
-    """moto's endpoint; what this process sends elsewhere meanwhile goes nowhere rather than out."""
+    """moto's endpoint; meanwhile this process's default endpoint is a closed port, so that no request leaves it."""
     with moto_server() as url, pytest.MonkeyPatch.context() as patch:
         for name, value in (CREDENTIALS | {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}).items():
             patch.setenv(name, value)

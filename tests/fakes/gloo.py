@@ -17,9 +17,9 @@ _context.set_forkserver_preload(["torch", "torch.distributed", "simclr_ray.train
 
 
 def run_workers(size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """`function(*arguments)` in `size` processes of one group; what each returns, in rank order.
+    """Runs `function(*arguments)` in `size` processes of one group; returns their results in rank order.
 
-    `function` must be a module's own. The first exception of any process is raised here.
+    `function` must be at module level. The first exception of any process is raised here.
     """
     with tempfile.TemporaryDirectory() as folder:
         pipes = [_context.Pipe(duplex=False) for _ in range(size)]
@@ -59,9 +59,9 @@ def _main(rank: int, size: int, meeting: Path, pipe: Connection, function: Calla
     torch.set_num_threads(1)
     try:
         dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
-        # As bytes: torch would send a tensor as a handle into this process, which may be gone by then.
+        # As bytes: torch would send a tensor as a handle into this process, which may have ended by then.
         pipe.send_bytes(pickle.dumps((True, function(*arguments))))
-        dist.barrier()  # nobody leaves while another still needs its answer
+        dist.barrier()  # a process must not exit while another still communicates with it
         dist.destroy_process_group()
     except BaseException:  # noqa: BLE001 (whatever it was, the parent raises it)
         pipe.send_bytes(pickle.dumps((False, traceback.format_exc())))

@@ -26,10 +26,10 @@ CREDENTIALS = {
 
 @contextmanager
 def moto_server() -> Iterator[str]:
-    """Yields the endpoint's URL; every AWS service answers there, and forgets everything at the end."""
+    """Yields the endpoint's URL; it serves every AWS service, from memory."""
     port = _free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    # Ray looks for AWS's own policies, which moto has only if told.
+    # Ray looks up AWS's managed policies, which moto loads only with this variable.
     process = subprocess.Popen(
         command,
         env=os.environ | CREDENTIALS | {"MOTO_IAM_LOAD_MANAGED_POLICIES": "true"},

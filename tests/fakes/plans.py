@@ -1,4 +1,4 @@
-"""A job, machines and figures round enough for a plan by hand."""
+"""A job, machines and figures of round numbers, so that a plan for them can be calculated by hand."""
 
 from __future__ import annotations
 

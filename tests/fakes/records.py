@@ -1,4 +1,4 @@
-"""Made-up records of runs: written by hand, or simulated together with the true account of their time."""
+"""Records of fictitious runs: written by hand, or simulated with a known goodput."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def begun(time: float, step: int, workers: int = 2) -> list[Row]:
 
 
 def save(time: float, step: int, stall_s: float = 0.5) -> Row:
-    """Its step was done, and the copy made, a second before it is noted."""
+    """A save event; its step was done, and the copy made, a second before."""
     return event("save", time, step, seconds=1.0, stall_s=stall_s)
 
 
 @dataclass
 class Simulator:
-    """A run over attempts of random length and end; `truth` is where its time went."""
+    """A run with attempts of random length and end; `truth`: seconds by category."""
 
     random: random.Random
     skew_s: float = 0.0
@@ -46,7 +46,7 @@ class Simulator:
         self.time += seconds
 
     def attempt(self, died: Row | None) -> Row | None:
-        """Steps of a second, saved every 10, a metrics row every 2; returns the failure that the next one records."""
+        """Steps of a second, saved every 10, a metrics row every 2; returns the failure event for the next attempt."""
         clock = self.random.uniform(-self.skew_s, self.skew_s)
         workers, step = self.random.choice([1, 2, 3]), self.saved
         self.rows = [row for row in self.rows if row["step"] <= step]
@@ -86,7 +86,7 @@ class Simulator:
             note("stop", reason="preemption")
             self.passes("waiting after preemption", self.random.uniform(0.1, 20))
             return None
-        # All since the last save is lost, but set-up and first batch, which are counted as such.
+        # All time since the last save is lost, except set-up and first batch, which keep their categories.
         for name in (TRAINING, STALLS, EVALUATION):
             wasted = self.truth.get(name, 0.0) - seen.get(name, 0.0)
             self.truth[name] = seen.get(name, 0.0)

@@ -1,4 +1,4 @@
-"""A run over whatever happened to it, held against one worker that nothing happened to."""
+"""Compares a disturbed run with an undisturbed one by a single worker."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from small_runs import attempt
 
 
 def assert_same_as_one_worker(run: Location, alone: Path) -> None:
-    """In float64: the same samples in every step, the same losses and weights but for rounding; prints by how much."""
+    """In float64: the same samples in every step, the same losses and weights up to rounding; prints differences."""
     config = Config.from_json((run / "config.json").read_bytes().decode())
     attempt(config, open_dataset(config.data.train), alone)
     undisturbed = open_location(str(alone))

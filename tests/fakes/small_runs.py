@@ -70,14 +70,14 @@ def corrupted(dataset: Dataset, folder: Path, bad: set[int]) -> Dataset:
 def local_blocks(
     config: Config, dataset: Dataset, positions: np.ndarray, slices: int = 3
 ) -> Iterator[dict[str, np.ndarray]]:
-    """What a Ray Data stream gives, made here; blocks of 3 slices straddle passes and steps."""
+    """The blocks of a Ray Data stream, loaded in this process; blocks of 3 slices straddle passes and steps."""
     loader = SliceLoader(dataset, order_of(config, dataset), config.augment, None)
     for start in range(0, len(positions), slices):
         yield loader(positions[start : start + slices])
 
 
 class Killed(RuntimeError):
-    """Stands for whatever ends a process."""
+    """Simulates the end of a process."""
 
 
 def attempt(config: Config, dataset: Dataset, folder: Path, *, die_after_step: int | None = None) -> TrainState:

@@ -1,4 +1,4 @@
-"""Made-up sweeps: real Optuna studies in folders like those that a sweep writes."""
+"""Records of fictitious sweeps: real Optuna studies in folders like those of a sweep."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def full(params: dict[str, Any], objective: float) -> FrozenTrial:
 
 
 def written(folder: Path, trials: list[FrozenTrial], space: dict[str, Any] = SPACE, **settings: Any) -> str:
-    """A sweep's folder, as the sweep leaves it."""
+    """Writes a sweep's folder; returns its path."""
     folder.mkdir(parents=True)
-    content = {
+    record = {
         "recipe": "quickstart",
         "overrides": OVERRIDES,
         "space": space,
@@ -70,7 +70,7 @@ def written(folder: Path, trials: list[FrozenTrial], space: dict[str, Any] = SPA
         "budget_samples": BUDGET,
         "defaults": {key: DEFAULTS[key] for key in space},
     }
-    (folder / "sweep.json").write_text(json.dumps(content | settings))
+    (folder / "sweep.json").write_text(json.dumps(record | settings))
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "study.journal")))
     study = optuna.create_study(storage=storage, study_name=folder.name, direction="maximize")
     for at, found in enumerate(trials):

@@ -45,7 +45,7 @@ def test_loss_and_gradients_equal_the_definition(
     torch.testing.assert_close(got, (c.grad, d.grad), rtol=1e-10, atol=1e-12)
 
 
-def test_upstream_gradient_scales() -> None:
+def test_the_upstream_gradient_scales_the_gradient() -> None:
     a, b = views(4, 3)
     (3 * nt_xent(a, b, 0.5)).backward()
     tripled = a.grad
@@ -63,7 +63,7 @@ def test_autocast_does_not_lower_its_precision() -> None:
     assert abs(inside.item() - expected.item()) < 1e-5
 
 
-def test_many_rows_need_no_square_matrix() -> None:
+def test_memory_stays_below_the_full_similarity_matrix() -> None:
     """At N = 4096 the matrix alone would be 256 MiB; the largest tensor made stays at the chunk."""
     largest = 0
 

@@ -19,7 +19,7 @@ def dense(head: nn.Module) -> list[tuple[int, int, bool]]:
     return [(layer.in_features, layer.out_features, layer.bias is not None) for layer in layers]
 
 
-def test_none_gives_the_feature_itself():
+def test_head_none_is_the_identity():
     h = torch.randn(3, 64)
     assert torch.equal(head_of(head="none")(h), h)
 
@@ -34,7 +34,7 @@ def test_none_gives_the_feature_itself():
         ({"head_layers": 3, "head_batchnorm": True}, [(64, 64, False), (64, 64, False), (64, 128, False)]),
     ],
 )
-def test_dense_layers(settings, expected):
+def test_dense_layers_have_the_given_widths(settings, expected):
     assert dense(head_of(**settings)) == expected
 
 

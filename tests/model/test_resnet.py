@@ -11,7 +11,7 @@ from simclr_ray.model.resnet import LAYOUTS, BasicBlock, Bottleneck, ResNet
 
 
 @pytest.mark.parametrize("arch", LAYOUTS)
-def test_names_and_shapes_are_torchvisions(arch):
+def test_names_and_shapes_equal_torchvisions(arch):
     with torch.device("meta"):
         ours, theirs = ResNet(arch).state_dict(), getattr(models, arch)().state_dict()
     expected = {name: tensor.shape for name, tensor in theirs.items() if not name.startswith("fc.")}
@@ -20,7 +20,7 @@ def test_names_and_shapes_are_torchvisions(arch):
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
 @pytest.mark.parametrize("training", [False, True])
-def test_features_are_torchvisions(arch, training):
+def test_features_equal_torchvisions(arch, training):
     ours, theirs = ResNet(arch), getattr(models, arch)()
     generator = torch.Generator().manual_seed(1)
     for name, tensor in ours.state_dict().items():  # the zeros of the start would hide the residual branches
@@ -90,14 +90,14 @@ def test_weights_depend_on_the_seed_alone():
     assert not torch.equal(one["encoder.conv1.weight"], other["encoder.conv1.weight"])
 
 
-def test_the_head_does_not_change_the_encoders_start():
+def test_the_head_does_not_change_the_encoders_initial_weights():
     with_head = build_method(ModelConfig(arch="resnet18", width=0.125), SimCLRConfig(), seed=3)
     without = build_method(ModelConfig(arch="resnet18", width=0.125, head="none"), SimCLRConfig(), seed=3)
     expected = with_head.encoder.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in without.encoder.state_dict().items())
 
 
-def test_a_strided_shortcut_of_a_narrow_layer_is_torchs_convolution() -> None:
+def test_a_strided_shortcut_of_a_narrow_layer_equals_torchs_convolution() -> None:
     """Ours does not call oneDNN's kernel, which corrupts memory on a CPU without AVX512."""
     ours = BasicBlock(6, 12, stride=2).double().downsample[0]
     theirs = nn.Conv2d(6, 12, 1, stride=2, bias=False).double()

@@ -21,7 +21,7 @@ def test_warm_up_is_linear_from_zero_and_the_cosine_ends_at_zero() -> None:
     assert all(a > b for a, b in pairwise(rates[4:]))
 
 
-def test_scaling_with_the_batch() -> None:
+def test_the_peak_scales_with_the_batch() -> None:
     assert peak_lr(0.3, "linear", 4096) == pytest.approx(4.8)  # SimCLR, section 2.2
     assert peak_lr(1.2, "sqrt", 4096) == pytest.approx(0.075 * math.sqrt(4096))  # appendix B.1
     assert peak_lr(1.2, "sqrt", 256) == pytest.approx(0.075 * math.sqrt(256))

@@ -1,4 +1,4 @@
-"""The cluster is invisible: whatever is done to a run, it ends as the undisturbed one does."""
+"""Faults do not change the result: a disturbed run ends with the weights, ledger and metrics of an undisturbed one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from chaos import Fault, final, random_faults, run_with_faults
+from chaos import WorkerFault, final, random_faults, run_with_faults
 from simclr_ray.config import Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.storage.location import open_location
@@ -78,11 +78,11 @@ def kill_steps(count: int) -> list[int]:
 @pytest.mark.parametrize(
     "step", [*kill_steps(17)[::6], *(pytest.param(s, marks=pytest.mark.slow) for s in kill_steps(17))]
 )
-def test_killed_at_a_random_step_ends_in_the_same_bits(
+def test_a_run_killed_at_a_random_step_ends_bitwise_equal(
     step: int, dataset: Dataset, tmp_path: Path, undisturbed: Any
 ) -> None:
     workers = 1 + step % 2
-    kill = Fault(step, "kill", workers, ranks=(step % workers,))
+    kill = WorkerFault(step, "kill", workers, ranks=(step % workers,))
     assert run_with_faults(CONFIG, dataset, tmp_path, workers, [kill]) == 2
     assert_bitwise(final(tmp_path), undisturbed(CONFIG, workers))
 
@@ -91,25 +91,33 @@ def test_killed_at_a_random_step_ends_in_the_same_bits(
     ("pass_size", "steps"),
     [(96, 40), (24, 40), *(pytest.param(size, 100, marks=pytest.mark.slow) for size in (96, 24))],
 )
-def test_workers_come_and_go_and_the_mathematics_stays(
+def test_a_changing_number_of_workers_changes_rounding_alone(
     pass_size: int, steps: int, dataset: Dataset, tmp_path: Path, undisturbed: Any
 ) -> None:
     """3 -> 1 -> 2 -> 3 in one run, against one worker undisturbed."""
     config = FLOAT64.with_overrides({"train.pass_size": pass_size, "train.epochs": steps // 4})
     at = [round(steps * part) for part in (0.23, 0.45, 0.7)]
-    script = [Fault(at[0], "kill", 1, ranks=(0, 2)), Fault(at[1], "grow", 2), Fault(at[2], "notice", 3)]
+    script = [
+        WorkerFault(at[0], "kill", 1, ranks=(0, 2)),
+        WorkerFault(at[1], "grow", 2),
+        WorkerFault(at[2], "notice", 3),
+    ]
     assert run_with_faults(config, dataset, tmp_path, 3, script) == 4
     assert_same_mathematics(final(tmp_path), undisturbed(config, 1))
     events = read_rows(open_location(str(tmp_path)) / "events.jsonl")
     purposes = [event for event in events if event["event"] in ("resize", "stop")]
     restored = [event["step"] for event in events if event["event"] == "restore"]
     assert [event["event"] for event in purposes] == ["resize", "stop"]
-    assert restored[1:] == [event["step"] for event in purposes], "a group that ends on purpose loses nothing"
+    assert restored[1:] == [event["step"] for event in purposes], "a planned end loses no step"
     assert [event["workers"] for event in events if event["event"] in ("start", "restore")] == [3, 1, 2, 3]
 
 
-def test_damaged_and_cut_checkpoints_are_survived(dataset: Dataset, tmp_path: Path, undisturbed: Any) -> None:
-    script = [Fault(10, "cut save", 2, bytes=30_000), Fault(17, "flip", 2, bytes=7), Fault(26, "kill", 2, ranks=(1,))]
+def test_damaged_and_incomplete_checkpoints_are_skipped(dataset: Dataset, tmp_path: Path, undisturbed: Any) -> None:
+    script = [
+        WorkerFault(10, "cut save", 2, bytes=30_000),
+        WorkerFault(17, "flip", 2, bytes=7),
+        WorkerFault(26, "kill", 2, ranks=(1,)),
+    ]
     assert run_with_faults(CONFIG, dataset, tmp_path, 2, script) == 4
     assert_bitwise(final(tmp_path), undisturbed(CONFIG, 2))
     events = read_rows(open_location(str(tmp_path)) / "events.jsonl")
@@ -117,7 +125,7 @@ def test_damaged_and_cut_checkpoints_are_survived(dataset: Dataset, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_fifty_mixed_faults_lose_and_double_no_sample(dataset: Dataset, tmp_path: Path, undisturbed: Any) -> None:
+def test_fifty_mixed_faults_omit_and_repeat_no_sample(dataset: Dataset, tmp_path: Path, undisturbed: Any) -> None:
     config = FLOAT64.with_overrides({"train.epochs": 40})
     faults = random_faults(seed=7, count=50, steps=160, workers=[2, 1, 3])
     assert run_with_faults(config, dataset, tmp_path, 2, faults) == 51

@@ -1,4 +1,4 @@
-"""Under Ray, on nodes that come and go: growth, a notice, a lost node; one run, held against one worker's."""
+"""Elastic runs under Ray: growth, a notice and a lost node; the result is compared with that of one worker."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from same import assert_same_as_one_worker
 from simclr_ray.storage.location import open_location
 from simclr_ray.storage.run_folder import read_rows
 
-NODE_CPUS = 2  # room for one worker and its data
+NODE_CPUS = 2  # one worker and its data workers
 SETTINGS = {
     "train.precision": "float64",
     "train.epochs": 90,
@@ -57,7 +57,7 @@ def steps_after_start(run: Path, count: int) -> int:
 
 
 @pytest.mark.slow
-def test_nodes_come_and_go_and_the_run_does_not_notice(cluster: Cluster, tmp_path: Path) -> None:
+def test_added_and_preempted_nodes_do_not_change_the_result(cluster: Cluster, tmp_path: Path) -> None:
     cluster.add_node(num_cpus=NODE_CPUS)
     run = tmp_path / "elastic"
     process = start(tmp_path, "elastic", 1, ray_address=cluster.address, **SETTINGS)
@@ -76,7 +76,7 @@ def test_nodes_come_and_go_and_the_run_does_not_notice(cluster: Cluster, tmp_pat
     trained(3)
     notice, stop = events(run, "notice")[0], events(run, "stop")[0]
     assert 5 < notice["deadline_s"] <= 10
-    assert starts(run)[2]["step"] == stop["step"], "stopping on purpose loses nothing"
+    assert starts(run)[2]["step"] == stop["step"], "a planned stop loses no step"
 
     third = cluster.add_node(num_cpus=NODE_CPUS)
     trained(4)
@@ -104,7 +104,7 @@ def test_two_notices_then_two_nodes_at_once_then_that_of_rank_0(cluster: Cluster
         wait_until(happened, process, f"ten steps with {workers} workers")
 
     trained(3)
-    with ThreadPoolExecutor() as clouds:  # the second notice comes while the first is being heeded
+    with ThreadPoolExecutor() as clouds:  # the second notice comes before the run has stopped for the first
         first = clouds.submit(take_away, cluster, nodes[0], 12)
         sleep(4)
         clouds.submit(take_away, cluster, nodes[1], 12).result()
@@ -133,7 +133,7 @@ def test_two_notices_then_two_nodes_at_once_then_that_of_rank_0(cluster: Cluster
 
 
 @pytest.mark.slow
-def test_rank_0_sits_where_no_notice_comes(cluster: Cluster, tmp_path: Path) -> None:
+def test_rank_0_runs_on_the_on_demand_node(cluster: Cluster, tmp_path: Path) -> None:
     import ray
     import ray.train.torch
     from ray.train.v2.api.config import RunConfig, ScalingConfig
@@ -168,9 +168,9 @@ def test_rank_0_sits_where_no_notice_comes(cluster: Cluster, tmp_path: Path) -> 
 
 
 def take_away(cluster: Cluster, node: Any, notice_s: float) -> None:
-    """What a cloud does to a spot node: a notice on its metadata server, and at the deadline the end.
+    """Preempts a spot node as a cloud does: a notice on its metadata server, and at the deadline the node is gone.
 
-    The real watcher hears of it and drains the node.
+    The real watcher polls the notice and drains the node.
     """
     with fake_metadata() as cloud:
         where = ["--metadata", cloud.base, "--address", cluster.address, "--node-id", node.node_id]

@@ -1,4 +1,4 @@
-"""Which ends of an attempt end the run: errors as Ray Train builds them."""
+"""Which failures of an attempt end the run, for errors as Ray Train builds them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def raised(error: Exception) -> Exception:
 
 @pytest.fixture
 def stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int | None]:
-    """After how many attempts with these errors the run ends; `losing`: each takes a node along."""
+    """After how many attempts with these errors the run ends; `losing`: each attempt also loses a node."""
 
     def attempts(*errors: Exception, losing: bool = False, most: int = 3 * ATTEMPTS) -> int | None:
         nodes = {str(number) for number in range(most + 1)}
@@ -56,7 +56,7 @@ def stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int |
     return attempts
 
 
-def test_lost_nodes_and_ends_on_purpose_never_end_a_run(stop: Callable[..., int | None]) -> None:
+def test_lost_nodes_and_planned_ends_never_end_a_run(stop: Callable[..., int | None]) -> None:
     assert stop(died(NODE_DIED), raised(RuntimeError("Connection closed by peer"))) is None
     assert stop(died(WORKER_DIED), losing=True) is None
     assert stop(raised(Interrupted("RESIZE"))) is None
@@ -64,16 +64,16 @@ def test_lost_nodes_and_ends_on_purpose_never_end_a_run(stop: Callable[..., int 
     assert stop(lost) is None
 
 
-def test_what_would_happen_again_ends_it_at_the_third_attempt(stop: Callable[..., int | None]) -> None:
+def test_repeated_failures_end_the_run_at_the_third_attempt(stop: Callable[..., int | None]) -> None:
     assert stop(died(WORKER_DIED), raised(RuntimeError("Connection closed by peer"))) == ATTEMPTS
     assert stop(raised(ValueError("a bug"))) == ATTEMPTS
 
 
-def test_bad_input_ends_it_at_once(stop: Callable[..., int | None]) -> None:
+def test_bad_input_ends_the_run_at_once(stop: Callable[..., int | None]) -> None:
     assert stop(died(NODE_DIED), raised(BadInput("no such file"))) == 1
 
 
-def test_the_cause_is_the_death_not_its_echo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cause_is_the_dead_worker_not_the_others_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_failure, "_nodes", set)
     monkeypatch.setattr(failure.internal_kv, "_internal_kv_put", lambda *_, **__: None)
     callback = StopOnFailure(open_location(str(tmp_path)), "driver")
@@ -87,11 +87,11 @@ def test_the_cause_is_the_death_not_its_echo(tmp_path: Path, monkeypatch: pytest
     assert not lost_while_starting(passed_on)
 
 
-def test_a_worker_lost_while_a_group_starts_is_told_from_one_given_up() -> None:
-    nobody_answers = DistNetworkError("the client socket has timed out")
-    assert lost_while_starting(ControllerError(nobody_answers))
+def test_a_worker_lost_while_a_group_starts_is_distinguished_from_giving_up() -> None:
+    timed_out = DistNetworkError("the client socket has timed out")
+    assert lost_while_starting(ControllerError(timed_out))
     assert lost_while_starting(ControllerError(ActorDiedError()))
-    assert not lost_while_starting(ControllerError(GivenUp(nobody_answers)))
+    assert not lost_while_starting(ControllerError(GivenUp(timed_out)))
     assert not lost_while_starting(ControllerError(ValueError("a bug")))
     assert not lost_while_starting(ValueError("a bug"))
 
@@ -100,7 +100,7 @@ def test_a_worker_lost_while_a_group_starts_is_told_from_one_given_up() -> None:
 def test_a_group_that_could_not_start_is_started_again(
     losses: int, ends: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outcomes = [ControllerError(DistNetworkError("nobody answers"))] * losses
+    outcomes = [ControllerError(DistNetworkError("connection timed out"))] * losses
 
     def fit() -> None:
         if outcomes:
@@ -111,5 +111,5 @@ def test_a_group_that_could_not_start_is_started_again(
     if ends:
         group.train_in_group(task)  # type: ignore[arg-type]
         return
-    with pytest.raises(DistNetworkError, match="nobody answers"):
+    with pytest.raises(DistNetworkError, match="connection timed out"):
         group.train_in_group(task)  # type: ignore[arg-type]

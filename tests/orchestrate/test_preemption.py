@@ -1,4 +1,4 @@
-"""The watcher: each notice acts once, is insisted on, and reaches rank 0 through a real cluster."""
+"""The watcher: each notice is acted on once, retried until accepted, and reaches rank 0 through a real cluster."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ from simclr_ray.orchestrate.preemption.drain import drain_here, draining, nodes_
 from simclr_ray.orchestrate.preemption.watcher import watch
 
 TERM, INT = int(signal.SIGTERM), int(signal.SIGINT)
-RISK, SILENCE = Risk("risk"), NoAnswer("silence")
+RISK, TIMEOUT = Risk("risk"), NoAnswer("timeout")
 
 
 class Machine:
-    """Poll, drain and save of a machine: `says` each thing once and then nothing, `fails` so often at first."""
+    """Poll, drain and save of a machine: polls give `answers`, then SIGINT; drain and save fail `fails` times first."""
 
-    def __init__(self, *says: Notice | Risk | NoAnswer | None, fails: int = 0) -> None:
-        self.says, self.fails = list(says), fails
+    def __init__(self, *answers: Notice | Risk | NoAnswer | None, fails: int = 0) -> None:
+        self.answers, self.fails = list(answers), fails
         self.drains: list[tuple[str, float]] = []
         self.saves = 0
         self.signals: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def poll(self) -> Notice | Risk | None:
-        if not self.says:
+        if not self.answers:
             self.signals.put(INT)
             return None
-        said = self.says.pop(0)
-        if isinstance(said, NoAnswer):
-            raise said
-        return said
+        answer = self.answers.pop(0)
+        if isinstance(answer, NoAnswer):
+            raise answer
+        return answer
 
     def drain(self, reason: str, deadline: float) -> list[str]:
         self._may_fail()
@@ -60,11 +60,11 @@ class Machine:
         if self.fails >= 0:
             raise NoAnswer("no head")
 
-    def watch(self, *, after: float | None = None, told: int = TERM, grace_s: float = 60.0) -> float:
-        """Seconds until the watch ended; `after` that many seconds the signal `told` comes."""
+    def watch(self, *, after: float | None = None, number: int = TERM, grace_s: float = 60.0) -> float:
+        """Seconds until the watch ended; `after` so many seconds the signal `number` comes."""
         start = monotonic()
         if after is not None:
-            threading.Timer(after, self.signals.put, [told]).start()
+            threading.Timer(after, self.signals.put, [number]).start()
         watch(self.poll, self.drain, self.save, self.signals, poll_s=0.01, grace_s=grace_s)
         return monotonic() - start
 
@@ -83,28 +83,32 @@ def test_a_notice_drains_once_and_the_watch_ends_shortly_before_the_deadline() -
     assert machine.saves == 0
 
 
-def test_silence_is_survived_and_told_of_once(capsys: pytest.CaptureFixture[str]) -> None:
-    machine = Machine(SILENCE, SILENCE, SILENCE, None, None, SILENCE, Notice("spot", time()))
+def test_failed_requests_are_retried_and_logged_once(capsys: pytest.CaptureFixture[str]) -> None:
+    machine = Machine(TIMEOUT, TIMEOUT, TIMEOUT, None, None, TIMEOUT, Notice("spot", time()))
     machine.watch()
     assert len(machine.drains) == 1
     lines = [line.split("preemption: ")[1] for line in capsys.readouterr().err.splitlines()]
-    assert lines[:3] == ["no answer, asking on: silence", "answered again", "no answer, asking on: silence"]
+    assert lines[:3] == [
+        "request failed, retrying: timeout",
+        "requests succeed again",
+        "request failed, retrying: timeout",
+    ]
     assert lines[4:] == ["drained node", "the deadline ends the wait, drained"]
 
 
-def test_each_risk_asks_for_one_save_and_drains_nothing() -> None:
+def test_each_risk_requests_one_save_and_drains_nothing() -> None:
     machine = Machine(RISK, RISK, None, RISK, Risk("another"), RISK)
     machine.watch()
     assert (machine.saves, machine.drains) == (2, [])
 
 
-def test_a_save_that_was_not_heard_is_asked_for_again() -> None:
+def test_a_failed_save_request_is_retried() -> None:
     machine = Machine(RISK, RISK, RISK, RISK, fails=2)
     machine.watch()
     assert machine.saves == 1
 
 
-def test_a_drain_is_insisted_on_until_it_is_accepted(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_drain_is_retried_until_it_is_accepted(capsys: pytest.CaptureFixture[str]) -> None:
     machine = Machine(Notice("spot", time() + 1.0), fails=3)
     machine.watch()
     assert len(machine.drains) == 1
@@ -124,7 +128,7 @@ def test_a_deadline_that_has_passed_still_drains() -> None:
     assert len(machine.drains) == 1
 
 
-def test_sigterm_is_a_notice_of_the_grace_that_it_leaves() -> None:
+def test_sigterm_is_a_notice_with_the_grace_period_as_deadline() -> None:
     machine = Machine(*[None] * 10**3)
     assert 0.6 < machine.watch(after=0.1, grace_s=0.8) < 0.9
     [(reason, deadline)] = machine.drains
@@ -132,7 +136,7 @@ def test_sigterm_is_a_notice_of_the_grace_that_it_leaves() -> None:
     assert deadline == pytest.approx(time() + 0.2, abs=0.15)
 
 
-def test_sigterm_after_a_notice_brings_the_deadline_forward_never_back() -> None:
+def test_sigterm_after_a_notice_moves_the_deadline_only_forward() -> None:
     machine = Machine(Notice("spot", time() + 60))
     assert machine.watch(after=0.1, grace_s=0.5) < 0.6
     assert [reason for reason, _ in machine.drains] == ["spot", "SIGTERM"]
@@ -142,18 +146,18 @@ def test_sigterm_after_a_notice_brings_the_deadline_forward_never_back() -> None
     assert machine.drains == [("spot", late.deadline), ("SIGTERM", late.deadline)]
 
 
-@pytest.mark.parametrize("told", [[TERM, TERM], [INT], [TERM, INT]])
-def test_a_second_sigterm_or_a_sigint_ends_the_watch(told: list[int]) -> None:
+@pytest.mark.parametrize("numbers", [[TERM, TERM], [INT], [TERM, INT]])
+def test_a_second_sigterm_or_a_sigint_ends_the_watch(numbers: list[int]) -> None:
     machine = Machine(None)
-    for number in told:
+    for number in numbers:
         machine.signals.put(number)
     assert machine.watch() < 0.5
-    assert len(machine.drains) == (TERM in told)
+    assert len(machine.drains) == (TERM in numbers)
 
 
 def test_sigint_ends_the_wait_for_a_deadline() -> None:
     machine = Machine(Notice("spot", time() + 60))
-    assert machine.watch(after=0.1, told=INT) < 0.5
+    assert machine.watch(after=0.1, number=INT) < 0.5
     assert [reason for reason, _ in machine.drains] == ["spot"]
 
 
@@ -205,10 +209,10 @@ def watcher(cluster: tuple[str, list[str]], fake: FakeMetadata) -> Iterator[Call
         process.wait()
 
 
-def wait_for(asked: Callable[[], Any], seconds: float = 10.0) -> Any:
-    """What `asked` gives once it is not empty. An assertion fails if it stays so."""
+def wait_for(poll: Callable[[], Any], seconds: float = 10.0) -> Any:
+    """The result of `poll` once it is not empty. An assertion fails if it stays so."""
     until = monotonic() + seconds
-    while not (value := asked()):
+    while not (value := poll()):
         assert monotonic() < until
         sleep(0.02)
     return value
@@ -221,7 +225,7 @@ def test_the_nodes_of_this_machine_are_found(cluster: tuple[str, list[str]]) -> 
     assert nodes_here(address, busy[1]) == [busy[1]]
 
 
-def test_what_ray_would_accept_in_vain_or_wait_for_is_no_answer(cluster: tuple[str, list[str]]) -> None:
+def test_unknown_nodes_and_unreachable_clusters_raise_no_answer(cluster: tuple[str, list[str]]) -> None:
     with pytest.raises(NoAnswer, match="none of the cluster's 3 nodes is abab"):
         drain_here(cluster[0], "ab" * 28, "test", time() + 60)
     start = monotonic()
@@ -271,7 +275,7 @@ def test_a_notice_drains_the_watched_node_and_no_other(
     )
 
 
-def test_sigterm_drains_and_the_watcher_leaves_by_itself(
+def test_sigterm_drains_and_the_watcher_exits_by_itself(
     cluster: tuple[str, list[str]], watcher: Callable[..., subprocess.Popen[str]]
 ) -> None:
     first, second = cluster[1]
@@ -284,13 +288,21 @@ def test_sigterm_drains_and_the_watcher_leaves_by_itself(
     assert 1 < monotonic() - start < 3
 
 
-def test_a_drain_without_a_deadline_is_for_ever(cluster: tuple[str, list[str]]) -> None:
+def test_a_drain_without_a_deadline_has_an_infinite_one(cluster: tuple[str, list[str]]) -> None:
     drain_here(cluster[0], cluster[1][1], "test", 0.0)
     assert draining()[cluster[1][1]] == math.inf
 
 
-def test_an_address_that_is_none_is_an_error_of_one_line() -> None:
-    command = [sys.executable, "-m", "simclr_ray.orchestrate.preemption", "--cloud", "none", "--address", "nowhere"]
+def test_an_invalid_address_is_an_error_of_one_line() -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "simclr_ray.orchestrate.preemption",
+        "--cloud",
+        "none",
+        "--address",
+        "nowhere",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == 2
     assert re.fullmatch(r"error: --address nowhere: .*\n", done.stderr), done.stderr

@@ -1,4 +1,4 @@
-"""Preparation on a real local cluster: the same dataset whatever runs it, and errors that read as one line."""
+"""Preparation on a real local cluster: the same dataset as in one process, and errors of one line."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_tasks_on_the_cluster_make_the_same_dataset_as_this_process(
     assert [bad["path"] for bad in bad_images(by_tasks)] == [bad["path"] for bad in bad_images(here)] != []
 
 
-def test_the_order_is_that_of_the_work_not_of_the_tasks_ends(tasks: None) -> None:
+def test_the_order_does_not_depend_on_which_task_ends_first(tasks: None) -> None:
     def read(work: pa.Table) -> Iterator[pa.Table]:
         first = work["index"][0].as_py()
         time.sleep(1.0 if first == 0 else 0.0)
@@ -61,7 +61,7 @@ def test_the_order_is_that_of_the_work_not_of_the_tasks_ends(tasks: None) -> Non
     assert pa.concat_tables(on_ray(source, work, None))["label"].to_pylist() == list(range(12))
 
 
-def test_bad_input_found_in_a_task_is_bad_input(tmp_path: Path, tasks: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_input_of_a_task_is_raised_unwrapped(tmp_path: Path, tasks: None, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = save_folder(tmp_path / "in", 40)
     opened = source_module.open_source(spec)
     (tmp_path / "in/class1/0005.png").unlink()

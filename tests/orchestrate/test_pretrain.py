@@ -32,7 +32,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_killed_driver_resumes_to_the_same_bits(storage: Path, workers: int) -> None:
+def test_a_run_whose_driver_was_killed_resumes_bitwise_equal(storage: Path, workers: int) -> None:
     whole, cut = f"whole-{workers}", f"cut-{workers}"
     code, out, err = finish(start(storage, whole, workers))
     assert code == 0, err
@@ -60,7 +60,7 @@ def assert_same_bits(storage: Path, name: str, other: str) -> None:
     assert all(torch.equal(encoders[0][key], encoders[1][key]) for key in encoders[0])
 
 
-def test_a_lost_worker_is_replaced_and_the_bits_stay(storage: Path) -> None:
+def test_a_lost_worker_is_replaced_and_the_weights_are_bitwise_equal(storage: Path) -> None:
     process = start(storage, "lost", 2)
     wait_until(lambda: len(metrics(storage / "lost")) >= 10, process, "step 10 is done")
     family = psutil.Process(process.pid).children(recursive=True)
@@ -106,7 +106,7 @@ def test_a_finished_run_of_another_order_of_samples_is_left_as_it_is(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "message"),
     [
         ({"train.global-batch": 100}, "no multiple of the dataset's slices of 32"),
         ({"train.global-batch": 2048}, "more than the data holds"),
@@ -118,12 +118,12 @@ def test_a_finished_run_of_another_order_of_samples_is_left_as_it_is(tmp_path: P
         ({"data.train": "/nowhere/at/all"}, "/nowhere/at/all"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_2(storage: Path, changes: dict[str, object], says: str) -> None:
+def test_bad_input_is_one_line_and_exit_2(storage: Path, changes: dict[str, object], message: str) -> None:
     code, _, err = finish(start(storage, "bad", 1, **changes))
     lines = [line for line in err.strip().splitlines() if line.startswith("error: ")]
     assert code == 2, err
     assert len(lines) == 1
-    assert says in lines[0]
+    assert message in lines[0]
     assert "Traceback" not in err
 
 
@@ -141,8 +141,8 @@ def test_a_second_driver_on_a_live_run_is_refused_and_ctrl_c_ends_the_first(stor
     code, _, err = finish(start(storage, "live", 1, **{"train.epochs": 60}))
     still_going = first.poll() is None
     first.send_signal(signal.SIGINT)
-    interrupted, _, said = finish(first, 60)
-    assert (interrupted, "the same command goes on" in said) == (130, True), said
+    interrupted, _, err = finish(first, 60)
+    assert (interrupted, "the same command goes on" in err) == (130, True), err
     last = events(storage / "live")[-1]
     assert (last["event"], last["reason"]) == ("stop", "asked to end")
     assert (storage / "live" / f"step-{last['step']:08d}" / "manifest.json").exists()
@@ -152,7 +152,7 @@ def test_a_second_driver_on_a_live_run_is_refused_and_ctrl_c_ends_the_first(stor
 
 
 def test_damaged_data_end_the_run_with_one_line(storage: Path) -> None:
-    """What a data worker finds comes through Ray Data and Ray Train to the user."""
+    """A data worker's BadInput reaches the user through Ray Data and Ray Train."""
     source = "synthetic:512"
     code, _, err = finish(start(storage, "first", 1, **{"data.train": source, "train.epochs": 1}))
     assert code == 0, err
@@ -161,14 +161,14 @@ def test_damaged_data_end_the_run_with_one_line(storage: Path) -> None:
     shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
     cache = {"resources.cache-dir": storage / "cache"}  # the first run's would hide the damage
     code, _, err = finish(start(storage, "second", 1, **{"data.train": source} | cache))
-    said = [line for line in err.splitlines() if line.startswith("error: ")]
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
     assert code == 2, err
-    assert "missing or damaged" in said[0]
+    assert "missing or damaged" in errors[0]
     assert "Traceback" not in err
 
 
 def test_a_crash_loop_ends_with_its_cause(storage: Path) -> None:
-    """A file where a folder must go: each attempt fails alike, without progress."""
+    """A file in the place of a folder: each attempt fails in the same way, without a new checkpoint."""
     (storage / "loop").mkdir()
     (storage / "loop" / "tensorboard").write_text("")
     code, _, err = finish(start(storage, "loop", 1))
@@ -178,9 +178,7 @@ def test_a_crash_loop_ends_with_its_cause(storage: Path) -> None:
     assert "tensorboard" in events(storage / "loop")[-1]["cause"]
 
 
-def test_a_stream_longer_than_its_horizon_goes_on_without_a_seam(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stream_longer_than_its_horizon_continues_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy as np
     import ray
 

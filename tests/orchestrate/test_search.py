@@ -1,4 +1,4 @@
-"""The space of a sweep, its study and its early ends, without a cluster."""
+"""The space of a sweep, its study and its pruning, without a cluster."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_space_is_read_by_the_types_of_the_config(entry: str, domain: Range | 
 
 
 @pytest.mark.parametrize(
-    ("entries", "says"),
+    ("entries", "message"),
     [
         (["optim.temprature=0.1:1"], "no such setting: optim.temprature"),
         (["method.temperature=1:0.1"], "is empty"),
@@ -65,8 +65,8 @@ def test_a_space_is_read_by_the_types_of_the_config(entry: str, domain: Range | 
         (["model.width=0.5:2"], "model.width must make"),
     ],
 )
-def test_a_wrong_space_is_named_before_anything_starts(entries: list[str], says: str) -> None:
-    with pytest.raises(BadInput, match=says):
+def test_a_wrong_space_is_named_before_anything_starts(entries: list[str], message: str) -> None:
+    with pytest.raises(BadInput, match=message):
         parse_space(entries, Config())
 
 
@@ -76,7 +76,7 @@ def open_study(folder: Path, work: str = "work", *, sampler: str = "tpe", first:
     return Study(location, folder / work, SPACE, sampler=sampler, seed=3, startup=2, first=first)
 
 
-def test_a_study_goes_on_from_its_copy_alone(tmp_path: Path) -> None:
+def test_a_study_resumes_from_its_copy_alone(tmp_path: Path) -> None:
     study = open_study(tmp_path)
     assert study.ask().params == FIRST
     for _ in range(3):
@@ -96,7 +96,7 @@ def test_a_study_goes_on_from_its_copy_alone(tmp_path: Path) -> None:
     again.report(3, 900, 60.0)
     again.tell(3, TrialState.COMPLETE)
     assert again.best() == again.trials[3]
-    again.tell(3, TrialState.FAIL, "told twice")
+    again.tell(3, TrialState.FAIL, "a second time")
     assert again.trials[3].state == TrialState.COMPLETE
     assert again.ask().number == 4
 
@@ -105,7 +105,7 @@ def test_a_study_goes_on_from_its_copy_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
-def test_what_is_tried_does_not_depend_on_restarts(sampler: str, tmp_path: Path) -> None:
+def test_suggested_values_do_not_depend_on_restarts(sampler: str, tmp_path: Path) -> None:
     def values(folder: Path, restarts: bool) -> list[dict[str, Any]]:
         folder.mkdir()
         study = open_study(folder, sampler=sampler)
@@ -126,7 +126,7 @@ def result(samples: int, objective: float) -> dict[str, Any]:
     return {"samples": samples, "objective": objective, "whole": samples >= BUDGET}
 
 
-def test_asha_knows_after_a_restart_what_it_knew_before(tmp_path: Path) -> None:
+def test_asha_has_the_same_rungs_after_a_restart(tmp_path: Path) -> None:
     study = open_study(tmp_path)
     numbers = {f"t{number}": number for number in range(6)}
     live = StudyAsha(study, numbers, lambda trial: BUDGET, first_rung=100, budget=BUDGET, reduction=3)
@@ -149,16 +149,17 @@ def test_asha_knows_after_a_restart_what_it_knew_before(tmp_path: Path) -> None:
     assert rebuilt.on_trial_result(None, newcomer, result(BUDGET, 1.0)) == "CONTINUE", "the whole budget is no rung"
 
 
-def make_search(study: Study, trials: int, asked: list[str] | None = None) -> StudySearch:
-    """`asked`: where the runs go that are asked to end."""
+def make_search(study: Study, trials: int, end_requests: list[str] | None = None) -> StudySearch:
+    """`end_requests`: collects the runs whose end is requested."""
 
-    def task(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    def config_of(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
         return {"run": trial.user_attrs["run"], "budget_samples": BUDGET}
 
-    return StudySearch(study, trials, task, lambda line: None, (asked if asked is not None else []).append)
+    requests = end_requests if end_requests is not None else []
+    return StudySearch(study, trials, config_of, lambda line: None, requests.append)
 
 
-def test_unfinished_trials_come_first_and_the_study_holds_as_many_as_asked_for(tmp_path: Path) -> None:
+def test_unfinished_trials_come_first_and_the_study_ends_at_the_number_of_trials(tmp_path: Path) -> None:
     study = open_study(tmp_path)
     study.ask()
     study.ask()
@@ -172,9 +173,9 @@ def test_unfinished_trials_come_first_and_the_study_holds_as_many_as_asked_for(t
     assert search.suggest("c") == Searcher.FINISHED
 
 
-def test_how_a_trial_ended_is_told_with_its_reason(tmp_path: Path) -> None:
+def test_the_state_and_reason_of_an_ended_trial_are_recorded(tmp_path: Path) -> None:
     study = open_study(tmp_path)
-    search = make_search(study, 9, asked := [])
+    search = make_search(study, 9, end_requests := [])
     ends = [
         (result(BUDGET, 5.0), "COMPLETE"),
         (result(300, 4.0), "PRUNED"),
@@ -189,10 +190,10 @@ def test_how_a_trial_ended_is_told_with_its_reason(tmp_path: Path) -> None:
     assert [t.user_attrs.get("reason") for t in study.trials][2:] == [
         "Diverged: the loss is nan at step 3", "collapsed", None
     ]  # fmt: skip
-    assert asked == ["trial-0001", "trial-0002", "trial-0003", "trial-0004"], "Tune may keep their processes"
+    assert end_requests == ["trial-0001", "trial-0002", "trial-0003", "trial-0004"], "Tune may keep their processes"
 
 
-def test_a_trial_whose_last_value_was_known_before_a_kill_is_complete(tmp_path: Path) -> None:
+def test_a_trial_killed_after_reporting_its_last_value_is_complete(tmp_path: Path) -> None:
     study = open_study(tmp_path)
     study.ask()
     study.report(0, BUDGET, 5.0)
@@ -202,7 +203,7 @@ def test_a_trial_whose_last_value_was_known_before_a_kill_is_complete(tmp_path: 
     assert search._study.best() is not None
 
 
-def test_what_the_machines_did_is_tried_again(tmp_path: Path) -> None:
+def test_lost_and_crashed_trials_are_retried(tmp_path: Path) -> None:
     study = open_study(tmp_path)
     search = make_search(study, 1)
     for attempt in range(5):
@@ -232,19 +233,20 @@ def test_bad_input_and_three_crashed_trials_in_a_row_end_the_sweep(tmp_path: Pat
     assert (other.bad_input, other.suggest("u")) == ("no such folder", Searcher.FINISHED)
 
 
-def test_values_that_do_not_go_together_fail_their_trial_alone(tmp_path: Path) -> None:
+def test_values_that_do_not_fit_together_fail_their_trial_alone(tmp_path: Path) -> None:
     study = open_study(tmp_path)
 
-    def task(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    def config_of(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
         if trial.number == 0:
             raise BadInput("augment.blur_sigma_min must lie in (0, blur_sigma_max]")
         return {"budget_samples": BUDGET}
 
-    assert StudySearch(study, 9, task, lambda line: None, lambda run: None).suggest("t") == {"budget_samples": BUDGET}
+    search = StudySearch(study, 9, config_of, lambda line: None, lambda run: None)
+    assert search.suggest("t") == {"budget_samples": BUDGET}
     assert [trial.state.name for trial in study.trials] == ["FAIL", "RUNNING"]
 
 
-def test_a_study_that_another_driver_has_is_left_alone(tmp_path: Path) -> None:
+def test_a_study_that_another_driver_has_taken_over_is_not_written(tmp_path: Path) -> None:
     study = open_study(tmp_path)
     study.ask()
     copy = (tmp_path / "sweep" / "study.journal").read_bytes()
@@ -255,7 +257,7 @@ def test_a_study_that_another_driver_has_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("moment", ["result", "complete", "next"])
-def test_a_sweep_that_another_driver_took_over_ends_in_its_words(tmp_path: Path, moment: str) -> None:
+def test_a_sweep_that_another_driver_took_over_ends_with_that_message(tmp_path: Path, moment: str) -> None:
     study = open_study(tmp_path)
     search = make_search(study, 9)
     search.suggest("t")
@@ -280,7 +282,7 @@ def test_a_sweep_that_another_driver_took_over_ends_in_its_words(tmp_path: Path,
         (2, 0, 2, {"cpus_per_worker": 0.6, "data_cpus": 0.3}, 1),
     ],
 )
-def test_each_trial_gets_its_whole_part_of_the_cluster(
+def test_trials_fit_into_their_shares_of_the_cluster(
     cpus: int, gpus: int, concurrent: int, settings: dict[str, Any], workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": float(cpus), "GPU": float(gpus)})

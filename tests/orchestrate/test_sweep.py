@@ -1,4 +1,4 @@
-"""A sweep as its users run it: a real one on this machine, killed and resumed, and wrong ones."""
+"""A sweep as its users run it: a real one on this machine, killed and resumed, and ones with bad input."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def start(folder: Path, name: str, *, ray_address: str = "local", space: str = "
 
 
 def trials_of(sweep: Path) -> list[optuna.trial.FrozenTrial]:
-    """Read as anybody would, from a copy: the sweep may be writing."""
+    """The study, read from a copy because the sweep may be writing."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "journal"
         copy.write_bytes((sweep / "study.journal").read_bytes())
@@ -60,14 +60,14 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def said(storage: Path) -> str:
-    """What a whole sweep printed."""
+def printed(storage: Path) -> str:
+    """The output of a complete sweep."""
     code, out, err = finish(start(storage, "sweep"), 280)
     assert code == 0, err
     return out
 
 
-def test_a_sweep_leaves_trials_that_are_runs_and_says_what_it_found(said: str, storage: Path) -> None:
+def test_the_trials_of_a_sweep_are_runs_and_its_findings_are_printed(printed: str, storage: Path) -> None:
     sweep = storage / "sweep"
     trials = trials_of(sweep)
     assert len(trials) == 3
@@ -79,7 +79,7 @@ def test_a_sweep_leaves_trials_that_are_runs_and_says_what_it_found(said: str, s
         assert config["method"]["temperature"] == trial.params["method.temperature"]
         assert config["evaluate"]["test"] is None, "never the test set"
         checked = {row["samples"]: row["knn_top1"] for row in metrics(run) if "knn_top1" in row}
-        # A run this short may do another epoch, or all, between ASHA's word and its end.
+        # A run this short may train another epoch, or all, between ASHA's decision and its end.
         assert trial.intermediate_values.items() <= checked.items()
         assert events(run)[-1]["event"] in ("done", "stop")
         if trial.state.name == "COMPLETE":
@@ -87,23 +87,23 @@ def test_a_sweep_leaves_trials_that_are_runs_and_says_what_it_found(said: str, s
             assert (run / "encoder.safetensors").exists()
     assert (sweep / "report" / "index.html").exists()
     assert not (sweep / "tune").exists()
-    assert "experiments/pretrain.py quickstart" in said
+    assert "experiments/pretrain.py quickstart" in printed
 
 
-def test_a_finished_sweep_is_left_as_it_is(said: str, storage: Path) -> None:
+def test_a_finished_sweep_is_left_as_it_is(printed: str, storage: Path) -> None:
     before = (storage / "sweep" / "study.journal").read_bytes()
     code, out, err = finish(start(storage, "sweep"))
     assert code == 0, err
-    assert out.partition("3 of 3 trials")[2] == said.partition("3 of 3 trials")[2] != ""
+    assert out.partition("3 of 3 trials")[2] == printed.partition("3 of 3 trials")[2] != ""
     assert (storage / "sweep" / "study.journal").read_bytes() == before
 
 
-def test_another_space_under_the_same_name_is_refused(said: str, storage: Path) -> None:
+def test_another_space_under_the_same_name_is_refused(printed: str, storage: Path) -> None:
     assert_bad_input(start(storage, "sweep", space="method.temperature=0.1:0.9"), "was started with another")
 
 
 @pytest.mark.parametrize(
-    ("space", "changes", "says"),
+    ("space", "changes", "message"),
     [
         ("optim.temprature=0.1:1", {}, "no such setting: optim.temprature"),
         ("method.temperature=1:0.1", {}, "is empty"),
@@ -112,8 +112,8 @@ def test_another_space_under_the_same_name_is_refused(said: str, storage: Path) 
         ("", {"concurrent": 2}, "2 trials at once"),
     ],
 )
-def test_bad_input_is_one_line_and_exit_2(storage: Path, space: str, changes: dict[str, object], says: str) -> None:
-    assert_bad_input(start(storage, "bad", space=space, **changes), says)
+def test_bad_input_is_one_line_and_exit_2(storage: Path, space: str, changes: dict[str, object], message: str) -> None:
+    assert_bad_input(start(storage, "bad", space=space, **changes), message)
 
 
 def test_an_objective_without_labels_is_refused(storage: Path, tmp_path: Path) -> None:
@@ -123,12 +123,12 @@ def test_an_objective_without_labels_is_refused(storage: Path, tmp_path: Path) -
     assert_bad_input(start(storage, "bad", **{"data.train": tmp_path}), "images without labels")
 
 
-def assert_bad_input(process: Any, says: str) -> None:
+def assert_bad_input(process: Any, message: str) -> None:
     code, _, err = finish(process)
     lines = [line for line in err.strip().splitlines() if line.startswith("error: ")]
     assert code == 2, err
     assert len(lines) == 1
-    assert says in lines[0]
+    assert message in lines[0]
     assert "Traceback" not in err
 
 
@@ -157,7 +157,7 @@ def cluster() -> Iterator[Any]:
 
 @pytest.mark.slow
 def test_a_sweep_survives_its_driver_three_times(cluster: Any, tmp_path: Path) -> None:
-    """On a cluster that stays, so that whatever a dead driver leaves behind would show."""
+    """On a cluster that outlives the drivers, so that whatever a dead one leaves behind has an effect."""
     changes = {"trials": 5, "reduction": 2}
     sweep = tmp_path / "sweep"
 

@@ -1,4 +1,4 @@
-"""The progress line, the lease and the cluster's arithmetic, without a cluster."""
+"""The progress line, the lease, shares of the cluster and rank 0's decisions, without a cluster."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROW = {
 }  # fmt: skip
 
 
-def test_the_line_says_how_far_how_fast_and_how_long() -> None:
+def test_the_progress_line_shows_step_speed_and_time_left() -> None:
     line = render_line(ROW, total_steps=200, global_batch=10)
     assert line == (
         "[#####               ]  25%  epoch 1.25  step 50/200  loss 4.200  100 images/s  data wait 3%  2 workers  "
@@ -35,7 +35,7 @@ def test_the_line_says_how_far_how_fast_and_how_long() -> None:
     assert "saving fails: disk full" in render_line(ROW | {"save_error": "disk full"}, 200, 10)
 
 
-def test_one_driver_holds_a_run_and_lets_go_of_it(tmp_path: Path) -> None:
+def test_one_driver_holds_the_lease_and_releases_it(tmp_path: Path) -> None:
     run = open_location(str(tmp_path))
     with lease(run) as driver:
         assert holds(run, driver)
@@ -43,7 +43,7 @@ def test_one_driver_holds_a_run_and_lets_go_of_it(tmp_path: Path) -> None:
     assert not (tmp_path / run_folder.DRIVER).exists()
 
 
-def test_a_dead_driver_of_this_machine_is_taken_over_at_once(tmp_path: Path) -> None:
+def test_the_lease_of_a_dead_driver_on_this_machine_is_taken_over_at_once(tmp_path: Path) -> None:
     pid = os.fork()
     if pid == 0:
         os._exit(0)
@@ -54,7 +54,9 @@ def test_a_dead_driver_of_this_machine_is_taken_over_at_once(tmp_path: Path) -> 
         assert driver != "dead"
 
 
-def test_a_driver_elsewhere_is_given_up_when_it_does_not_renew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lease_that_a_remote_driver_does_not_renew_is_taken_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(lease_module, "PATIENCE_S", 2.0)
     elsewhere = {"driver": "old", "host": "another-host", "pid": 1, "time": 0.0}
     (tmp_path / run_folder.DRIVER).write_text(json.dumps(elsewhere))
@@ -72,13 +74,13 @@ def test_a_driver_elsewhere_is_given_up_when_it_does_not_renew(tmp_path: Path, m
         ({"max_workers": 3, "cpus_per_worker": 2.0}, 8, 0, 3),
     ],
 )
-def test_what_is_open_is_resolved_from_the_cluster(resources: dict, cpus: float, gpus: float, workers: int) -> None:
+def test_open_settings_are_resolved_from_the_cluster(resources: dict, cpus: float, gpus: float, workers: int) -> None:
     share = share_of(ResourcesConfig(**resources), cpus, gpus)
     assert workers_that_fit(share, [{"CPU": cpus, "GPU": gpus}]) == workers
 
 
 @pytest.mark.parametrize(
-    ("resources", "cpus", "gpus", "says"),
+    ("resources", "cpus", "gpus", "message"),
     [
         ({"max_workers": 2}, 2, 0, "leave 0 of 2 CPUs"),
         ({"min_workers": 3, "max_workers": 3}, 2, 0, "min_workers 3 need 3 CPUs"),
@@ -87,12 +89,12 @@ def test_what_is_open_is_resolved_from_the_cluster(resources: dict, cpus: float,
         ({"gpus_per_worker": 0.5, "max_workers": 2}, 16, 1, "a GPU for each worker"),
     ],
 )
-def test_too_little_is_said_before_anything_starts(resources: dict, cpus: float, gpus: float, says: str) -> None:
-    with pytest.raises(BadInput, match=says):
+def test_too_few_resources_are_bad_input(resources: dict, cpus: float, gpus: float, message: str) -> None:
+    with pytest.raises(BadInput, match=message):
         share_of(ResourcesConfig(**resources), cpus, gpus)
 
 
-def test_workers_are_counted_node_by_node_and_data_share_what_is_left() -> None:
+def test_workers_are_counted_per_node_and_data_workers_share_the_remaining_cpus() -> None:
     share = share_of(ResourcesConfig(max_workers=8, cpus_per_worker=2.0), 100, 0)
     assert workers_that_fit(share, [{"CPU": 3.0}, {"CPU": 5.0}, {}]) == 3
     resources = ResourcesConfig(cpus_per_worker=2.0)
@@ -100,7 +102,7 @@ def test_workers_are_counted_node_by_node_and_data_share_what_is_left() -> None:
     assert data_cpus(ResourcesConfig(data_cpus=1.5), 1, 9, on_gpu=True) == 1
 
 
-def test_a_worker_on_a_cpu_trains_with_all_of_its_part_and_loads_with_an_eighth() -> None:
+def test_a_cpu_worker_trains_with_all_cpus_of_its_share_and_loads_with_an_eighth() -> None:
     def threads(workers: int, cpus: float, on_gpu: bool = False, **resources: Any) -> int:
         return training_threads(ResourcesConfig(**resources), workers, cpus, node_cpus=16, on_gpu=on_gpu)
 
@@ -114,7 +116,7 @@ def test_a_worker_on_a_cpu_trains_with_all_of_its_part_and_loads_with_an_eighth(
     assert loading == [1, 2, 8]
 
 
-def test_rank_0_saves_at_a_notice_trains_on_and_stops_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rank_0_saves_at_a_notice_trains_on_and_stops_before_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr("simclr_ray.train.control.time", lambda: now)
     control = Control(settle_s=0, resize_every_s=0, stop_margin_s=3)
@@ -138,7 +140,7 @@ def test_without_a_margin_rank_0_saves_every_second_until_the_end(monkeypatch: p
     assert [action.name for action in decided] == ["SAVE", "CONTINUE", "SAVE", "CONTINUE", "SAVE", "SAVE"]
 
 
-def test_rank_0_grows_once_room_has_lasted_and_saves_when_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rank_0_grows_once_capacity_has_lasted_and_saves_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("simclr_ray.train.control.monotonic", lambda: now)
     control = Control(settle_s=22, resize_every_s=60, stop_margin_s=3)
@@ -150,15 +152,15 @@ def test_rank_0_grows_once_room_has_lasted_and_saves_when_asked(monkeypatch: pyt
     assert control.decide(ClusterSignals(save_requested_at=5.0), 2, 0.1) == Action.CONTINUE
 
 
-def test_room_that_a_resize_did_not_get_is_tried_again_much_later_or_when_it_changes(
+def test_a_refused_resize_is_retried_much_later_or_when_capacity_changes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Two elastic runs each count the other's available."""
+    """Two elastic runs each count the other's resources as available."""
     now = 0.0
     monkeypatch.setattr("simclr_ray.train.control.monotonic", lambda: now)
     control, other = (Control(settle_s=0, resize_every_s=60, stop_margin_s=3, refused_workers=4) for _ in range(2))
     now = 61.0
-    assert control.decide(ClusterSignals(), 2, 0.0) == Action.CONTINUE, "nothing heard yet"
+    assert control.decide(ClusterSignals(), 2, 0.0) == Action.CONTINUE, "not polled yet"
     assert control.decide(ClusterSignals(available_workers=4), 2, 0.0) == Action.CONTINUE
     now = 361.0
     assert control.decide(ClusterSignals(available_workers=4), 2, 0.0) == Action.RESIZE
@@ -167,11 +169,11 @@ def test_room_that_a_resize_did_not_get_is_tried_again_much_later_or_when_it_cha
     assert other.decide(ClusterSignals(available_workers=4), 2, 0.0) == Action.RESIZE
 
 
-def test_a_run_asked_to_end_does_so_before_all_else() -> None:
+def test_a_requested_end_has_priority() -> None:
     control = Control(settle_s=0, resize_every_s=0, stop_margin_s=3)
     assert control.decide(ClusterSignals(available_workers=9, deadline=0.0, end_requested=True), 2, 0.0) == Action.END
 
 
-def test_a_tenth_fits_ten_times() -> None:
+def test_a_tenth_of_a_gpu_fits_ten_times() -> None:
     share = Share(min_workers=1, max_workers=20, cpus=0.1, gpus=0.1)
     assert workers_that_fit(share, [{"CPU": 64, "GPU": 1.0}, {"CPU": 0.3, "GPU": 1.0}]) == 13

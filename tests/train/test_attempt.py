@@ -105,11 +105,11 @@ def test_another_dataset_is_refused(dataset: Dataset, tmp_path: Path) -> None:
         attempt(TINY, other, tmp_path / "run")
 
 
-def test_bad_images_are_counted_once_each_and_the_run_ends_well(dataset: Dataset, tmp_path: Path) -> None:
+def test_bad_images_are_counted_once_each_and_the_run_completes(dataset: Dataset, tmp_path: Path) -> None:
     damaged = corrupted(dataset, tmp_path / "d", bad={3, 50, 51, 200})
     state = attempt(TINY, damaged, tmp_path / "run")
     assert state.step == STEPS
-    assert state.bad == {3, 50, 51, 200}
+    assert state.bad_ids == {3, 50, 51, 200}
     assert rows(tmp_path / "run")[-1]["bad"] == 4
 
 
@@ -131,7 +131,7 @@ def test_too_many_bad_images_end_the_run_on_every_worker_with_the_list(
     assert listed <= bad
 
 
-def test_a_loss_that_is_no_number_is_said(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_non_finite_loss_raises_diverged(dataset: Dataset, tmp_path: Path) -> None:
     config = TINY.with_overrides({"optim.optimizer": "sgd", "optim.lr_per_256": 1e30, "optim.warmup_epochs": 0.0})
     with pytest.raises(Diverged, match="lower optim.lr_per_256"):
         attempt(config, dataset, tmp_path)
@@ -176,13 +176,13 @@ def test_too_little_memory_names_pass_size(dataset: Dataset, tmp_path: Path) -> 
             attempt(TINY, dataset, tmp_path)
 
 
-def test_an_evaluation_that_was_interrupted_is_made_up_for(dataset: Dataset, tmp_path: Path) -> None:
-    """The save before an evaluation carries the row that it owes."""
+def test_an_interrupted_evaluation_is_repeated_on_resume(dataset: Dataset, tmp_path: Path) -> None:
+    """The checkpoint before an evaluation holds the pending metrics row."""
     config = TINY.with_overrides({"evaluate.every_epochs": 1, "evaluate.test": "x"})
     run = open_location(str(tmp_path))
     calls = []
 
-    def evaluate(model: torch.nn.Module, step: int, between: object) -> dict[str, float]:
+    def evaluate(model: torch.nn.Module, step: int, check_control: object) -> dict[str, float]:
         calls.append(step)
         if calls == [8, 16]:
             raise Killed
@@ -203,31 +203,33 @@ def test_an_evaluation_that_was_interrupted_is_made_up_for(dataset: Dataset, tmp
 
 
 def ended_by(signals: ClusterSignals, after_batch: int, config: Config, dataset: Dataset, folder: Path) -> list[int]:
-    """Two workers' attempt whose evaluation hears `signals` after a batch; the steps evaluated, whole or not."""
-    heard, evaluated = ClusterSignals(), []
+    """An attempt by two workers in whose evaluation `signals` come after a batch; the steps whose evaluation began."""
+    current, evaluated = ClusterSignals(), []
 
-    class Hearing(LocalWorker):
+    class SignalledWorker(LocalWorker):
         def poll_signals(self) -> ClusterSignals:
-            return heard
+            return current
 
-    def evaluate(model: torch.nn.Module, step: int, between: Callable[[], None]) -> dict[str, float]:
-        nonlocal heard
+    def evaluate(model: torch.nn.Module, step: int, check_control: Callable[[], None]) -> dict[str, float]:
+        nonlocal current
         evaluated.append(step)
         for batch in range(3):
             if batch == after_batch and step == 16:
-                heard = signals
-            between()
+                current = signals
+            check_control()
         return {"knn_top1": float(step)}
 
-    run, worker = open_location(str(folder)), Hearing(torch.device("cpu"))
+    run, worker = open_location(str(folder)), SignalledWorker(torch.device("cpu"))
     slices = config.train.global_batch // dataset.slice_rows // worker.size
     with suppress(Interrupted, Ended):
         run_attempt(config, dataset, run, worker, lambda p: local_blocks(config, dataset, p, slices), evaluate=evaluate)
     return evaluated
 
 
-@pytest.mark.parametrize("kind", ["notice", "asked"])
-def test_an_evaluation_heeds_a_notice_and_is_made_up_for(kind: str, dataset: Dataset, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["notice", "end requested"])
+def test_an_evaluation_stops_when_signalled_and_is_repeated_on_resume(
+    kind: str, dataset: Dataset, tmp_path: Path
+) -> None:
     config = TINY.with_overrides({"evaluate.every_epochs": 1})
     signals = ClusterSignals(deadline=0.0, nodes=("n",)) if kind == "notice" else ClusterSignals(end_requested=True)
     assert run_workers(2, ended_by, signals, 1, config, dataset, tmp_path) == [[8, 16]] * 2

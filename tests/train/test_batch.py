@@ -1,4 +1,4 @@
-"""Blocks become batches whatever their sizes, and pixels become what the encoder takes."""
+"""Blocks of any sizes give the same batches, and pixels are normalised into the encoder's input."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_any_blocks_give_the_same_batches(sizes: list[int]) -> None:
         np.testing.assert_array_equal(batch.views[:, 1, 0, 0, 2].numpy(), ids)
 
 
-def test_a_stream_that_ends_inside_a_step_is_our_own_mistake() -> None:
+def test_a_stream_that_ends_inside_a_step_fails_an_assertion() -> None:
     with pytest.raises(AssertionError, match="inside a step"):
         list(batches(blocks([7]), 6, first_step=0))
 

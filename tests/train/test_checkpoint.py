@@ -1,4 +1,4 @@
-"""Checkpoints: what comes back is what was saved, and what is damaged is never used."""
+"""Checkpoints: a restored state equals the saved one, and a damaged checkpoint is never used."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ def run(tmp_path: Path) -> Location:
 
 
 @pytest.mark.parametrize("optimizer", ["lars", "sgd", "adamw"])
-def test_a_restored_state_trains_on_bitwise_like_the_one_that_was_saved(run: Location, optimizer: str) -> None:
+def test_a_restored_state_trains_on_bitwise_like_the_saved_one(run: Location, optimizer: str) -> None:
     config = SMALL.with_overrides({"optim.optimizer": optimizer, "optim.lr_per_256": 0.01})
     state = trained(config)
-    state.bad = {7, 3}
+    state.bad_ids = {7, 3}
     write(run, snapshot(state, seed=0, fingerprint="f", pending_row={"step": 2}))
     found, skipped = newest_valid(run)
     assert found is not None
     assert (skipped, found.state["pending_row"]) == ([], {"step": 2})
     again = initial_state(config, CPU)
     restore(again, found)
-    assert (again.step, again.bad) == (2, {3, 7})
+    assert (again.step, again.bad_ids) == (2, {3, 7})
     x = torch.randn(4, 3, 8, 8)
     for s in (state, again):
         s.optimizer.zero_grad()
@@ -61,7 +61,7 @@ def test_a_restored_state_trains_on_bitwise_like_the_one_that_was_saved(run: Loc
         assert torch.equal(value, again.model.state_dict()[name]), name
 
 
-def test_a_snapshot_is_not_touched_by_training_on() -> None:
+def test_a_snapshot_does_not_change_as_training_continues() -> None:
     state = trained(SMALL)
     copy = snapshot(state, seed=0, fingerprint="f", pending_row=None)
     before = {name: value.clone() for name, value in (copy.model | copy.optimizer).items()}
@@ -74,7 +74,7 @@ def test_a_snapshot_is_not_touched_by_training_on() -> None:
 
 @pytest.mark.parametrize("name", [*checkpoint.FILES, "manifest.json"])
 @pytest.mark.parametrize("damage", ["cut to nothing", "cut in the middle", "cut by one", "a bit", "missing"])
-def test_a_damaged_newest_is_passed_over_and_said(run: Location, name: str, damage: str) -> None:
+def test_a_damaged_newest_checkpoint_is_skipped_and_reported(run: Location, name: str, damage: str) -> None:
     for step in (10, 20):
         write(run, saved(step))
     file = Path(run.path) / "step-00000020" / name
@@ -96,7 +96,7 @@ def test_a_damaged_newest_is_passed_over_and_said(run: Location, name: str, dama
     assert "step-00000020" in skipped[0]
 
 
-def test_what_an_interrupted_attempt_left_is_replaced(run: Location) -> None:
+def test_an_incomplete_checkpoint_is_replaced(run: Location) -> None:
     write(run, saved(10))
     (run / "step-00000010" / "manifest.json").delete()
     (run / "step-00000010" / "model.safetensors").write_bytes(b"half")
@@ -114,7 +114,7 @@ def test_retention_keeps_the_last_and_the_first_of_every_period(run: Location) -
     assert steps_in(run) == [35]
 
 
-def test_retention_counts_no_checkpoint_that_is_damaged(run: Location) -> None:
+def test_retention_does_not_count_damaged_checkpoints(run: Location) -> None:
     """Two attempts died while saving 190 and 200; the run went on from 150 and has just saved 170."""
     for step in (150, 170):
         write(run, saved(step))
@@ -130,7 +130,7 @@ def saver(run: Location, **changes: object) -> Saver:
     return Saver(run, **settings)
 
 
-def test_a_save_runs_beside_training(run: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_save_runs_in_the_background(run: Location, monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
     monkeypatch.setattr(checkpoint, "write", lambda *_: gate.wait(10))
     ours = saver(run)
@@ -153,18 +153,18 @@ def test_a_failing_store_delays_saves_until_patience_ends(run: Location, monkeyp
         impatient.save(saved(1), wait=True)
 
 
-def test_a_driver_that_lost_the_run_does_not_save(run: Location) -> None:
+def test_a_driver_that_lost_the_lease_does_not_save(run: Location) -> None:
     with pytest.raises(BadInput, match="another driver"):
         saver(run, still_ours=lambda: False).save(saved(1), wait=True)
     assert steps_in(run) == []
 
 
 class Cut(Exception):
-    """Stands for the end of the process that was writing."""
+    """Simulates the end of the process that was writing."""
 
 
 @pytest.mark.parametrize("point", range(100))
-def test_a_save_cut_anywhere_leaves_the_last_good_one(
+def test_a_save_cut_at_any_byte_leaves_the_previous_checkpoint_valid(
     point: int, run: Location, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """100 points spread over the bytes of a save, the four files and the borders between them included."""

@@ -1,4 +1,4 @@
-"""A run whose object store fails for half a minute: it is delayed, goes on, and loses nothing."""
+"""A run whose object store fails for half a minute: saves are delayed, training goes on, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_an_outage_in_the_middle_delays_and_loses_nothing(fault: Fault, store: F
     code, _, err = finish(process, 300)
     assert code == 0, err
     events = read_rows(run / "events.jsonl")
-    assert [e["event"] for e in events if e["event"] in ("attempt", "failure")] == ["attempt"], "nobody had to restart"
+    assert [e["event"] for e in events if e["event"] in ("attempt", "failure")] == ["attempt"], "no restart"
     slowest = max(event["seconds"] for event in events if event["event"].startswith("save"))
     failed = sum(event["event"] == "save_failed" for event in events)
     print(f"{fault.name}: the slowest save took {slowest:.0f} s, {failed} failed")

@@ -70,7 +70,7 @@ def whole_step(pass_size: int) -> dict[str, Any]:
 
 
 def batchnorm_step() -> dict[str, torch.Tensor]:
-    """Output and gradients of one BatchNorm over everybody's rows; the loss weights every element differently."""
+    """Output and gradients of one BatchNorm over all workers' rows; the loss weights every element differently."""
     views, _ = share(BATCH)
     x = normalise(views[:, 0], *channel_scale(MEAN, STD, torch.float64, views.device)).contiguous().requires_grad_()
     module = BatchNorm(3).double()
@@ -117,7 +117,7 @@ def test_workers_equal_one_process(workers: int, fused: bool, alone: list[dict[s
 
 
 def test_passes_equal_autograd_through_the_whole_batch(alone: list[dict[str, torch.Tensor]]) -> None:
-    """pass_size = B / 4 against one graph that holds all four passes: what the two runs save is memory alone."""
+    """pass_size = B / 4 against one graph that holds all four passes: the two forwards save memory alone."""
     state = initial_state(CONFIG, torch.device("cpu"))
     forward = forward_of(state.model, MEAN, STD, "float64", torch.device("cpu"), compiled=False)
     views, _ = share(BATCH // 4)
@@ -155,7 +155,7 @@ def compiled_gradients(backend: str, fused: bool) -> tuple[torch.Tensor, torch.T
 
 
 def compiled_shapes() -> list[tuple[int, ...]]:
-    """Of the projections of networks with other heads, one after the other; two passes need two graphs each."""
+    """Shapes of the projections of networks with other heads, one after the other; two passes need two graphs each."""
     views, rows = share(BATCH // 4)
     found = []
     for dim in range(4, 9):
@@ -169,12 +169,12 @@ def compiled_shapes() -> list[tuple[int, ...]]:
 
 
 def test_one_process_compiles_the_networks_of_many_trials() -> None:
-    """The compiler counts graphs over all of them, and would stop at eight."""
+    """The compiler counts graphs over all of them, and would fail after eight."""
     assert run_workers(1, compiled_shapes) == [[(2 * BATCH, dim) for dim in range(4, 9)]]
 
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_the_compiler_takes_encoder_and_synchronised_batchnorm_whole(backend: str, fused: bool) -> None:
+def test_encoder_and_synchronised_batchnorm_compile_without_a_graph_break(backend: str, fused: bool) -> None:
     for plain, compiled in run_workers(2, compiled_gradients, backend, fused):
         torch.testing.assert_close(plain, compiled, rtol=1e-9, atol=1e-9)

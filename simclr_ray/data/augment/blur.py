@@ -1,4 +1,4 @@
-"""Gaussian blur of float32 planes, separable, with reflected edges, as torchvision's GaussianBlur."""
+"""Gaussian blur of float32 planes: separable, with reflected edges, equal to torchvision's GaussianBlur."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 @numba.njit
 def blur(planes: np.ndarray, sigma: float, radius: int, blurred: np.ndarray) -> None:
-    """Fill `blurred` from `planes`, both (3, n, n); the kernel has 2 radius + 1 taps, radius < n.
+    """Fills `blurred` from `planes`, both (3, n, n); the kernel has 2 radius + 1 taps, radius < n.
 
     Taps beyond 4 sigma are left out: together they weigh 6e-5, 0.02 of a level of 255, and are half of the work.
     """

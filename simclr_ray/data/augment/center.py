@@ -1,4 +1,4 @@
-"""The view of a image in evaluation: resized, then its centre."""
+"""The view of an image in evaluation: resize, then centre crop."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-# From this side on the margin is cropped away, 224 of 256; smaller images (CIFAR) are used whole, as in the paper.
+# Views of at least this side are cropped, 224 of 256; smaller ones (CIFAR) show the whole image, as in the paper.
 CROPPED_FROM = 96
 
 
@@ -14,7 +14,7 @@ def center_view(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarra
     """The centre `size` x `size` pixels after an antialiased bilinear resize of the shorter side.
 
     The shorter side becomes 256/224 of `size`, or `size` itself below 96 pixels. Equals torchvision's Resize and
-    CenterCrop within rounding; a image that has the size already comes back as it is.
+    CenterCrop within rounding; an image that has the size already is returned unchanged.
     """
     height, width = image.shape[:2]
     shorter = round(size * 256 / 224) if size >= CROPPED_FROM else size

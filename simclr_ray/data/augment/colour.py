@@ -1,7 +1,7 @@
 """Colour jitter and grayscale on float32 planes in 0..255, equal to torchvision's in float.
 
-Arithmetic is written so that LLVM can vectorise it without `fastmath`: no branches, and sums kept in lanes. Nothing is
-reordered or fused, so every CPU gives the same result.
+The arithmetic is written so that LLVM can vectorise it without `fastmath`: no branches, and sums kept in lanes. Nothing
+is reordered or fused, so every CPU gives the same result.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import numba
 import numpy as np
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
-"""torchvision's numbering in ColorJitter's order."""
+"""The operations in torchvision's numbering of ColorJitter's order."""
 
 Factors = tuple[float, float, float, float]
-Order = tuple[int, int, int, int]
+JitterOrder = tuple[int, int, int, int]
 
 _CHUNK = 512
 """Pixels that go through several operations while they stay in the L1 cache."""
@@ -24,10 +24,10 @@ _LUMA_R, _LUMA_G, _LUMA_B = np.float32(0.2989), np.float32(0.587), np.float32(0.
 
 
 @numba.njit
-def jitter(red: np.ndarray, green: np.ndarray, blue: np.ndarray, factors: Factors, order: Order) -> None:
+def jitter(red: np.ndarray, green: np.ndarray, blue: np.ndarray, factors: Factors, order: JitterOrder) -> None:
     """In place on three (n,) planes; `order` is a permutation of the operations, `factors` are in their numbering.
 
-    Contrast needs the mean of the whole view, so there are two sweeps: up to it, and from it on.
+    Contrast needs the mean of the whole view, so there are two passes: the operations up to it, and the rest.
     """
     at = 0
     while order[at] != CONTRAST:
@@ -129,7 +129,7 @@ def _clip(v: np.float32) -> np.float32:
     return _min(_max(v, _ZERO), _FULL)
 
 
-# The builtins order NaN and signed zero, which there are none of here, and do not vectorise.
+# The builtins handle NaN and signed zero, which do not occur here, and so do not vectorise.
 @numba.njit
 def _max(a: np.float32, b: np.float32) -> np.float32:
     return a if a > b else b

@@ -1,7 +1,7 @@
-"""Drawing the parameters of a view, inside Numba: SimCLR appendix A, with torchvision's RandomResizedCrop.
+"""Draws the parameters of a view, inside Numba: SimCLR appendix A, with torchvision's RandomResizedCrop.
 
-Every parameter has its own word, whether it is used or not, so that a view is a pure function of seed, epoch, sample id
-and view, and changing one probability leaves the other draws as they were.
+Every parameter has its own random word, whether it is used or not, so that a view is a pure function of seed, epoch,
+sample id and view, and changing one probability does not change the other draws.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from simclr_ray.data.philox import words
 CROP_TRIES = 10
 MIN_ASPECT, MAX_ASPECT = 3 / 4, 4 / 3
 _ORDERS = np.array(list(itertools.permutations(range(4))))
-# The words of a view. Two for each try of a crop come first: area, then aspect.
+# Indices of a view's random words. The first 20 are two for each of CROP_TRIES: area, then aspect.
 _TOP, _LEFT, _FLIP, _JITTER, _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _ORDER, _GRAYSCALE, _BLUR, _SIGMA = range(
     20, 32
 )
@@ -26,7 +26,7 @@ _WORDS = 32
 
 
 class Distribution(NamedTuple):
-    """What views are drawn from: AugmentConfig without the size, every value a float."""
+    """The distribution of views: AugmentConfig without the size, every value a float."""
 
     crop_min: float
     flip_p: float
@@ -39,7 +39,7 @@ class Distribution(NamedTuple):
 
 
 class FlatView(NamedTuple):
-    """augment.ViewParams as Numba takes it: nothing optional. `jitter` says whether the five after it count."""
+    """augment.ViewParams for Numba, without optional fields: if `jitter` is False the five after it are unused."""
 
     top: int
     left: int
@@ -68,7 +68,7 @@ def draw_view(
     spread = 0.8 * distribution.strength
     low = max(0.0, 1 - spread)
     order = _ORDERS[int(u[_ORDER] * 24)]
-    sigma = _between(u[_SIGMA], distribution.blur_sigma_min, distribution.blur_sigma_max)
+    sigma = _uniform(u[_SIGMA], distribution.blur_sigma_min, distribution.blur_sigma_max)
     return FlatView(
         top,
         left,
@@ -76,10 +76,10 @@ def draw_view(
         crop_width,
         u[_FLIP] < distribution.flip_p,
         u[_JITTER] < distribution.jitter_p,
-        _between(u[_BRIGHTNESS], low, 1 + spread),
-        _between(u[_CONTRAST], low, 1 + spread),
-        _between(u[_SATURATION], low, 1 + spread),
-        _between(u[_HUE], -0.2 * distribution.strength, 0.2 * distribution.strength),
+        _uniform(u[_BRIGHTNESS], low, 1 + spread),
+        _uniform(u[_CONTRAST], low, 1 + spread),
+        _uniform(u[_SATURATION], low, 1 + spread),
+        _uniform(u[_HUE], -0.2 * distribution.strength, 0.2 * distribution.strength),
         (order[0], order[1], order[2], order[3]),
         u[_GRAYSCALE] < distribution.grayscale_p,
         sigma if u[_BLUR] < distribution.blur_p else 0.0,
@@ -90,8 +90,8 @@ def draw_view(
 def _draw_crop_size(u: np.ndarray, height: int, width: int, crop_min: float) -> tuple[int, int, bool]:
     """Height and width of the crop, and whether a try succeeded; else the largest central one of an allowed aspect."""
     for attempt in range(CROP_TRIES):
-        area = height * width * _between(u[2 * attempt], crop_min, 1.0)
-        aspect = math.exp(_between(u[2 * attempt + 1], math.log(MIN_ASPECT), math.log(MAX_ASPECT)))
+        area = height * width * _uniform(u[2 * attempt], crop_min, 1.0)
+        aspect = math.exp(_uniform(u[2 * attempt + 1], math.log(MIN_ASPECT), math.log(MAX_ASPECT)))
         crop_width = int(np.rint(math.sqrt(area * aspect)))
         crop_height = int(np.rint(math.sqrt(area / aspect)))
         if 0 < crop_width <= width and 0 < crop_height <= height:
@@ -104,5 +104,5 @@ def _draw_crop_size(u: np.ndarray, height: int, width: int, crop_min: float) -> 
 
 
 @numba.njit
-def _between(u: float, low: float, high: float) -> float:
+def _uniform(u: float, low: float, high: float) -> float:
     return low + u * (high - low)

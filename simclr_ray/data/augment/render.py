@@ -1,4 +1,4 @@
-"""One view of a image, inside Numba: crop, resize, flip, jitter, grayscale, blur, and rounding only at the end."""
+"""Renders a view of an image, inside Numba: crop, resize, flip, jitter, grayscale, blur; rounded only at the end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HALF = np.float32(0.5)
 
 @numba.njit
 def render_view(image: np.ndarray, view: FlatView, out: np.ndarray) -> None:
-    """Write the draw.FlatView of a (h, w, 3) uint8 image into (size, size, 3) uint8."""
+    """Writes the draw.FlatView of a (h, w, 3) uint8 image into (size, size, 3) uint8."""
     size = out.shape[0]
     # One allocation, not several: glibc then keeps the memory between calls, instead of returning it to the system and
     # faulting every page in again, which took as long as the arithmetic.
@@ -39,13 +39,13 @@ def render_view(image: np.ndarray, view: FlatView, out: np.ndarray) -> None:
 
 @numba.njit
 def blur_radius(size: int) -> int:
-    """Half the blur's kernel, which is a tenth of the view made odd, at least 3: 23 taps at 224."""
+    """Half the width of the blur's kernel, which is a tenth of the view, made odd and at least 3: 23 taps at 224."""
     return max(1, size // 20)
 
 
 @numba.njit
 def _store(planes: np.ndarray, out: np.ndarray) -> None:
-    """Round to uint8, and turn [channel, column, row] into [row, column, channel]."""
+    """Rounds to uint8, and transposes [channel, column, row] to [row, column, channel]."""
     for x in range(out.shape[1]):
         for channel in range(3):
             line = planes[channel, x]

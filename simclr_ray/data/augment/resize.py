@@ -1,8 +1,8 @@
 """Crop, antialiased bilinear resize and flip, equal to ATen's `antialias=True` in float32.
 
 The result is transposed, [channel, column, row]: rows are combined first, along contiguous pixels; then a tile of them
-is turned, so that columns too are combined along contiguous memory. Without the turn, pixel after pixel, the whole took
-twice as long.
+is transposed, so that columns too are combined along contiguous memory. Without the transposition, pixel by pixel, it
+took twice as long.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import numba
 import numpy as np
 
 _TILE = 64
-"""Rows turned at a time: few enough for the L2 cache, enough for long vectors."""
+"""Rows transposed at a time: few enough for the L2 cache, enough for long vectors."""
 
 
 @numba.njit
 def resize(
     image: np.ndarray, top: int, left: int, height: int, width: int, flip: bool, planes: np.ndarray, spare: np.ndarray
 ) -> None:
-    """Fill (3, size, size) float32 planes [channel, column, row] in 0..255 from the crop of a (h, w, 3) uint8 image.
+    """Fills (3, size, size) float32 planes [channel, column, row] in 0..255 from the crop of a (h, w, 3) uint8 image.
 
     `spare` is `spare_floats(width, size)` of working space.
     """
@@ -35,7 +35,7 @@ def resize(
         for row in range(rows):
             y = start + row
             _combine_rows(pixels, top + first_row[y], 3 * left, row_weights[y, : row_taps[y]], lines[row])
-        _turn(lines, tile)
+        _transpose(lines, tile)
         for x in range(size):
             column = size - 1 - x if flip else x
             for channel in range(3):
@@ -85,7 +85,7 @@ def _combine_rows(pixels: np.ndarray, first: int, offset: int, weights: np.ndarr
 
 
 @numba.njit
-def _turn(lines: np.ndarray, tile: np.ndarray) -> None:
+def _transpose(lines: np.ndarray, tile: np.ndarray) -> None:
     for i in range(tile.shape[0]):
         for row in range(tile.shape[1]):
             tile[i, row] = lines[row, i]

@@ -1,7 +1,7 @@
-"""The two views of a image (SimCLR, appendix A): what is drawn, and what it makes of the pixels.
+"""The two views of an image (SimCLR, appendix A): their random parameters and their pixels.
 
-`draw_views` and `render` are the readable halves; `augment_pair` is both at once, for the stream, without Python in
-between. The draws and the arithmetic behind them are the same code: draw.py and render.py.
+`draw_views` draws the parameters and `render` the pixels; `augment_pair` does both in one compiled call, for the
+stream. All three run the same code: draw.py and render.py.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Jitter:
 
 @dataclass(frozen=True)
 class ViewParams:
-    """A view of one image: the crop's box in its pixels, and what follows, in this order."""
+    """The parameters of a view: the crop's box in the image's pixels, then the operations in the order of fields."""
 
     top: int
     left: int
@@ -55,7 +55,7 @@ def draw_views(
 def render(image: np.ndarray, params: ViewParams, size: int) -> np.ndarray:
     """(size, size, 3) uint8: the view of a (h, w, 3) uint8 image. Equals torchvision v2 on floats but for rounding.
 
-    Raises ValueError for a image of another kind, a crop outside of it, or an order that is no permutation.
+    Raises ValueError for an image of another shape or type, a crop outside of it, or an order that is no permutation.
     """
     image = _checked(image)
     height, width, _ = image.shape
@@ -73,9 +73,9 @@ def render(image: np.ndarray, params: ViewParams, size: int) -> np.ndarray:
 def augment_pair(
     image: np.ndarray, seed: int, epoch: int, sample_id: int, config: AugmentConfig, out: np.ndarray
 ) -> None:
-    """Write both views of a (h, w, 3) uint8 image into `out`, (2, size, size, 3) uint8 and contiguous.
+    """Writes both views of a (h, w, 3) uint8 image into `out`, (2, size, size, 3) uint8 and contiguous.
 
-    The same as `render` of both `draw_views`; about 3 us of Python besides. Releases the GIL.
+    Equals `render` of both `draw_views`, with about 3 us of Python overhead. Releases the GIL.
     """
     if out.shape != (2, config.size, config.size, 3) or out.dtype != np.uint8 or not out.flags.c_contiguous:
         raise ValueError(f"out must be contiguous uint8 (2, {config.size}, {config.size}, 3)")
@@ -107,9 +107,9 @@ def _augment_pair(
 
 
 def _checked(image: np.ndarray) -> np.ndarray:
-    """A read-only contiguous view of a image, or ValueError: kernels see one type, also for a memory-mapped cache."""
+    """The image as a read-only contiguous array, or ValueError: one type for kernels, also from a mapped cache."""
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        raise ValueError(f"a image must be uint8 (h, w, 3), not {image.dtype} {image.shape}")
+        raise ValueError(f"an image must be uint8 (h, w, 3), not {image.dtype} {image.shape}")
     view = np.ascontiguousarray(image).view()
     view.flags.writeable = False
     return view

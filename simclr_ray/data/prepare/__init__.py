@@ -1,1 +1,1 @@
-"""From a source of images (folder, Parquet, tars, torchvision, synthetic) to a prepared dataset."""
+"""Prepares a source of images (folder, Parquet, tars, torchvision, synthetic) as a dataset."""

@@ -1,4 +1,4 @@
-"""From a source to a dataset: every image decoded once, the bad ones left out, the rest shuffled and written."""
+"""Builds a dataset from a source: every image is decoded once, bad ones are left out, the rest shuffled and written."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ def require_settings(seed: int, max_side: int | None, slice_rows: int) -> None:
 
 
 def ordered_work(source: Source, seed: int) -> pa.Table:
-    """The work in the order to do it: listed images at random, archives as they lie (their images move later)."""
+    """The source's work in processing order: listed images shuffled, archives as listed (their images are shuffled
+    later)."""
     if not source.listed:
         return source.work
     return source.work.take(np.argsort(sort_words(seed, 0, PREPARE, source.work.num_rows), kind="stable"))
@@ -78,7 +79,7 @@ def _kept(encoded: bytes, max_side: int | None) -> tuple[bytes, int]:
 
 
 def in_threads(source: Source, work: pa.Table, max_side: int | None) -> Iterator[pa.Table]:
-    """The work read here and checked on the CPUs of this machine, in order: decoders let go of Python's lock."""
+    """Reads the work in this process and checks it on threads, in order: decoders release the GIL."""
     threads = len(os.sched_getaffinity(0))
     ahead: deque[Future[pa.Table]] = deque()
     with ThreadPoolExecutor(threads) as pool:
@@ -101,7 +102,7 @@ def write_dataset(
     max_side: int | None,
     slice_rows: int,
 ) -> Dataset:
-    """Writes the checked images of `ordered_work(source, seed)`, given in that order, to `dest`, claimed before."""
+    """Writes the checked images of `ordered_work(source, seed)`, given in that order, to `dest` (require_writable)."""
     if not source.listed:
         checked = shuffled(checked, seed, source.bytes, dest.local)
     with DatasetWriter(dest, slice_rows) as writer:

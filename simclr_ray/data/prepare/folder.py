@@ -24,7 +24,7 @@ def list_images(paths: list[str]) -> tuple[pa.Table, tuple[str, ...] | None]:
     """A row (path, label) for each path, and the class names.
 
     Labels number the sorted first-level folders, as torchvision's ImageFolder does. There are none unless every
-    image lies in such a folder and there are two of them at least: one class says nothing.
+    image is in such a folder and there are at least two of them: a single class is no label.
     """
     tops = [path.partition("/")[0] if "/" in path else None for path in paths]
     classes = tuple(sorted({top for top in tops if top is not None}))
@@ -45,7 +45,7 @@ def read(location: Location, work: pa.Table) -> Iterator[pa.Table]:
         except (FileNotFoundError, PermissionError):
             raise BadInput(
                 f"{location / path} was listed but cannot be read on {socket.gethostname()}: every node must see the "
-                "images, and they may not be moved meanwhile"
+                "images, and they must not be moved during preparation"
             ) from None
 
     if location.local:

@@ -92,7 +92,7 @@ def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
 
 
 def _images(batch: pa.RecordBatch, layout: Layout, prefix: str, first: int) -> pa.Table:
-    """The rows of a batch; a image without a path of its own is named by file and row."""
+    """The rows of a batch; an image without a path of its own is named by file and row."""
     images = batch[layout.image]
     given: list[str | None] = [None] * batch.num_rows
     if pa.types.is_struct(images.type):

@@ -1,4 +1,4 @@
-"""How far a stream of images is: one line on stderr, rewritten on a terminal, every ten seconds elsewhere."""
+"""The progress of a stream of images: a line on stderr, rewritten on a terminal, every ten seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EVERY_S_ELSEWHERE = 10.0
 
 
 def shown(tables: Iterator[pa.Table], rows: int | None, total_bytes: int) -> Iterator[pa.Table]:
-    """Passes the tables on and shows rate and time left, by bytes of the images where the rows are unknown."""
+    """Yields the tables and shows rate and time left, estimated from bytes if the number of rows is unknown."""
     terminal = sys.stderr.isatty()
     start = last = time.monotonic()
     done = done_bytes = 0

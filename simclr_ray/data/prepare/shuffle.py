@@ -1,4 +1,4 @@
-"""A random order for images that can only be read in theirs: tars and Parquet files are often sorted by class."""
+"""An external shuffle of images that can only be read in sequence: tars and Parquet files are often sorted by class."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ PIECE_ROWS = 1024
 def shuffled(tables: Iterator[pa.Table], seed: int, expected_bytes: int, folder: Path | None) -> Iterator[pa.Table]:
     """The rows of `tables` sorted by a random key each, a function of seed and row number alone; in two passes.
 
-    The first pass spreads the rows over buckets on disk by their key, the second sorts bucket by bucket: memory holds a
-    bucket and FLUSH_BYTES, never all. The buckets are files without a name in `folder` (None: the system's temporary
-    one), which vanish with this process however it ends.
+    The first pass distributes the rows over buckets on disk by their key, the second sorts each bucket: memory holds a
+    bucket and FLUSH_BYTES, never all rows. The buckets are unnamed temporary files in `folder` (None: the system's
+    temporary one), which are deleted with this process however it ends.
     """
     count = max(1, min(MOST_BUCKETS, expected_bytes // BUCKET_BYTES))
     with ExitStack() as files:
@@ -50,9 +50,9 @@ def shuffled(tables: Iterator[pa.Table], seed: int, expected_bytes: int, folder:
 
 
 def _with_keys(tables: Iterator[pa.Table], seed: int) -> Iterator[pa.Table]:
-    """Row i of the whole gets word i mod KEYS of draw i // KEYS: no need to know how many there are.
+    """Row i gets word i mod KEYS of draw i // KEYS, so that the number of rows need not be known.
 
-    Images turn into large_binary: a bucket of a very large source may exceed the 2 GiB that binary can address.
+    Images become large_binary: a bucket of a very large source may exceed the 2 GiB that binary can address.
     """
     row = 0
     draw, words = -1, np.empty(0, np.uint64)
@@ -75,7 +75,7 @@ def _without_key(keyed: pa.Table) -> pa.Table:
 
 
 def _gathered(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """Tables of about FLUSH_BYTES, for writes of a good size however many buckets they go to."""
+    """Concatenates tables to about FLUSH_BYTES, so that writes are large enough for any number of buckets."""
     held: list[pa.Table] = []
     size = 0
     for table in tables:

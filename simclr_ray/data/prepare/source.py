@@ -1,4 +1,4 @@
-"""What a source of images is, and which of them a string means: a folder, Parquet, tars or the synthetic images."""
+"""Sources of images, and the parsing of a string into one: a folder, Parquet, tars or the synthetic images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from simclr_ray.storage.location import Entry, Location, open_location
 TORCHVISION_PREFIX = "torchvision:"
 TAKES = "a folder of images, Parquet files, WebDataset tars, torchvision:NAME[:SPLIT] or synthetic:N[:test]"
 
-# A task is enough work to hide what it costs, and little enough to balance and to fit memory many times over.
+# A task is large enough to hide its overhead, and small enough to balance and to fit memory many times over.
 TASK_BYTES = 32 * 2**20
 TASK_ROWS = (64, 2048)
 
@@ -35,18 +35,19 @@ class Source:
 
     spec: str
     digest: str
-    """SHA-256 of the listing, names and sizes: another digest, another source."""
+    """SHA-256 of the listing, names and sizes; it identifies the source."""
     work: pa.Table
-    """What there is to read. `listed`: an image in each row, in any order; else a stretch of an archive in each."""
+    """The work to read. `listed`: a row for each image, to be read in any order; else a row for each part of an
+    archive."""
     listed: bool
     read: Callable[[pa.Table], Iterator[pa.Table]]
     classes: tuple[str, ...] | None
     rows: int | None
-    """Images, where the listing tells."""
+    """Number of images, if the listing gives it."""
     bytes: int
     """Size of all that will be read."""
     anywhere: bool = True
-    """Any node can read it; if not, only this process."""
+    """Whether any node can read it; if not, only this process can."""
 
     @property
     def rows_per_task(self) -> int:
@@ -69,7 +70,7 @@ def is_address(spec: str) -> bool:
 
 
 class Kind(Enum):
-    """What lies in a folder; the value is how a message calls it."""
+    """The kind of files in a folder; the value is its name in messages."""
 
     IMAGES = "images"
     PARQUET = "Parquet files"
@@ -77,21 +78,21 @@ class Kind(Enum):
 
 
 def source_digest(spec: str) -> str:
-    """The digest that the opened source has, from the listing alone. Raises BadInput as `open_source` does."""
-    if not is_address(spec):
+    """The digest of the source, from the listing alone. Raises BadInput as `open_source` does."""
+    if spec.startswith(("synthetic:", "torchvision:")):
         return spec_digest(spec)
     _, _, entries = _listing(spec)
     return _digest(entries)
 
 
 def spec_digest(spec: str) -> str:
-    """The digest of a source that its name describes in full."""
+    """The digest of a source that its name determines."""
     return hashlib.sha256(spec.encode()).hexdigest()
 
 
 def open_source(spec: str) -> Source:
-    """Lists what `spec` names. Raises BadInput where there is nothing to prepare, or several kinds of things."""
-    if is_synthetic(spec):
+    """Lists the files of `spec`. Raises BadInput if there is nothing to prepare, or files of several kinds."""
+    if spec.startswith("synthetic:"):
         return _synthetic(spec)
     location, kind, entries = _listing(spec)
     names = [entry.name for entry in entries]
@@ -176,7 +177,7 @@ def _of_one_kind(spec: str, found: list[Entry], single: bool) -> tuple[Kind, lis
 
 
 def _require_one_split(spec: str, kind: Kind, entries: list[Entry]) -> None:
-    """Refuses train and test in one, a mistake that no curve would show."""
+    """Raises BadInput for several splits in one source, such as train and test: no curve would show that mistake."""
     nested = kind is Kind.IMAGES
     names = [entry.name if nested else entry.name.rpartition("/")[2] for entry in entries]
     splits = {match[0].lower() if (match := SPLIT.match(name)) else "" for name in names}
@@ -186,7 +187,7 @@ def _require_one_split(spec: str, kind: Kind, entries: list[Entry]) -> None:
 
 
 def _kind(entry: Entry) -> Kind | None:
-    """What a file is by its name; None for what no source reads."""
+    """The kind of a file by its suffix; None for files that no source reads."""
     suffix = entry.name[entry.name.rfind(".") :].lower()
     if suffix in folder.SUFFIXES:
         return Kind.IMAGES

@@ -1,12 +1,12 @@
-"""Synthetic images: labelled, textured shapes to try everything on without a download.
+"""Synthetic images: labelled, textured shapes, to run everything without a download.
 
-A class is a texture within an outline; both survive cropping, flipping and any change of colour. All else is nuisance:
-grey levels, tints, background, place, scale, rotation, phase, light and noise. So the pixels themselves tell little
-(kNN on raw pixels gets 24 % of ten classes, on the features of a small network after ten epochs 63 %).
+A class is a texture within an outline; both survive cropping, flipping and any change of colour. The nuisance variables
+are grey levels, tints, background, place, scale, rotation, phase, light and noise. So raw pixels classify badly: kNN
+gets 24 % of ten classes on them, and 63 % on the features of a small network after ten epochs.
 Tints are faint on purpose: under CIFAR's jitter strong colours show in both views and are learned instead of the class
 (26 %).
 
-Image i of a split is a pure function of (split, i), the same to the bit on every machine: only operations that IEEE
+Image i of a split is a pure function of (split, i), bitwise the same on every machine: only operations that IEEE
 754 defines exactly are used (no sin, no exp), and libjpeg's integer transform.
 """
 
@@ -81,17 +81,17 @@ def draw(split: str, number: int, size: int = SIZE) -> np.ndarray:
     distance = np.sqrt(x * x + y * y) / period + chance[6]
     texture = _texture(label, u / period + chance[6], v / period + chance[7], distance, blotches)
     dark, light = _tinted(0.1 + 0.3 * chance[8], chance[9:12]), _tinted(0.6 + 0.3 * chance[12], chance[13:16])
-    front = _between(dark, light, np.clip(0.5 + (1.5 if chance[16] < 0.5 else -1.5) * texture, 0, 1))
+    front = _mixed(dark, light, np.clip(0.5 + (1.5 if chance[16] < 0.5 else -1.5) * texture, 0, 1))
 
     near, far = _tinted(0.2 + 0.6 * chance[17], chance[18:21]), _tinted(0.2 + 0.6 * chance[21], chance[22:25])
-    back = _between(near, far, _wave(x * (1 + chance[25]) + y * chance[26]))
+    back = _mixed(near, far, _wave(x * (1 + chance[25]) + y * chance[26]))
     shade = 1 + (chance[27] - 0.5) * x + (chance[28] - 0.5) * y
-    pixels = _between(back, front, inside) * shade[..., None] + NOISE * noise
+    pixels = _mixed(back, front, inside) * shade[..., None] + NOISE * noise
     return (np.clip(pixels, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def _rotated(x: np.ndarray, y: np.ndarray, chance: float) -> tuple[np.ndarray, np.ndarray]:
-    """Turned by up to 28 degrees to either side: the tangent of half the angle is uniform, which needs no cosine."""
+    """Rotated by up to 28 degrees to either side: the tangent of half the angle is uniform, which needs no cosine."""
     t = 0.5 * (chance - 0.5)
     cos, sin = (1 - t * t) / (1 + t * t), 2 * t / (1 + t * t)
     return x * cos + y * sin, y * cos - x * sin
@@ -102,7 +102,7 @@ def _tinted(grey: float, chances: np.ndarray) -> np.ndarray:
     return grey + TINT * (chances - 0.5)
 
 
-def _between(start: np.ndarray, end: np.ndarray, mix: np.ndarray) -> np.ndarray:
+def _mixed(start: np.ndarray, end: np.ndarray, mix: np.ndarray) -> np.ndarray:
     """(size, size, 3): `start` where the (size, size) `mix` is 0, `end` where it is 1."""
     return start + (end - start) * mix[..., None]
 

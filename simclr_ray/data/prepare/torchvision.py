@@ -20,10 +20,10 @@ from simclr_ray.data.prepare.source import Source, spec_digest
 
 
 def open_torchvision(spec: str) -> Source:
-    """`torchvision:NAME[:SPLIT]`, SPLIT train by default.
+    """The source `torchvision:NAME[:SPLIT]`; SPLIT is train by default.
 
-    The rule: a dataset class with a parameter `split` is given SPLIT; one with `train` is given whether SPLIT is train
-    (else it must be test); others cannot be used. Raises BadInput also where the download fails.
+    A dataset class with a parameter `split` gets SPLIT; one with `train` gets whether SPLIT is train (else it must be
+    test); others cannot be used. Raises BadInput also if the download fails.
     """
     parts = spec.split(":")
     name, split = parts[1], parts[2] if len(parts) > 2 else "train"
@@ -41,7 +41,7 @@ def open_torchvision(spec: str) -> Source:
         dataset = dataset_class(root, download=True, **arguments)  # type: ignore[misc]
     except (OSError, RuntimeError, ValueError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise BadInput(f"{spec} cannot be had: {reason}; put its files into {root}, or give another source") from None
+        raise BadInput(f"cannot load {spec}: {reason}; put its files into {root}, or give another source") from None
     classes = getattr(dataset, "classes", None)
     return Source(
         spec=spec,

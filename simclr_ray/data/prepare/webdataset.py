@@ -15,13 +15,13 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 BATCH_ROWS = 256
 BATCH_BYTES = 32 * 2**20
 
-Image = dict[str, object]
+ImageRow = dict[str, object]
 
 
 def read(location: Location, work: pa.Table) -> Iterator[pa.Table]:
     """The images of these tars, in their order and in batches. Raises BadInput for a damaged tar."""
     for name in work["name"].to_pylist():
-        batch: list[Image] = []
+        batch: list[ImageRow] = []
         size = 0
         for image in _images(location / name):
             batch.append(image)
@@ -33,9 +33,9 @@ def read(location: Location, work: pa.Table) -> Iterator[pa.Table]:
             yield pa.Table.from_pylist(batch, IMAGE)
 
 
-def _images(where: Location) -> Iterator[Image]:
+def _images(where: Location) -> Iterator[ImageRow]:
     """Images with the label of their sample: the files in a row that share a name up to its first dot."""
-    sample: list[Image] = []
+    sample: list[ImageRow] = []
     label: int | None = None
     current = None
     for name, content in _files(where):
@@ -62,7 +62,7 @@ def _files(where: Location) -> Iterator[tuple[str, bytes]]:
                     content = tar.extractfile(member)
                     assert content is not None
                     yield member.name, content.read()
-                tar.members = []  # type: ignore[attr-defined]  # or it keeps every header that it has seen
+                tar.members = []  # type: ignore[attr-defined]  # otherwise it keeps the headers of all members
     except tarfile.TarError as error:
         raise BadInput(f"{where} is a damaged tar ({error}): fetch it again") from None
 

@@ -1,4 +1,4 @@
-"""Writes a dataset: shards of whole slices first, dataset.json last, so that half a dataset is never taken for one."""
+"""Writes a dataset: shards of whole slices first, dataset.json last, so that an incomplete one is not a dataset."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from simclr_ray.config import BadInput
 from simclr_ray.data.dataset import BAD_LIST, IMAGE, INDEX, SCHEMA, Dataset, Shard, is_dataset, open_dataset
 from simclr_ray.storage.location import Location
 
-# What the writer is given: IMAGE, checked. `pixel_bytes` is the decoded size; `problem` is null for a good image.
+# The writer's input: IMAGE and the result of the check. `pixel_bytes`: decoded size; `problem`: null for a good image.
 CHECKED = IMAGE.append(pa.field("pixel_bytes", pa.int64())).append(pa.field("problem", pa.string()))
 
 SHARD_BYTES = 256 * 2**20
@@ -24,7 +24,7 @@ OURS = re.compile(rf"shard-\d+\.parquet|{re.escape(BAD_LIST)}")
 
 
 def require_writable(dest: Location) -> None:
-    """Makes sure that `dest` can be written and holds at most what an interrupted prepare left. Else BadInput."""
+    """Raises BadInput unless `dest` can be written and is empty but for the files of an interrupted prepare."""
     if is_dataset(dest.uri):
         raise BadInput(f"{dest} is a prepared dataset already: use it, or choose another place")
     try:
@@ -39,7 +39,7 @@ def require_writable(dest: Location) -> None:
 
 
 class DatasetWriter:
-    """Takes checked images in their final order. The shards depend on them alone, not on the tables they came in."""
+    """Writes checked images in the given order. The shards do not depend on how the images are split into tables."""
 
     def __init__(self, dest: Location, slice_rows: int) -> None:
         self._dest, self._slice_rows = dest, slice_rows
@@ -60,7 +60,7 @@ class DatasetWriter:
         self._closing.__exit__(*raised)
 
     def add(self, checked: pa.Table) -> None:
-        """The next images, as CHECKED; those with a problem are only listed."""
+        """Adds the next images, as CHECKED; those with a problem are only listed."""
         good = pc.is_null(checked["problem"])
         self._bad += checked.filter(pc.invert(good)).select(["path", "problem"]).to_pylist()
         self._waiting = pa.concat_tables([self._waiting, checked.filter(good)])
@@ -69,7 +69,7 @@ class DatasetWriter:
             self._waiting = self._waiting.slice(self._slice_rows)
 
     def finish(self, classes: tuple[str, ...] | None, source: dict[str, Any]) -> Dataset:
-        """Writes the rest, the list of bad images and, last, dataset.json. Raises BadInput if there is nothing."""
+        """Writes the rest, the list of bad images and, last, dataset.json. Raises BadInput if no image is good."""
         if self._waiting.num_rows:
             self._write_slice(self._waiting)
         if self._rows == 0:
@@ -116,7 +116,7 @@ class DatasetWriter:
         self._shard_bytes += size
 
     def _begin_shard(self) -> pq.ParquetWriter:
-        """Images are compressed already and never repeat, so compression and dictionaries would only cost time."""
+        """Opens the next shard, without compression and dictionaries: images are compressed already and distinct."""
         name = f"shard-{len(self._shards):05d}.parquet"
         stream = self._closing.enter_context((self._dest / name).writing())
         options = {"compression": "none", "use_dictionary": False, "write_statistics": False, "store_schema": False}
@@ -129,12 +129,13 @@ class DatasetWriter:
         self._shard_rows = self._shard_bytes = 0
 
     def _publish(self, dataset: Dataset) -> None:
-        """Shards are named by number, so that a re-run replaces those of an interrupted one; it may have left more."""
+        """Writes dataset.json. A re-run has replaced an interrupted one's shards, which have the same names; any that
+        remain beyond its own are deleted."""
         ours = {shard.name for shard in dataset.shards} | {BAD_LIST}
         for entry in self._dest.files():
             if OURS.fullmatch(entry.name) and entry.name not in ours:
                 (self._dest / entry.name).delete()
-        # Someone may have prepared the same at the same time: equal contents, and so equal files.
+        # Another process may have prepared the same source meanwhile: equal contents, and so equal files.
         if is_dataset(self._dest.uri) and open_dataset(self._dest.uri).fingerprint != dataset.fingerprint:
             raise BadInput(f"{self._dest} became another dataset meanwhile: choose another place")
         (self._dest / INDEX).write_bytes(dataset.to_json().encode())

@@ -1,6 +1,6 @@
-"""Draining nodes: the watcher of a machine that will be taken away drains its Ray node, and rank 0 polls for them.
+"""Nodes that will be taken away, recorded in Ray as draining: each machine's watcher sets it, and rank 0 polls it.
 
-A drain kills nothing; no new work is scheduled on the node, and an idle node leaves at once.
+A drain kills nothing: Ray schedules no new work on the node, and an idle node leaves at once.
 """
 
 from __future__ import annotations
@@ -28,21 +28,20 @@ TIMEOUT_S = 5.0
 def draining() -> dict[str, float]:
     """Node id (hex) -> when it goes (unix seconds; inf: no time was given) of the living nodes that are drained.
 
-    One round trip to the head, measured 0.2 ms: cheap enough to poll every second. Needs a process that Ray is
-    connected in.
+    One round trip to the head, measured 0.2 ms: cheap enough to poll every second. Needs a process connected to Ray.
     """
     nodes = ray._private.state.state.get_draining_nodes()
     return {node: milliseconds / 1000 if milliseconds else math.inf for node, milliseconds in nodes.items()}
 
 
 def save_requested_at() -> float | None:
-    """When a watcher last requested a save (unix seconds by its clock: compare it with the value seen before)."""
+    """When a watcher last requested a save (unix seconds by its clock: only compare it with the previous value)."""
     value = internal_kv._internal_kv_get(SAVE_KEY)
     return float(value) if value else None
 
 
 def request_save(address: str | None) -> None:
-    """Requests a save of every run of the cluster. Raises NoAnswer."""
+    """Requests a save of every run on the cluster. Raises NoAnswer."""
     with _gcs(address) as gcs:
         gcs.internal_kv_put(SAVE_KEY.encode(), str(time()).encode(), True, None, timeout=TIMEOUT_S)
 
@@ -54,7 +53,7 @@ def nodes_here(address: str | None, node_id: str | None) -> list[str]:
 
 
 def drain_here(address: str | None, node_id: str | None, reason: str, deadline: float) -> list[str]:
-    """Drains `nodes_here` until `deadline` (unix seconds) and gives their ids. Raises NoAnswer."""
+    """Drains `nodes_here` with a `deadline` (unix seconds) and returns their ids. Raises NoAnswer."""
     with _gcs(address) as gcs:
         nodes = _nodes_here(gcs, node_id)
         for node in nodes:
@@ -66,13 +65,13 @@ def drain_here(address: str | None, node_id: str | None, reason: str, deadline: 
 
 
 def _nodes_here(gcs: GcsClient, node_id: str | None) -> list[str]:
-    # Ray accepts to drain a node that it has never heard of, and other clusters may run here: both are looked up.
+    # Ray accepts a drain of an unknown node, and this machine may hold raylets of other clusters: so both are checked.
     infos = gcs.get_all_node_info(timeout=TIMEOUT_S).values()
     living = {info.node_id.hex() for info in infos if info.state == GcsNodeInfo.ALIVE}
-    wanted = {node_id} if node_id else services.find_node_ids()
-    if not living & wanted:
+    local = {node_id} if node_id else services.find_node_ids()
+    if not living & local:
         raise NoAnswer(f"none of the cluster's {len(living)} nodes is {node_id or 'a raylet process on this machine'}")
-    return sorted(living & wanted)
+    return sorted(living & local)
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""A sweep under Ray Tune: trials are pretraining runs, Optuna proposes them, ASHA ends the worst early."""
+"""A sweep under Ray Tune: trials are pretraining runs, Optuna proposes their values, ASHA prunes the worst."""

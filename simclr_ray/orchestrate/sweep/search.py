@@ -1,4 +1,4 @@
-"""Between Ray Tune and the study: what is tried next, what is ended early, and what becomes of each trial."""
+"""Connects Ray Tune to the Optuna study: suggests trials, prunes them with ASHA, and records how each ended."""
 
 from __future__ import annotations
 
@@ -16,60 +16,65 @@ from simclr_ray.config import BadInput
 from simclr_ray.sweep.study import Study
 
 CRASHES = 3
-"""So often a trial is tried; so many trials in a row that crashed are not the trials' fault, and the sweep ends."""
+"""A trial is tried so often; after so many failed trials in a row the cause is not theirs, and the sweep ends."""
 LOSSES = 30
-"""So often a trial's process may be lost, with a machine that was taken away."""
+"""A trial's process may be lost so often, with a machine that was taken away."""
 
-TaskOf = Callable[[FrozenTrial], dict[str, Any]]
-"""The config that Tune hands to TrialRun for a trial."""
+TrialConfigOf = Callable[[FrozenTrial], dict[str, Any]]
+"""From a trial of the study to the config of its TrialRun."""
 
 
 class StudySearch(Searcher):
-    """Serves the trials that an earlier driver left unfinished, then new ones until the study holds `trials`.
+    """Suggests the trials that an earlier driver left unfinished, then new ones until the study holds `trials`.
 
-    Ray's own OptunaSearch keeps no trial over a restart, tells those that ASHA ended as complete and leaves those that
-    failed running for ever.
+    Ray's own OptunaSearch keeps no trial over a restart, records those that ASHA pruned as complete and leaves those
+    that failed running for ever.
     """
 
     def __init__(
-        self, study: Study, trials: int, task: TaskOf, say: Callable[[str], None], ask_to_end: Callable[[str], None]
+        self,
+        study: Study,
+        trials: int,
+        config_of: TrialConfigOf,
+        log: Callable[[str], None],
+        request_end: Callable[[str], None],
     ) -> None:
         super().__init__(metric="objective", mode="max")
-        self._study, self._trials, self._task, self._say = study, trials, task, say
-        self._ask_to_end = ask_to_end
+        self._study, self._trials, self._config_of, self._log = study, trials, config_of, log
+        self._request_end = request_end
         self._left = deque(study.unfinished())
         self.numbers: dict[str, int] = {}
-        """From Tune's id of a trial to the study's."""
+        """The study's number of a trial by Tune's id."""
         self.live: dict[str, FrozenTrial] = {}
-        """By Tune's id, the trials that run."""
+        """The running trials by Tune's id."""
         self.bad_input: str | None = None
         self.crashes: list[str] = []
-        """Of the trials that failed last, one after the other."""
-        self._mishaps: Counter[tuple[int, str]] = Counter()
+        """Reasons of the latest trials that failed in a row."""
+        self._failures: Counter[tuple[int, str]] = Counter()
 
     @property
     def ends(self) -> bool:
-        """Whether going on makes no sense."""
+        """Whether the sweep ends: for bad input, or too many crashed trials in a row."""
         return self.bad_input is not None or len(self.crashes) >= CRASHES
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
         while not self.ends and (self._left or len(self._study.trials) < self._trials):
             try:
                 trial = self._left.popleft() if self._left else self._study.ask()
-            except BadInput as error:  # another driver has the sweep
+            except BadInput as error:  # another driver has taken the sweep over
                 self.bad_input = str(error)
                 break
             try:
-                task = self._task(trial)
-            except BadInput as error:  # its values do not go together, or with the data
+                config = self._config_of(trial)
+            except BadInput as error:  # its values do not fit together, or the data
                 self._fail(trial.number, str(error))
                 continue
-            self._study.set_budget(trial.number, task["budget_samples"])
+            self._study.set_budget(trial.number, config["budget_samples"])
             self.numbers[trial_id] = trial.number
             self.live[trial_id] = trial
-            return task
+            return config
         if self.live and not self.ends:
-            return None  # not yet: one of them may have to be tried again
+            return None  # nothing yet: a running trial may have to be retried
         return Searcher.FINISHED
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -85,7 +90,7 @@ class StudySearch(Searcher):
 
     @contextmanager
     def _ended_by_bad_input(self) -> Iterator[None]:
-        """Tune would wrap it, and the cause would be lost."""
+        """Keeps the message of a BadInput, which Tune would wrap and lose."""
         try:
             yield
         except BadInput as error:
@@ -94,26 +99,26 @@ class StudySearch(Searcher):
     def _completed(self, trial: FrozenTrial, result: dict[str, Any], error: bool) -> None:
         if "bad_input" in result:
             self.bad_input = result["bad_input"]
-            return  # it stays unfinished: the same command, mended, goes on with it
+            return  # the trial stays unfinished: the corrected command resumes it
         if error or "crashed" in result:
-            self._try_again(trial, result.get("crashed"))
+            self._retry(trial, result.get("crashed"))
             return
         if "objective" in result:
             self._study.report(trial.number, result["samples"], result["objective"])
         if not result.get("whole"):
-            self._ask_to_end(trial.user_attrs["run"])  # Tune keeps its process for the next trial, if one comes
+            self._request_end(trial.user_attrs["run"])  # Tune may keep its process for the next trial
         if "failed" in result:
             self._fail(trial.number, result["failed"])
         elif result.get("whole"):
             self._end(trial.number, TrialState.COMPLETE)
         elif "objective" in result:
             self._end(trial.number, TrialState.PRUNED)
-        # Else it was asked to end by Ctrl-C, and stays unfinished.
+        # Else Ctrl-C has ended it, and it stays unfinished.
 
-    def _try_again(self, trial: FrozenTrial, crash: str | None) -> None:
-        """What the machines did is not the trial's fault, as far as one can tell; it goes on where it was."""
-        self._mishaps[trial.number, "crash" if crash else "loss"] += 1
-        if self._mishaps[trial.number, "crash"] < CRASHES and self._mishaps[trial.number, "loss"] < LOSSES:
+    def _retry(self, trial: FrozenTrial, crash: str | None) -> None:
+        """Queues the trial again, to resume from its checkpoint, until it has crashed or been lost too often."""
+        self._failures[trial.number, "crash" if crash else "loss"] += 1
+        if self._failures[trial.number, "crash"] < CRASHES and self._failures[trial.number, "loss"] < LOSSES:
             self._left.append(trial)
             return
         reason = crash or f"its process was lost {LOSSES} times"
@@ -122,12 +127,12 @@ class StudySearch(Searcher):
 
     def _fail(self, number: int, reason: str) -> None:
         self._study.tell(number, TrialState.FAIL, reason)
-        self._say(self._line(number))
+        self._log(self._line(number))
 
     def _end(self, number: int, state: TrialState) -> None:
         self.crashes.clear()
         self._study.tell(number, state)
-        self._say(self._line(number))
+        self._log(self._line(number))
 
     def _line(self, number: int) -> str:
         trials = self._study.trials
@@ -143,24 +148,24 @@ class StudySearch(Searcher):
         return line + (f"  (the study is not saved: {self._study.upload_error})" if self._study.upload_error else "")
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study is kept by itself."""
+        """Does nothing: the study saves itself."""
 
     def restore(self, checkpoint_path: str) -> None:
-        raise NotImplementedError("a sweep starts again from its study")
+        raise NotImplementedError("a sweep resumes from its study")
 
 
 @dataclass(frozen=True)
 class _Numbered:
-    """As much of a trial as a rung asks for."""
+    """The one attribute of a Tune trial that a rung of AsyncHyperBandScheduler reads."""
 
     trial_id: str
 
 
 class StudyAsha(AsyncHyperBandScheduler):
-    """ASHA (Li et al. 2018) in units of samples, whose rungs begin with the results in the study.
+    """ASHA (Li et al. 2018) in units of samples, whose rungs begin with the values in the study.
 
-    Trials count under their number in the study, so that one that goes on after a restart counts once. `budget_of`
-    gives a trial's whole budget, which its batch size may make another one: its samples count in proportion.
+    A trial is identified by its number in the study, so that one resumed after a restart counts once. `budget_of` gives
+    a trial's whole budget, which depends on its batch size: samples are scaled to the sweep's `budget`.
     """
 
     def __init__(
@@ -177,7 +182,7 @@ class StudyAsha(AsyncHyperBandScheduler):
             time_attr="samples",
             metric="objective",
             mode="max",
-            max_t=max(first_rung, budget // reduction),  # a trial that came further has used most of its budget
+            max_t=max(first_rung, budget // reduction),  # a trial beyond it has used most of its budget
             grace_period=first_rung,
             reduction_factor=reduction,
             stop_last_trials=False,
@@ -190,12 +195,12 @@ class StudyAsha(AsyncHyperBandScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         if "objective" not in result or result["whole"]:
             return self.CONTINUE
-        trial_so_far = self._study.trials[self._numbers[trial.trial_id]]
-        return self._on_value(trial_so_far, result["samples"], result["objective"])
+        in_study = self._study.trials[self._numbers[trial.trial_id]]
+        return self._on_value(in_study, result["samples"], result["objective"])
 
     def _on_value(self, trial: FrozenTrial, samples: int, value: float) -> str:
         at = round(samples * self._budget / self._budget_of(trial))
         return self._brackets[0].on_result(_Numbered(str(trial.number)), at, value)  # type: ignore[arg-type]
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Its results have said all."""
+        """Does nothing: every value came with a result."""

@@ -25,7 +25,7 @@ from simclr_ray.orchestrate.prepare import prepare_into
 from simclr_ray.orchestrate.pretrain import run_folder
 from simclr_ray.orchestrate.sweep.search import StudyAsha, StudySearch
 from simclr_ray.orchestrate.sweep.trial import TrialRun
-from simclr_ray.orchestrate.task import ask_to_end
+from simclr_ray.orchestrate.task import request_end
 from simclr_ray.planning.shares import Share, share_of
 from simclr_ray.storage.lease import holds, lease
 from simclr_ray.storage.location import Location
@@ -34,14 +34,14 @@ from simclr_ray.sweep.space import Choices, Space
 from simclr_ray.sweep.study import Study
 
 TRIAL_CPUS = 0.01
-"""Of the process that starts a trial's run and waits for it."""
+"""CPUs of the process that starts a trial's run and waits for it."""
 OBJECTIVES = {"knn": "knn_top1", "linear": "linear_top1", "rankme": "rankme"}
 """The key of the metrics rows by evaluate.method."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SweepSettings:
-    """What may not change between two starts of a sweep, but for `trials`."""
+    """The settings of a sweep; all but `trials` must stay the same when it is resumed."""
 
     recipe: str
     defaults: Config
@@ -51,16 +51,16 @@ class SweepSettings:
     startup: int = 8
     sampler: Literal["tpe", "random"] = "tpe"
     reduction: int = 3
-    """ASHA's eta: of the trials that reach a rung, one in so many goes on; 1: all do."""
+    """ASHA's eta: of the trials that reach a rung, one in so many continues; 1: all do."""
     seed: int = 0
 
 
 def sweep(config: Config, settings: SweepSettings, name: str, storage: str, *, concurrent: int | None = None) -> str:
-    """Runs or goes on with the sweep `STORAGE/NAME` until its study holds `settings.trials` trials, all ended.
+    """Starts or resumes the sweep `STORAGE/NAME` until its study holds `settings.trials` trials, all ended.
 
     Every trial is the run STORAGE/NAME/trial-0000 and so on. `config`: the recipe with its overrides; the objective is
-    its evaluate.method on rows held out of the labelled training set. Gives the sweep's address. Raises BadInput for
-    what the caller can mend.
+    its evaluate.method on rows held out of the labelled training set. Returns the sweep's address. Raises BadInput for
+    what the user can correct.
     """
     folder = run_folder(name, storage)
     config, dataset = _prepared(config, storage)
@@ -89,7 +89,7 @@ def sweep(config: Config, settings: SweepSettings, name: str, storage: str, *, c
 
 
 def _require_fits(config: Config, space: Space, dataset: Dataset, workers: int) -> None:
-    """A batch that does not fit the data or the workers is reported before anything starts."""
+    """Raises BadInput, before anything starts, for a batch in the space that does not fit the data or the workers."""
     for key, domain in space.items():
         for value in domain.samples():
             order_of(config.with_overrides({key: value}), dataset).rows_per_pass(workers)
@@ -104,21 +104,21 @@ def _search(
     share: Share,
     concurrent: int,
 ) -> None:
-    """Brings the study to its end, or raises what kept it from there."""
+    """Runs trials until the study is complete, or raises what prevented it."""
 
     def budget_of(trial: FrozenTrial) -> int:
         return _budget(config.with_overrides(trial.params), dataset)
 
-    def task(trial: FrozenTrial) -> dict[str, Any]:
+    def config_of(trial: FrozenTrial) -> dict[str, Any]:
         order_of(config.with_overrides(trial.params), dataset).rows_per_pass(share.max_workers)
-        return _task(config, folder, trial, share, budget_of(trial))
+        return _trial_config(config, folder, trial, share, budget_of(trial))
 
-    search = StudySearch(study, settings.trials, task, _say, lambda run: ask_to_end(folder / run))
+    search = StudySearch(study, settings.trials, config_of, _log, lambda run: request_end(folder / run))
     asha = None
     budget = _budget(config, dataset)
     rung = _budget(config.with_overrides({"saving.stop_after_epochs": float(config.evaluate.every_epochs)}), dataset)
     if settings.reduction > 1 and rung >= budget:
-        _say("no trial is ended early: evaluate.every_epochs leaves no check before the end")
+        _log("no trial is ended early: evaluate.every_epochs leaves no check before the end")
     elif settings.reduction > 1:
         asha = StudyAsha(study, search.numbers, budget_of, first_rung=rung, budget=budget, reduction=settings.reduction)
     _run(search, asha, folder, concurrent, share)
@@ -128,7 +128,7 @@ def _search(
     if search.ends:
         raise RuntimeError(f"{len(search.crashes)} trials in a row failed: {search.crashes[-1]}")
     if study.unfinished() or len(study.trials) < settings.trials:
-        raise KeyboardInterrupt  # Ray Tune takes Ctrl-C for a wish to end well
+        raise KeyboardInterrupt  # at Ctrl-C Ray Tune ends without an exception
 
 
 def _budget(config: Config, dataset: Dataset) -> int:
@@ -137,12 +137,12 @@ def _budget(config: Config, dataset: Dataset) -> int:
     return last_step(config, order) * order.global_batch
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
 def _prepared(config: Config, storage: str) -> tuple[Config, Dataset]:
-    """The config that trials share, and what they train on. Raises BadInput where the objective cannot be measured."""
+    """The config that trials share, and their training set. Raises BadInput if the objective cannot be measured."""
     dataset = prepare_into(storage, config.data.train)
     bank = prepare_into(storage, config.evaluate.train) if config.evaluate.train else dataset
     method = config.evaluate.method
@@ -164,14 +164,14 @@ def _prepared(config: Config, storage: str) -> tuple[Config, Dataset]:
 
 
 def _concurrent(config: Config) -> int:
-    """One trial for each GPU, or part of one, that a trial's workers take; a cluster without GPUs trains one."""
+    """Trials at once: as many as the cluster's GPUs allow at gpus_per_worker; one on a cluster without GPUs."""
     gpus, resources = ray.cluster_resources().get("GPU", 0.0), config.resources
     each = (resources.gpus_per_worker or 1.0) * (resources.max_workers or 1)
     return max(1, int(gpus / each + 1e-6))
 
 
 def _share(config: Config, concurrent: int) -> Share:
-    """What each trial takes of the cluster. Raises BadInput where its workers do not fit into its part."""
+    """Each trial's share of the cluster. Raises BadInput if its workers do not fit into it."""
     resources = ray.cluster_resources()
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     each = cpus / concurrent - TRIAL_CPUS
@@ -182,7 +182,7 @@ def _share(config: Config, concurrent: int) -> Share:
 
 
 def _record(config: Config, settings: SweepSettings, budget: int) -> dict[str, Any]:
-    """What sweep.json holds, for a restart and for the report."""
+    """The content of sweep.json, which a restart and the report read."""
     before, now = settings.defaults.flat(), config.flat()
     return {
         "recipe": settings.recipe,
@@ -200,8 +200,8 @@ def _record(config: Config, settings: SweepSettings, budget: int) -> dict[str, A
 
 
 def _require_same(folder: Location, record: dict[str, Any]) -> None:
-    """A sweep goes on with its own settings; the number of trials and the machine may change."""
-    if not is_sweep(folder):
+    """Raises BadInput if a resumed sweep has other settings; only trials and the machine's settings may change."""
+    if not (folder / FILE).exists():
         return
     earlier = json.loads((folder / SWEEP).read_bytes())
     now = json.loads(json.dumps(record))
@@ -217,7 +217,7 @@ def _require_same(folder: Location, record: dict[str, Any]) -> None:
 
 
 def _first(space: Space, defaults: dict[str, Any]) -> dict[str, Any]:
-    """The recipe's own values, to be tried first, if the space holds them."""
+    """The recipe's own values, the first trial, if the space contains them; else none."""
     inside = all(
         defaults[key] in domain.choices
         if isinstance(domain, Choices)
@@ -227,7 +227,7 @@ def _first(space: Space, defaults: dict[str, Any]) -> dict[str, Any]:
     return defaults if inside else {}
 
 
-def _task(config: Config, folder: Location, trial: FrozenTrial, share: Share, budget: int) -> dict[str, Any]:
+def _trial_config(config: Config, folder: Location, trial: FrozenTrial, share: Share, budget: int) -> dict[str, Any]:
     return {
         "run": trial.user_attrs["run"],
         "config": config.with_overrides(trial.params).to_json(),
@@ -241,7 +241,7 @@ def _task(config: Config, folder: Location, trial: FrozenTrial, share: Share, bu
 
 
 class _SaveAtInterrupt(tune.Callback):
-    """At Ctrl-C Tune gives its trials ten seconds: here they are requested to save and end."""
+    """At Ctrl-C requests that the running trials save and end, before Tune stops them after ten seconds."""
 
     def __init__(self, folder: Location, search: StudySearch) -> None:
         self._folder, self._search, self._installed = folder, search, False
@@ -253,7 +253,7 @@ class _SaveAtInterrupt(tune.Callback):
 
         def interrupted(number: int, frame: Any) -> None:
             for trial in self._search.live.values():
-                ask_to_end(self._folder / trial.user_attrs["run"])
+                request_end(self._folder / trial.user_attrs["run"])
             assert callable(tunes)
             tunes(number, frame)
 
@@ -261,13 +261,13 @@ class _SaveAtInterrupt(tune.Callback):
 
 
 def _run(search: StudySearch, asha: StudyAsha | None, folder: Location, concurrent: int, share: Share) -> None:
-    """Tune's own records are of no use: they lie beside the trials while the sweep runs."""
+    """Runs Tune. Its own records, which nothing reads, are kept in the sweep's folder only while it runs."""
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a trial that fails has no objective
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the newer one prints although verbose is 0
     records = folder / "tune"
-    # A trial of one worker is its process, which the next trial takes over with all it has imported; one of several
-    # starts a group of its own. Measured: the first step after 6 s instead of 25.
+    # A trial of one worker trains in its Tune process, which the next trial reuses with all it has imported; a trial of
+    # several starts a group of its own. Measured: the first step after 6 s instead of 25.
     takes = {"CPU": share.cpus, "GPU": share.gpus} if share.max_workers == 1 else {"CPU": TRIAL_CPUS}
     tuner = tune.Tuner(
         tune.with_resources(TrialRun, takes),
@@ -283,9 +283,9 @@ def _run(search: StudySearch, asha: StudyAsha | None, folder: Location, concurre
             name=uuid.uuid4().hex,
             storage_path=records.path,
             storage_filesystem=records.filesystem,
-            failure_config=tune.FailureConfig(max_failures=0),  # StudySearch tries again
+            failure_config=tune.FailureConfig(max_failures=0),  # StudySearch retries
             callbacks=[_SaveAtInterrupt(folder, search)],
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials keep their own
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # trials save their own
             verbose=0,
         ),
     )

@@ -82,7 +82,7 @@ STAGES = {
 
 @pytest.mark.parametrize("size", [32, 96, 224])
 @pytest.mark.parametrize("stage", STAGES)
-def test_every_stage_is_as_torchvision(stage: str, size: int) -> None:
+def test_every_stage_equals_torchvision(stage: str, size: int) -> None:
     image = textured(150, 200)
     assert_as_torchvision(image, whole(image, **STAGES[stage]), size)
 
@@ -92,25 +92,25 @@ def test_every_stage_is_as_torchvision(stage: str, size: int) -> None:
     [(0, 0, 300, 500), (17, 33, 250, 180), (100, 7, 60, 70), (299, 499, 1, 1), (40, 0, 224, 224), (3, 9, 30, 450)],
 )
 @pytest.mark.parametrize("size", [32, 75, 224])
-def test_crops_up_and_down_are_as_torchvision(top: int, left: int, height: int, width: int, size: int) -> None:
+def test_enlarged_and_reduced_crops_equal_torchvision(top: int, left: int, height: int, width: int, size: int) -> None:
     image = textured(300, 500)
     assert_as_torchvision(image, whole(image, top=top, left=left, height=height, width=width, flip=True), size)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 2), (2, 3), (3, 4000), (4000, 3), (8, 8), (1200, 1600)])
-def test_odd_shapes_are_as_torchvision(shape: tuple[int, int]) -> None:
+def test_odd_shapes_equal_torchvision(shape: tuple[int, int]) -> None:
     image = textured(*shape)
     for sample_id in range(3):
         for params in draw_views(0, 0, sample_id, *shape, AugmentConfig()):
             assert_as_torchvision(image, params, 64)
 
 
-def test_grey_images_are_as_torchvision() -> None:
+def test_grey_images_equal_torchvision() -> None:
     image = np.repeat(textured(90, 90)[:, :, :1], 3, axis=2)
     assert_as_torchvision(image, whole(image, **STAGES["all"]), 64)
 
 
-def test_drawn_views_are_as_torchvision() -> None:
+def test_drawn_views_equal_torchvision() -> None:
     image = textured(240, 320)
     for size in (32, 96, 224):
         for sample_id in range(12):
@@ -123,7 +123,7 @@ def test_the_blur_kernel_is_a_tenth_of_the_view_made_odd() -> None:
 
 
 @pytest.mark.parametrize("size", [32, 100, 224])
-def test_augment_pair_is_draw_views_and_render(size: int) -> None:
+def test_augment_pair_equals_draw_views_and_render(size: int) -> None:
     config = AugmentConfig(size=size)
     image = textured(120, 90)
     image.flags.writeable = False
@@ -139,7 +139,7 @@ def draw_many(config: AugmentConfig, count: int = 4000, height: int = 300, width
     return [view for i in range(count // 2) for view in draw_views(0, 0, i, height, width, config)]
 
 
-def test_crops_are_distributed_as_torchvisions() -> None:
+def test_crops_have_torchvisions_distribution() -> None:
     torch.manual_seed(0)
     image = torch.empty(3, 300, 400)
     crop = v1.RandomResizedCrop(224)
@@ -159,13 +159,13 @@ def assert_same_distribution(a: np.ndarray, b: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 2), (3, 4000), (4000, 3), (2, 1)])
-def test_a_image_without_room_gives_the_central_crop_of_torchvision(shape: tuple[int, int]) -> None:
+def test_an_image_of_extreme_aspect_gives_torchvisions_central_crop(shape: tuple[int, int]) -> None:
     theirs = v1.RandomResizedCrop.get_params(torch.empty(3, *shape), [2.0, 2.0], [3 / 4, 4 / 3])
     crops = {(v.top, v.left, v.height, v.width) for v in draw_many(AugmentConfig(crop_min=1.0), 20, *shape)}
     assert theirs in crops
 
 
-def test_probabilities_and_ranges() -> None:
+def test_probabilities_and_ranges_follow_the_config() -> None:
     views = draw_many(AugmentConfig(strength=0.5, grayscale_p=0.3))
     jitters = [view.jitter for view in views if view.jitter is not None]
     blurs = [view.blur_sigma for view in views if view.blur_sigma > 0]
@@ -207,13 +207,13 @@ def test_draws_of_views_epochs_samples_and_seeds_are_independent() -> None:
     assert np.abs(correlations).max() < 0.15
 
 
-def test_a_probability_does_not_move_the_other_draws() -> None:
+def test_a_probability_does_not_change_the_other_draws() -> None:
     first, _ = draw_views(0, 0, 0, 100, 100, AugmentConfig(blur_p=0.0, grayscale_p=0.0))
     second, _ = draw_views(0, 0, 0, 100, 100, AugmentConfig(blur_p=1.0, grayscale_p=1.0))
     assert dataclasses.replace(second, grayscale=False, blur_sigma=0.0) == first
 
 
-def test_views_never_change() -> None:
+def test_views_are_pinned() -> None:
     views = draw_views(2**62 + 3, 17, 2**40 + 1, 375, 500, AugmentConfig())
     assert views == (
         ViewParams(
@@ -239,7 +239,7 @@ def test_views_never_change() -> None:
     )
 
 
-def test_what_render_cannot_do_is_refused() -> None:
+def test_render_rejects_invalid_parameters() -> None:
     image = textured(20, 30)
     for changes in (
         {"height": 21},
@@ -271,7 +271,7 @@ def test_importing_loads_neither_torch_nor_pillow() -> None:
     assert run_fresh(code) == "[]"
 
 
-def test_the_cache_moves_on_where_a_folder_cannot_be_written(tmp_path: Path) -> None:
+def test_the_cache_skips_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     code = "from simclr_ray.data.jit import cache_folder; print(cache_folder())"
     unwritable = {"NUMBA_CACHE_DIR": "/proc/none", "XDG_CACHE_HOME": "/proc/none", "HOME": "/proc/none"}
     assert run_fresh(code, **unwritable, TMPDIR=str(tmp_path)).startswith(str(tmp_path))

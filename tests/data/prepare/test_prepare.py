@@ -1,4 +1,4 @@
-"""Preparation without a cluster: what is kept, what is left out, in which order, and never half of it."""
+"""Preparation without a cluster: which bytes are kept, which images are left out, their order, and interruptions."""
 
 from __future__ import annotations
 
@@ -22,6 +22,21 @@ from simclr_ray.data.prepare.shuffle import shuffled
 from simclr_ray.data.prepare.source import Source, open_source
 from simclr_ray.data.prepare.writer import require_writable
 from simclr_ray.storage.location import open_location
+
+
+def encoded(value: int, kind: str = "PNG", size: tuple[int, int] = (9, 6)) -> bytes:
+    """A small image that can be identified: its first pixel is about `value`."""
+    stream = io.BytesIO()
+    Image.new("RGB", size, (value, value, value)).save(stream, kind)
+    return stream.getvalue()
+
+
+def save_folder(root: Path, count: int, bad: tuple[int, ...] = ()) -> str:
+    for i in range(count):
+        path = root / f"class{i % 4}" / f"{i:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"no image" if i in bad else encoded(i))
+    return str(root)
 
 
 def prepared(spec: str, dest: Path, *, seed: int = 0, max_side: int | None = None) -> Dataset:
@@ -56,7 +71,7 @@ def test_bad_images_are_left_out_and_listed(tmp_path: Path) -> None:
     assert all(bad["problem"] for bad in bad_images(dataset))
 
 
-def test_bytes_are_kept_unless_the_format_or_the_size_calls_for_another(tmp_path: Path) -> None:
+def test_bytes_are_kept_unless_format_or_size_need_re_encoding(tmp_path: Path) -> None:
     kinds = ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF"]
     images = [encoded(90, kind, (40, 20)) for kind in kinds]
     table = pa.table([images, [0] * 6, kinds], schema=IMAGE)
@@ -126,7 +141,7 @@ def test_the_shuffle_depends_on_the_seed_alone(
     assert found == np.argsort(np.concatenate(keys)[:3000], kind="stable").tolist()
 
 
-def test_an_interrupted_preparation_is_no_dataset_and_can_be_done_again(tmp_path: Path) -> None:
+def test_an_interrupted_preparation_is_no_dataset_and_can_be_repeated(tmp_path: Path) -> None:
     spec = save_folder(tmp_path / "in", 60)
     source, location = open_source(spec), open_location(str(tmp_path / "a"))
 
@@ -158,14 +173,14 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "mine" / "notes.txt").read_text() == (tmp_path / "file").read_text() == "mine"
 
 
-def test_no_usable_image_is_bad_input_and_no_dataset(tmp_path: Path) -> None:
+def test_a_source_without_a_usable_image_is_bad_input(tmp_path: Path) -> None:
     spec = save_folder(tmp_path / "in", 6, bad=tuple(range(6)))
     with pytest.raises(BadInput, match=r"no usable image in .*: all 6 are bad, first class\d/000\d.png: "):
         prepared(spec, tmp_path / "a")
     assert not is_dataset(str(tmp_path / "a"))
 
 
-def test_reading_runs_only_a_little_ahead_of_writing() -> None:
+def test_reading_stays_a_few_tasks_ahead_of_writing() -> None:
     """Memory holds a few tasks, however large the source."""
     read = []
 

@@ -1,4 +1,4 @@
-"""What a source string means: what is listed, how it is labelled, and what is refused in one line."""
+"""Source strings: the files they list, their labels, and errors of one line."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def hugging_face(path: Path, column: str, plain: bool, labels: list[int] | None)
     pq.write_table(table.replace_schema_metadata(described if labels else None), path, row_group_size=2)
 
 
-def test_hugging_face_parquet(tmp_path: Path) -> None:
+def test_hugging_face_parquet_gives_images_labels_and_classes(tmp_path: Path) -> None:
     hugging_face(tmp_path / "a.parquet", "img", plain=False, labels=[0, 1, 1, 0, 1])
     source = open_source(str(tmp_path / "a.parquet"))
     assert (source.classes, source.rows, source.listed) == (("no", "yes"), 5, False)
@@ -97,7 +97,7 @@ def test_parquet_of_plain_bytes_without_labels(tmp_path: Path) -> None:
     assert {row["label"] for row in rows(source)} == {None}
 
 
-def test_webdataset_tars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_webdataset_tars_give_images_and_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webdataset, "BATCH_ROWS", 2)
     tar(tmp_path / "b.tar", [("x/3.jpg", b"three"), ("x/3.cls", b"7\n"), ("x/4.jpg", b"four")])
     tar(tmp_path / "a.tar", [("1.cls", b"5"), ("1.left.png", b"l"), ("1.right.png", b"r"), ("1.json", b"{}")])
@@ -163,7 +163,7 @@ def make_bad(root: Path) -> None:
         ("none-*", "no images in"),
     ],
 )
-def test_what_cannot_be_prepared_is_refused_in_one_line(tmp_path: Path, name: str, reason: str) -> None:
+def test_an_unusable_source_is_bad_input_of_one_line(tmp_path: Path, name: str, reason: str) -> None:
     make_bad(tmp_path)
     with pytest.raises(BadInput, match=reason) as raised:
         open_source(str(tmp_path / name))
@@ -192,7 +192,7 @@ def test_the_options_of_a_uri_stay_at_its_end() -> None:
     assert shards.parent.uri == "s3://bucket/data?region=us-east-1"
 
 
-def test_damage_within_a_tar_is_named(tmp_path: Path) -> None:
+def test_a_damaged_tar_is_named(tmp_path: Path) -> None:
     tar(tmp_path / "cut.tar", [("1.jpg", b"x" * 9000)])
     (tmp_path / "cut.tar").write_bytes((tmp_path / "cut.tar").read_bytes()[:2000])
     with pytest.raises(BadInput, match=r"cut.tar is a damaged tar"):
@@ -202,7 +202,7 @@ def test_damage_within_a_tar_is_named(tmp_path: Path) -> None:
         rows(open_source(str(tmp_path / "words.tar")))
 
 
-def test_a_image_that_vanished_after_the_listing_is_named(tmp_path: Path) -> None:
+def test_an_image_deleted_after_the_listing_is_named(tmp_path: Path) -> None:
     save(tmp_path / "a.png", b"x")
     source = open_source(str(tmp_path))
     (tmp_path / "a.png").unlink()

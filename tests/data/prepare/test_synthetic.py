@@ -1,4 +1,4 @@
-"""The synthetic images: the same everywhere, labelled, and not solved by their pixels."""
+"""The synthetic images: the same on every machine, labelled, and not classified by raw pixels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def some(split: str, start: int, stop: int, size: int = 32) -> pa.Table:
     return next(synthetic.read(split, size, pa.table({"index": list(range(start, stop))})))
 
 
-def test_a_image_depends_on_its_split_and_number_alone() -> None:
+def test_an_image_depends_on_its_split_and_number_alone() -> None:
     together = some("train", 0, 20)
     assert some("train", 13, 14)["image"][0] == together["image"][13]
     assert len(set(together["image"].to_pylist() + some("test", 0, 20)["image"].to_pylist())) == 40
@@ -32,7 +32,7 @@ def test_labels_are_balanced_and_named() -> None:
 
 
 @pytest.mark.parametrize("size", [8, 33, 96])
-def test_other_sizes(size: int) -> None:
+def test_other_sizes_are_drawn(size: int) -> None:
     image = decode(some("train", 3, 4, size)["image"][0].as_py())
     assert image.shape == (size, size, 3)
     assert image.std() > 20
@@ -44,8 +44,8 @@ def test_the_same_image_at_another_size_is_the_same_scene() -> None:
     assert np.corrcoef(small.ravel(), shrunk.ravel())[0, 1] > 0.7
 
 
-def test_pixels_alone_tell_little() -> None:
-    """kNN on raw pixels: well below what features reach, a little above chance."""
+def test_raw_pixels_classify_badly() -> None:
+    """kNN on raw pixels: a little above chance, well below the accuracy on features."""
 
     def centred(split: str, count: int) -> np.ndarray:
         flat = np.stack([synthetic.draw(split, i) for i in range(count)]).reshape(count, -1).astype(np.float32)
@@ -58,7 +58,7 @@ def test_pixels_alone_tell_little() -> None:
     assert 0.1 < accuracy < 0.35
 
 
-def test_the_name_says_split_size_and_number() -> None:
+def test_the_spec_gives_split_size_and_number() -> None:
     assert synthetic.parse("synthetic:40") == ("train", 32, 40)
     assert synthetic.parse("synthetic:40:64px:test") == ("test", 64, 40)
     for wrong in ("synthetic:", "synthetic:0", "synthetic:ten", "synthetic:4:5px", "synthetic:4:val"):
