@@ -73,7 +73,7 @@ def pretrain(
     config, bank, test = _resolved(config, requested, dataset, storage, share, earlier)
     with lease(run) as driver:
         config, _ = _same_science(run, config)  # again, under the lease: another driver may have started it since
-        (run / "config.json").write_bytes(config.to_json().encode())
+        (run / CONFIG).write_bytes(config.to_json().encode())
         task = Task(config=config, dataset=dataset, bank=bank, test=test, run=run, driver=driver, share=share)
         training.train(task, last_step(config, order), on_row, _attempts(training, share, alone=alone))
     return result_of(run)

@@ -18,7 +18,7 @@ from simclr_ray import collective
 from simclr_ray.orchestrate.preemption.drain import draining, save_requested_at
 from simclr_ray.periodic import repeating
 from simclr_ray.planning.shares import Share, workers_that_fit
-from simclr_ray.storage.rows import Row
+from simclr_ray.storage.run_folder import Row
 from simclr_ray.train.control import ClusterSignals
 
 POLL_S = 1.0

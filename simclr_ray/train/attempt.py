@@ -140,7 +140,7 @@ def _resume(state: TrainState, config: Config, dataset: Dataset, run: Location) 
     # A checkpoint is saved before the evaluation of its step and holds the metrics row that the results were to join.
     # If the attempt ended before that row was written, the evaluation is done again now. The key was once "owed".
     pending_row = saved.state.get("pending_evaluation_row", saved.state.get("owed"))
-    if pending_row is not None and any(row["step"] == step for row in read_rows(run / "metrics.jsonl")):
+    if pending_row is not None and any(row["step"] == step for row in read_rows(run / METRICS)):
         pending_row = None
     return collective.from_rank_0(pending_row), skipped
 

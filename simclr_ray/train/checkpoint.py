@@ -40,12 +40,12 @@ def steps_in(run: Location) -> list[int]:
 
 def complete_steps(run: Location) -> list[int]:
     """Steps of the checkpoints whose manifest was written, ascending; incomplete ones are left out."""
-    return [step for step in steps_in(run) if (run / folder_name(step) / "manifest.json").exists()]
+    return [step for step in steps_in(run) if (run / checkpoint_name(step) / MANIFEST).exists()]
 
 
 def write(run: Location, saved: Snapshot) -> None:
     """Writes `step-…/`, the manifest last. Whatever an earlier attempt left there is deleted first."""
-    folder = run / folder_name(saved.step)
+    folder = run / checkpoint_name(saved.step)
     folder.delete()
     contents = (
         safetensors.torch.save(saved.model),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from simclr_ray import collective
 from simclr_ray.data.order import Order
-from simclr_ray.storage.rows import Row
+from simclr_ray.storage.run_folder import Row
 from simclr_ray.train.bad_images import add_bad_ids, new_bad_ids
 from simclr_ray.train.batch import Batch
 from simclr_ray.train.control import Action, Ended, Interrupted

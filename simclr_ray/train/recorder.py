@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from simclr_ray.config import SavingConfig
-from simclr_ray.storage.rows import Row
+from simclr_ray.storage.run_folder import Row
 from simclr_ray.train.checkpoint import Saver, SaveResult
 from simclr_ray.train.control import Action, Control
 from simclr_ray.train.run_log import RunLog

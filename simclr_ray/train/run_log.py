@@ -121,7 +121,7 @@ class RunLog:
 
 def start_log(run: Location, workers: int, last_failure: str | None) -> RunLog:
     """Opens the logs and records the start of an attempt, and the failure of the one before if it recorded no end."""
-    events, rows = read_rows(run / "events.jsonl"), read_rows(run / "metrics.jsonl")
+    events, rows = read_rows(run / EVENTS), read_rows(run / METRICS)
     log = RunLog(run)
     log.event("attempt", events[-1]["step"] if events else 0, workers=workers)
     if events and events[-1]["event"] not in ("done", "resize", "stop", "gave_up"):
@@ -132,8 +132,8 @@ def start_log(run: Location, workers: int, last_failure: str | None) -> RunLog:
 
 def note_giving_up(run: Location, cause: str) -> None:
     """Writes the event `gave_up`; the driver calls it when it will not retry a run, and no worker writes then."""
-    events = read_rows(run / "events.jsonl")
-    log = JsonLines(run / "events.jsonl", events)
+    events = read_rows(run / EVENTS)
+    log = JsonLines(run / EVENTS, events)
     step = events[-1]["step"] if events else 0
     log.append({"event": "gave_up", "time": round(time(), 3), "step": step, "cause": cause})
     log.flush(patience_s=None)

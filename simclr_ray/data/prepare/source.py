@@ -79,7 +79,7 @@ class Kind(Enum):
 
 def source_digest(spec: str) -> str:
     """The digest of the source, from the listing alone. Raises BadInput as `open_source` does."""
-    if spec.startswith(("synthetic:", "torchvision:")):
+    if not is_address(spec):
         return spec_digest(spec)
     _, _, entries = _listing(spec)
     return _digest(entries)
@@ -92,7 +92,7 @@ def spec_digest(spec: str) -> str:
 
 def open_source(spec: str) -> Source:
     """Lists the files of `spec`. Raises BadInput if there is nothing to prepare, or files of several kinds."""
-    if spec.startswith("synthetic:"):
+    if is_synthetic(spec):
         return _synthetic(spec)
     location, kind, entries = _listing(spec)
     names = [entry.name for entry in entries]

@@ -73,7 +73,7 @@ class TrialRun(tune.Trainable):
         self._checks.put(None)
 
     def _queue_logged_checks(self) -> None:
-        for row in read_rows(self._run / "metrics.jsonl"):
+        for row in read_rows(self._run / METRICS):
             self._on_row(row | {"checked": row})
 
     def _on_row(self, row: Row | None) -> None:

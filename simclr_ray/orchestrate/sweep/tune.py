@@ -201,7 +201,7 @@ def _record(config: Config, settings: SweepSettings, budget: int) -> dict[str, A
 
 def _require_same(folder: Location, record: dict[str, Any]) -> None:
     """Raises BadInput if a resumed sweep has other settings; only trials and the machine's settings may change."""
-    if not (folder / FILE).exists():
+    if not is_sweep(folder):
         return
     earlier = json.loads((folder / SWEEP).read_bytes())
     now = json.loads(json.dumps(record))

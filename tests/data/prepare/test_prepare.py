@@ -24,21 +24,6 @@ from simclr_ray.data.prepare.writer import require_writable
 from simclr_ray.storage.location import open_location
 
 
-def encoded(value: int, kind: str = "PNG", size: tuple[int, int] = (9, 6)) -> bytes:
-    """A small image that can be identified: its first pixel is about `value`."""
-    stream = io.BytesIO()
-    Image.new("RGB", size, (value, value, value)).save(stream, kind)
-    return stream.getvalue()
-
-
-def save_folder(root: Path, count: int, bad: tuple[int, ...] = ()) -> str:
-    for i in range(count):
-        path = root / f"class{i % 4}" / f"{i:04d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"no image" if i in bad else encoded(i))
-    return str(root)
-
-
 def prepared(spec: str, dest: Path, *, seed: int = 0, max_side: int | None = None) -> Dataset:
     source, location = open_source(spec), open_location(str(dest))
     require_writable(location)
