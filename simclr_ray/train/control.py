@@ -58,9 +58,9 @@ class Control:
     save) and two steps before the deadline, where the group saves and stops: nothing is lost. Without a margin it saves
     every LAST_SAVES_S until the node is gone.
 
-    Growth waits until `settle_s` after capacity for more workers was first seen, because Ray's own count must have seen
-    it too, and until `resize_every_s` after the start; REFUSED_TIMES as long where the number is still the
-    `refused_workers` which the last resize did not get, perhaps since another run has them.
+    Growth waits until `settle_s` after capacity for more workers was first seen, for more that comes with it, and until
+    `resize_every_s` after the start; REFUSED_TIMES as long where the number is still the `refused_workers` which the
+    last resize did not get, perhaps since another run has them.
     """
 
     def __init__(
