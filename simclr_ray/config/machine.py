@@ -65,8 +65,8 @@ class ElasticityConfig:
 
     resize_every_s: float = 300.0
     """A group of workers trains for at least so long before it stops to grow."""
-    settle_s: float = 22.0
-    """Time from capacity for more workers to growing: Ray updates its own count of the cluster every 20 s."""
+    settle_s: float = 3.0
+    """Time between capacity for more workers and growing: nodes that come together are used together."""
     stop_margin_s: float | None = 3.0
     """The group saves and stops so long before a preemption's deadline; None: it goes on training, saving every
     second."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ray.train
 import ray.train.torch
+from ray.train.v2.api.callback import RayTrainCallback
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig  # ray.train's own names are typed as V1
 
 from simclr_ray.orchestrate.cluster import rank_0_selector
 from simclr_ray.orchestrate.failure import FailedAttempts
 from simclr_ray.orchestrate.group_failure import StopOnFailure, cause_of, lost_while_starting
 from simclr_ray.orchestrate.interrupt import saved_at_interrupt
+from simclr_ray.orchestrate.placement import CorrectedPlacement, unrestricted_selector
 from simclr_ray.orchestrate.reservation import drop_reservation
 from simclr_ray.orchestrate.task import Task
 from simclr_ray.orchestrate.train_fn import train_fn
@@ -35,12 +37,17 @@ def _trainer(task: Task) -> ray.train.torch.TorchTrainer:
     share, run = task.share, task.run
     drop_reservation(run)
     elastic = share.min_workers < share.max_workers
+    selector = rank_0_selector(share)
+    callbacks: list[RayTrainCallback] = [StopOnFailure(run, task.driver)]
+    if elastic:
+        callbacks.append(CorrectedPlacement(share))
+        selector = selector or unrestricted_selector(share)
     run_config = RunConfig(
         name="ray",
         storage_path=run.path,
         storage_filesystem=run.filesystem,
         failure_config=FailureConfig(max_failures=-1),
-        callbacks=[StopOnFailure(run, task.driver)],
+        callbacks=callbacks,  # type: ignore[arg-type]  # typed as UserCallbacks, checked as any of Ray's
     )
     if run.local is None:
         with_retries(run.uri, lambda: run_config.storage_context)  # Ray accesses its storage here, without retries
@@ -57,7 +64,7 @@ def _trainer(task: Task) -> ray.train.torch.TorchTrainer:
             num_workers=(share.min_workers, share.max_workers) if elastic else share.max_workers,
             use_gpu=share.gpus > 0,
             resources_per_worker=resources,
-            label_selector=rank_0_selector(share),
+            label_selector=selector,
             elastic_resize_monitor_interval_s=NEVER_S,
         ),
         run_config=run_config,  # type: ignore[arg-type]

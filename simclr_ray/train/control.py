@@ -64,9 +64,9 @@ class Control:
     before the deadline, and decisions are made only between steps. Without a `stop_margin_s` the group saves every
     LAST_SAVES_S until the node is gone.
 
-    Growth waits until `settle_s` after capacity for more workers was first seen, because Ray's own count must have seen
-    it too, and until `resize_every_s` after the start; REFUSED_TIMES as long while the capacity is still the
-    `refused_workers` that the last resize did not get, perhaps because another run took them.
+    Growth waits until `settle_s` after capacity for more workers was first seen, for more that comes with it, and until
+    `resize_every_s` after the start; REFUSED_TIMES as long where the number is still the `refused_workers` which the
+    last resize did not get, perhaps since another run has them.
     """
 
     def __init__(

@@ -42,8 +42,13 @@ SETTINGS = SMALL | {
 STEPS = 24
 
 
-def start(folder: Path, name: str, workers: int, *, ray_address: str = "local", **changes: object) -> Any:
-    """`pretrain.py quickstart` with small settings, on a cluster of its own unless an address is given."""
+def start(
+    folder: Path, name: str, workers: int, *, ray_address: str = "local", fast: bool = True, **changes: object
+) -> Any:
+    """`pretrain.py quickstart` with small settings, on a cluster of its own unless an address is given.
+
+    `fast`: with less patience than Ray's own.
+    """
     settings = SETTINGS | {"resources.min-workers": workers, "resources.max-workers": workers} | changes
     flags = [word for key, value in settings.items() for word in _flag(key, value)]
     line = [sys.executable, str(ROOT / "experiments/pretrain.py"), "quickstart", *flags, "--name", name]
@@ -52,7 +57,7 @@ def start(folder: Path, name: str, workers: int, *, ray_address: str = "local", 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | FAST | {"RAY_ADDRESS": ray_address},
+        env=os.environ | (FAST if fast else {}) | {"RAY_ADDRESS": ray_address},
     )
 
 

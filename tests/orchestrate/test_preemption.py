@@ -294,15 +294,7 @@ def test_a_drain_without_a_deadline_has_an_infinite_one(cluster: tuple[str, list
 
 
 def test_an_invalid_address_is_an_error_of_one_line() -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "simclr_ray.orchestrate.preemption",
-        "--cloud",
-        "none",
-        "--address",
-        "nowhere",
-    ]
+    command = [sys.executable, "-m", "simclr_ray.orchestrate.preemption", "--cloud", "none", "--address", "nowhere"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert done.returncode == 2
     assert re.fullmatch(r"error: --address nowhere: .*\n", done.stderr), done.stderr

@@ -1,0 +1,113 @@
+"""How many workers an elastic group starts with, and on which nodes: Ray Train's decision held against the cluster.
+
+Ray counts on a view of the cluster that is up to 20 s old, and takes a node that was killed for alive for about 15 s
+more. A group that is too large for the nodes that are left waits out Ray's start timeout, 60 s.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
+
+from simclr_ray.orchestrate.preemption.drain import draining
+from simclr_ray.orchestrate.reservation import COORDINATOR, TIMEOUT_S
+from simclr_ray.planning.shares import Share, workers_that_fit
+
+NODE_ID = "ray.io/node-id"
+CONNECT_S = 2.0
+"""A connection request that the network lost is sent again after 1 s."""
+LOOKUP_ERRORS = (RayError, OSError, AttributeError, KeyError, RuntimeError, TypeError, ValueError)
+"""Ray does not answer, or its internals are not those of 2.60."""
+
+NodeResources = dict[str, dict[str, float]]
+"""Node id (hex) -> what a node has, or what of it is reserved."""
+
+
+def unrestricted_selector(share: Share) -> list[dict[str, str]]:
+    """A label selector for each worker that allows every node; `CorrectedPlacement` can only add to one that exists."""
+    return [{} for _ in range(share.max_workers)]
+
+
+class CorrectedPlacement(ControllerCallback, WorkerGroupCallback):
+    """Starts a group of as many workers as fit on the nodes that are there, and keeps it off the others.
+
+    A node counts if it is alive, not draining, and its raylet accepts a connection. Runs in Ray Train's controller,
+    whose decision stands wherever the cluster cannot be looked up: an error raised here would be the run's failure.
+    """
+
+    def __init__(self, share: Share) -> None:
+        self._share = share
+        self._run_context: Any = None
+        self._avoided: list[str] = []
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        self._run_context = train_run_context
+
+    def before_controller_execute_resize_decision(self, resize_decision: Any) -> None:
+        """The controller reads the decision after this call."""
+        self._avoided = []
+        try:
+            reserved = reserved_resources(self._run_context.run_id)
+            nodes = [node for node in ray.nodes() if workers_that_fit(self._share, [node["Resources"]])]
+            usable = usable_nodes(nodes, draining())
+            workers = corrected_workers(self._share, usable, reserved)
+            if workers is not None:
+                resize_decision.num_workers = workers
+                self._avoided = [node["NodeID"] for node in nodes if node["Alive"] and node["NodeID"] not in usable]
+        except LOOKUP_ERRORS:
+            logging.getLogger(__name__).warning("Ray's own count of workers stands", exc_info=True)
+
+    def before_worker_group_start(self, worker_group_context: Any) -> None:
+        """Otherwise the head places workers on a killed node until it has noticed."""
+        avoid(self._avoided, getattr(worker_group_context, "label_selector", None) or [])
+
+
+def reserved_resources(run_id: str) -> NodeResources:
+    """What Ray's coordinator of elastic runs now holds for this one; it looks at the cluster again for it."""
+    coordinator = ray.get_actor(COORDINATOR, namespace=COORDINATOR)
+    answer: ray.ObjectRef[NodeResources] = coordinator.get_reserved_resources.remote(f"train-{run_id}", recompute=True)
+    return ray.get(answer, timeout=TIMEOUT_S)
+
+
+def usable_nodes(nodes: Iterable[dict[str, Any]], leaving: Iterable[str]) -> NodeResources:
+    """Node id -> resources of those of `ray.nodes()` that a worker can start on."""
+    staying = [node for node in nodes if node["Alive"] and node["NodeID"] not in set(leaving)]
+    with ThreadPoolExecutor(max_workers=32) as pool:
+        answers = list(pool.map(_answers, staying))
+    return {node["NodeID"]: node["Resources"] for node, answer in zip(staying, answers, strict=True) if answer}
+
+
+def _answers(node: dict[str, Any]) -> bool:
+    try:
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), timeout=CONNECT_S).close()
+    except OSError:
+        return False
+    return True
+
+
+def corrected_workers(share: Share, usable: NodeResources, reserved: NodeResources) -> int | None:
+    """Workers to start, of what the run has reserved on each node; None: nothing is known that Ray does not know.
+
+    What was reserved on a node that is gone may be had on another, if one is left that nothing is reserved on. It may
+    be another run's: then the group waits out the start timeout, as it would without us. With fewer nodes than
+    `min_workers` need, it waits for one.
+    """
+    if not usable or not reserved:
+        return None
+    kept = workers_that_fit(share, [reserved[node] for node in reserved if node in usable])
+    lost = workers_that_fit(share, reserved.values()) - kept
+    spare = workers_that_fit(share, [usable[node] for node in usable if node not in reserved])
+    return max(share.min_workers, kept + min(lost, spare))
+
+
+def avoid(nodes: list[str], selectors: list[dict[str, str]]) -> None:
+    """Adds to each worker's label selector, in place, that it shall not be on these nodes."""
+    for selector in selectors if nodes else []:
+        selector[NODE_ID] = f"!in({', '.join(sorted(nodes))})"

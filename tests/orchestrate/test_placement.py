@@ -1,0 +1,162 @@
+"""Where a group of workers starts again: on the nodes that are there, and as many as they hold."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from time import monotonic
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+from ray.exceptions import GetTimeoutError
+
+from commands import events, metrics, start, wait_until
+from simclr_ray.orchestrate import placement
+from simclr_ray.orchestrate.placement import (
+    LOOKUP_ERRORS,
+    CorrectedPlacement,
+    corrected_workers,
+    unrestricted_selector,
+    usable_nodes,
+)
+from simclr_ray.planning.shares import Share
+
+SHARE = Share(min_workers=2, max_workers=4, cpus=1.5, gpus=0.0)
+WHOLE, ONE = {"CPU": 4.0}, {"CPU": 1.5}  # a node holds two workers
+
+RESTART_S = 40.0
+"""Ray's start timeout, which a group too large for the cluster waits out, is 60."""
+SETTINGS = {
+    "train.epochs": 10_000,
+    "evaluate.every-epochs": 0,
+    "resources.min-workers": 1,
+    "resources.max-workers": 2,
+    "resources.cpus-per-worker": 1.5,
+    "elasticity.resize-every-s": 5,
+    "saving.every-steps": 1000,
+    "saving.every-s": 8,
+}
+
+
+def node(node_id: str, port: int, *, alive: bool = True) -> dict[str, Any]:
+    where = {"NodeManagerAddress": "127.0.0.1", "NodeManagerPort": port}
+    return where | {"NodeID": node_id, "Alive": alive, "Resources": WHOLE}
+
+
+@pytest.fixture
+def raylet() -> Iterator[int]:
+    """The port of somebody who listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening.getsockname()[1]
+
+
+@pytest.fixture
+def silent() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return listening.getsockname()[1]
+
+
+def test_a_node_counts_that_is_alive_and_stays_and_answers(raylet: int, silent: int) -> None:
+    nodes = [node("a", raylet), node("b", raylet, alive=False), node("c", raylet), node("d", silent)]
+    assert usable_nodes(nodes, ["c"]) == {"a": WHOLE}
+
+
+@pytest.mark.parametrize(
+    ("usable", "reserved", "workers"),
+    [
+        ("ab", {"a": {"CPU": 3.0}, "b": ONE}, 3),
+        ("a", {"a": {"CPU": 3.0}, "b": ONE}, 2),  # b was lost
+        ("ac", {"a": {"CPU": 3.0}, "b": ONE}, 3),  # c stands in for it, and for no more than was lost
+        ("abc", {"a": {"CPU": 3.0}}, 2),  # others have reserved the rest
+        ("b", {"a": {"CPU": 3.0}, "b": ONE}, 2),  # one fits: min_workers wait for a node
+        ("", {"a": {"CPU": 3.0}}, None),  # not even one node answers: the question is at fault
+        ("a", {}, None),
+    ],
+)
+def test_workers_are_those_reserved_on_nodes_that_are_left(
+    usable: str, reserved: dict[str, dict[str, float]], workers: int | None
+) -> None:
+    assert corrected_workers(SHARE, dict.fromkeys(usable, WHOLE), reserved) == workers
+
+
+def started(monkeypatch: pytest.MonkeyPatch, nodes: list[dict[str, Any]]) -> tuple[int, list[dict[str, str]]]:
+    """The number of workers and their selectors of a group that Ray wants 4 workers for, rank 0 on a node of its own.
+
+    "a" and "b" are reserved; "b" drains.
+    """
+    monkeypatch.setattr(placement.ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(placement, "draining", lambda: {"b": 0.0})
+    monkeypatch.setattr(placement, "reserved_resources", lambda run_id: {"a": {"CPU": 3.0}, "b": {"CPU": 3.0}})
+    selectors = unrestricted_selector(SHARE)
+    selectors[0]["ray.io/market-type"] = "on-demand"
+    callback, decision = CorrectedPlacement(SHARE), SimpleNamespace(num_workers=4)
+    callback.after_controller_start(SimpleNamespace(run_id="1"))
+    callback.before_controller_execute_resize_decision(decision)
+    callback.before_worker_group_start(SimpleNamespace(label_selector=selectors[: decision.num_workers]))
+    return decision.num_workers, selectors[: decision.num_workers]
+
+
+def test_a_group_is_kept_off_the_nodes_that_do_not_count(
+    monkeypatch: pytest.MonkeyPatch, raylet: int, silent: int
+) -> None:
+    nodes = [node("a", raylet), node("d", silent), node("b", raylet), node("e", raylet, alive=False)]
+    off = {"ray.io/node-id": "!in(b, d)"}
+    assert started(monkeypatch, nodes) == (2, [{"ray.io/market-type": "on-demand"} | off, off])
+
+
+@pytest.mark.parametrize("error", [*LOOKUP_ERRORS, GetTimeoutError])
+def test_what_cannot_be_looked_up_leaves_ray_its_decision(
+    monkeypatch: pytest.MonkeyPatch, raylet: int, error: type[Exception]
+) -> None:
+    class Unknown(dict[str, Any]):
+        def __getitem__(self, key: str) -> Any:
+            raise error("no such thing")
+
+    unchanged = 4, [{"ray.io/market-type": "on-demand"}, {}, {}, {}]
+    assert started(monkeypatch, [node("a", raylet), Unknown()]) == unchanged
+    assert started(monkeypatch, []) == unchanged
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A head that never trains, as in clusters/."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    yield cluster
+    cluster.shutdown()
+
+
+def steps_with(run: Path, attempt: int, workers: int) -> int:
+    """Steps that the newest attempt has done, if it is number `attempt` or a later one and has so many workers."""
+    starts, rows = events(run, "start", "restore"), metrics(run)
+    if len(starts) < attempt or not rows or starts[-1]["workers"] != workers:
+        return 0
+    return rows[-1]["step"] - starts[-1]["step"]
+
+
+@pytest.mark.slow
+def test_a_lost_node_costs_no_start_timeout_and_a_new_one_is_used_at_once(cluster: Cluster, tmp_path: Path) -> None:
+    """With Ray's own patience."""
+    run = tmp_path / "elastic"
+    nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
+    process = start(tmp_path, "elastic", 1, ray_address=cluster.address, fast=False, **SETTINGS)
+
+    def seconds_until_trained(attempt: int, workers: int, steps: int = 1) -> float:
+        began = monotonic()
+        wait_until(lambda: steps_with(run, attempt, workers) >= steps, process, f"attempt {attempt} trains")
+        return monotonic() - began
+
+    try:
+        seconds_until_trained(1, workers=2, steps=10)
+        cluster.remove_node(nodes[1], allow_graceful=False)
+        lost = seconds_until_trained(2, workers=1)
+        seconds_until_trained(2, workers=1, steps=10)
+        cluster.add_node(num_cpus=2)
+        grown = seconds_until_trained(3, workers=2)
+    finally:
+        process.kill()
+    print(f"seconds to the next step: {lost:.1f} after a lost node, {grown:.1f} after a new one")
+    assert [event["workers"] for event in events(run, "start", "restore")] == [2, 1, 2], "no stale count on the way"
+    assert lost < RESTART_S
