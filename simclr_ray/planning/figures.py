@@ -110,7 +110,7 @@ def default_figures(job: Job, cost: ModelCost, fleet: Fleet) -> Figures:
         compile_s=Figure(value=55 if machine.gpus else 0, source="measured on one H200; a CPU does not compile"),
         node_start_s=nothing if local else Figure(value=300, source="assumed: request, boot, set-up"),
         notice_s=Figure(value=22, source=TWO_CORES),
-        kill_s=Figure(value=41, source=TWO_CORES),
+        kill_s=Figure(value=22, source=TWO_CORES),
         grow_s=Figure(value=12, source=TWO_CORES),
         unannounced=Figure(value=0.1, source="assumed"),
         interruptions_per_node_hour=nothing if local else Figure(value=0.05, source="assumed"),

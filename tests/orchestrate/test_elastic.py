@@ -20,6 +20,7 @@ from same import assert_same_as_one_worker
 from simclr_ray.storage.location import open_location
 from simclr_ray.storage.run_folder import read_rows
 
+LAST_WAIT_S = 600.0
 NODE_CPUS = 2  # one worker and its data workers
 SETTINGS = {
     "train.precision": "float64",
@@ -82,7 +83,7 @@ def test_added_and_preempted_nodes_do_not_change_the_result(cluster: Cluster, tm
     trained(4)
     cluster.remove_node(third, allow_graceful=False)  # without a notice
     trained(5)
-    code, _, err = finish(process, 300)
+    code, _, err = finish(process, LAST_WAIT_S)
     assert code == 0, err
     assert [s["workers"] for s in starts(run)] == [1, 2, 1, 2, 1]
     _report(run)
@@ -124,7 +125,7 @@ def test_two_notices_then_two_nodes_at_once_then_that_of_rank_0(cluster: Cluster
 
     cluster.add_node(num_cpus=NODE_CPUS)
     take_away(cluster, nodes[2], 12)  # where the only worker, rank 0, is
-    code, _, err = finish(process, 300)
+    code, _, err = finish(process, LAST_WAIT_S)
     assert code == 0, err
     stop = events(run, "stop")[-1]
     assert any(begun["step"] == stop["step"] for begun in starts(run)), "not even rank 0's notice loses anything"

@@ -135,17 +135,20 @@ def test_unwritable_storage_is_one_line_and_exit_2(tmp_path: Path) -> None:
     assert len(err.strip().splitlines()) == 1
 
 
-def test_a_second_driver_on_a_live_run_is_refused_and_ctrl_c_ends_the_first(storage: Path) -> None:
-    first = start(storage, "live", 1, **{"train.epochs": 60})
-    wait_until(lambda: bool(metrics(storage / "live")), first, "the first step is done")
-    code, _, err = finish(start(storage, "live", 1, **{"train.epochs": 60}))
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_second_driver_on_a_live_run_is_refused_and_ctrl_c_ends_the_first(workers: int, storage: Path) -> None:
+    """One worker trains in the driver itself, two under Ray Train."""
+    name = f"live-{workers}"
+    first = start(storage, name, workers, **{"train.epochs": 60})
+    wait_until(lambda: bool(metrics(storage / name)), first, "the first step is done")
+    code, _, err = finish(start(storage, name, workers, **{"train.epochs": 60}))
     still_going = first.poll() is None
     first.send_signal(signal.SIGINT)
     interrupted, _, err = finish(first, 60)
     assert (interrupted, "the same command goes on" in err) == (130, True), err
-    last = events(storage / "live")[-1]
+    last = events(storage / name)[-1]
     assert (last["event"], last["reason"]) == ("stop", "asked to end")
-    assert (storage / "live" / f"step-{last['step']:08d}" / "manifest.json").exists()
+    assert (storage / name / f"step-{last['step']:08d}" / "manifest.json").exists()
     assert code == 2
     assert "is being trained by another driver" in err
     assert still_going
