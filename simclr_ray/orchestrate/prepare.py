@@ -15,7 +15,7 @@ from simclr_ray.config import BadInput
 from simclr_ray.data.dataset import BAD_LIST, Dataset, is_dataset, open_dataset
 from simclr_ray.data.prepare.build import check, in_threads, ordered_work, require_settings, write_dataset
 from simclr_ray.data.prepare.progress import shown
-from simclr_ray.data.prepare.source import Source, is_address, is_torchvision, open_source, source_digest
+from simclr_ray.data.prepare.source import Source, is_address, open_source, source_digest
 from simclr_ray.data.prepare.writer import require_writable
 from simclr_ray.orchestrate.cluster import join_or_start
 from simclr_ray.storage.location import open_location
@@ -40,7 +40,7 @@ def prepare(
     require_settings(seed, max_side, slice_rows)
     location = open_location(dest)
     _require_apart(source, dest)
-    opened = open_any(source)
+    opened = open_source(source)
     require_writable(location)
     run = in_threads if opened.bytes <= SMALL_BYTES or not opened.anywhere else on_ray
     checked = run(opened, ordered_work(opened, seed), max_side)
@@ -78,15 +78,6 @@ def prepare_into(
     if dataset.bad:
         print(f"data: {dataset.bad:,} bad images were left out, listed in {dest / BAD_LIST}", flush=True)
     return dataset
-
-
-def open_any(spec: str) -> Source:
-    """The source that `spec` names, torchvision's too."""
-    if not is_torchvision(spec):
-        return open_source(spec)
-    from simclr_ray.data.prepare.torchvision import open_torchvision  # seconds of imports
-
-    return open_torchvision(spec)
 
 
 def on_ray(source: Source, work: pa.Table, max_side: int | None) -> Iterator[pa.Table]:

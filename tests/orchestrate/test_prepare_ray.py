@@ -65,7 +65,7 @@ def test_bad_input_of_a_task_is_raised_unwrapped(tmp_path: Path, tasks: None, mo
     spec = save_folder(tmp_path / "in", 40)
     opened = source_module.open_source(spec)
     (tmp_path / "in/class1/0005.png").unlink()
-    monkeypatch.setattr(prepare_module, "open_any", lambda spec: opened)
+    monkeypatch.setattr(prepare_module, "open_source", lambda spec: opened)
     with pytest.raises(BadInput, match=r"^\S*0005.png was listed but cannot be read on") as raised:
         prepare(spec, str(tmp_path / "out"))
     assert "\n" not in str(raised.value)
