@@ -144,8 +144,8 @@ def test_a_second_driver_on_a_live_run_is_refused_and_ctrl_c_ends_the_first(work
     code, _, err = finish(start(storage, name, workers, **{"train.epochs": 60}))
     still_going = first.poll() is None
     first.send_signal(signal.SIGINT)
-    interrupted, _, err = finish(first, 60)
-    assert (interrupted, "the same command goes on" in err) == (130, True), err
+    interrupted, _, output = finish(first, 60)
+    assert (interrupted, "the same command goes on" in output) == (130, True), output
     last = events(storage / name)[-1]
     assert (last["event"], last["reason"]) == ("stop", "asked to end")
     assert (storage / name / f"step-{last['step']:08d}" / "manifest.json").exists()
