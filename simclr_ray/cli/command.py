@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import io
 import re
 import sys
@@ -17,6 +16,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from simclr_ray.cli.recipe_file import load_recipe, names_file
+from simclr_ray.cli.suggest import suggestion
 from simclr_ray.config import BadInput, Config, config_types, current_key
 
 T = TypeVar("T")
@@ -82,8 +82,7 @@ def choose_recipe(argv: list[str], recipes: Mapping[str, Callable[[], Config]]) 
         function, config = load_recipe(argv[0])
         return Recipe(name=function.__name__, config=config, doc=function.__doc__), argv[1:]
     if argv[0] not in recipes:
-        near = difflib.get_close_matches(argv[0], list(recipes), n=1)
-        raise BadInput(f"no recipe is called {argv[0]!r}" + (f": did you mean {near[0]}?" if near else f": {names}"))
+        raise BadInput(f"no recipe is called {argv[0]!r}{suggestion(argv[0], recipes)}")
     recipe = recipes[argv[0]]
     return Recipe(name=argv[0], config=recipe(), doc=recipe.__doc__), argv[1:]
 

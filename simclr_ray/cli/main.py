@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from importlib import import_module
 
 from simclr_ray.cli.command import run_command
+from simclr_ray.cli.suggest import suggestion
 from simclr_ray.config import BadInput
 
 COMMANDS = ("pretrain", "prepare", "sweep", "evaluate", "report", "plan", "status", "demo")
@@ -19,8 +19,7 @@ def main(argv: list[str]) -> int | None:
     if not argv:
         raise BadInput(f"name a command first: {', '.join(COMMANDS)}")
     if argv[0] not in COMMANDS:
-        near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
-        raise BadInput(f"no command is called {argv[0]!r}: " + (f"did you mean {near[0]}?" if near else USAGE))
+        raise BadInput(f"no command is called {argv[0]!r}{suggestion(argv[0], COMMANDS)}")
     command = import_module(f"simclr_ray.cli.{argv[0]}")  # only this one: some take seconds to import
     code: int | None = command.main(argv[1:])
     return code

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 import runpy
@@ -11,6 +10,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import TypeVar
 
+from simclr_ray.cli.suggest import suggestion
 from simclr_ray.config import BadInput, Config
 
 T = TypeVar("T")
@@ -53,8 +53,7 @@ def _chosen(path: Path, functions: dict[str, FunctionType], wanted: str | None) 
         raise BadInput(f"{path} holds no function: a recipe is a function that returns a Config")
     name = wanted or next(iter(functions))
     if name not in functions:
-        near = difflib.get_close_matches(name, list(functions), n=1)
-        raise BadInput(f"{path} holds no function {name!r}" + (f": did you mean {near[0]}?" if near else f": {names}"))
+        raise BadInput(f"{path} holds no function {name!r}{suggestion(name, functions)}")
     return functions[name]
 
 

@@ -30,6 +30,10 @@ class ResourcesConfig:
     cache_dir: str | None = None
     """Folder of that file; None: the system's temporary folder."""
 
+    def compiles(self, *, on_gpu: bool) -> bool:
+        """`compile`, with its default resolved."""
+        return on_gpu if self.compile is None else self.compile
+
     def __post_init__(self) -> None:
         require_at_least(1, "resources", self, "min_workers", "threads")
         require_at_least(self.min_workers, "resources", self, "max_workers")

@@ -28,8 +28,8 @@ from simclr_ray.config.science import (
 
 FORMAT = 2
 """Format of a run folder, raised when runs of the previous one cannot be resumed: 2 has another order of samples."""
-MACHINE = (ResourcesConfig, SavingConfig, ElasticityConfig, LoggingConfig)
 ADDRESSES = frozenset({"data.train", "evaluate.train", "evaluate.test"})
+MACHINE = (ResourcesConfig, SavingConfig, ElasticityConfig, LoggingConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +65,16 @@ class Config:
     def with_overrides(self, overrides: Mapping[str, Any]) -> Self:
         """A copy with values replaced by dotted key, such as {"method.temperature": 0.2}; checked like any config."""
         groups: dict[str, dict[str, Any]] = {}
+        types = config_types()
         for key, value in overrides.items():
             group, _, name = key.partition(".")
-            groups.setdefault(group, {})[name] = checked(key, config_types().get(key), value)
+            groups.setdefault(group, {})[name] = checked(key, types.get(key), value)
         replaced = {group: dataclasses.replace(getattr(self, group), **values) for group, values in groups.items()}
         return dataclasses.replace(self, **replaced)
+
+
+MACHINE_GROUPS = {group for group, cls in typing.get_type_hints(Config).items() if cls in MACHINE} | {"machine"}
+"""With the group that the last release had in their place."""
 
 
 def format_of(text: str) -> int:
@@ -85,8 +90,7 @@ def config_types() -> dict[str, Any]:
 
 def is_science(key: str) -> bool:
     """Whether the value of a dotted key affects the result of a run."""
-    group = key.partition(".")[0]
-    return key not in ADDRESSES and group != "machine" and typing.get_type_hints(Config).get(group) not in MACHINE
+    return key not in ADDRESSES and key.partition(".")[0] not in MACHINE_GROUPS
 
 
 def science_changes(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:

@@ -10,7 +10,7 @@ from ray.train import ControllerError, UserCallback, WorkerGroupError
 from torch.distributed import DistNetworkError
 
 from simclr_ray.orchestrate.failure import ATTEMPTS, is_final, layers, newest_step, note_failure, unwrapped
-from simclr_ray.orchestrate.preemption.drain import draining
+from simclr_ray.orchestrate.preemption.drain import draining, staying
 from simclr_ray.storage.location import Location
 from simclr_ray.train.control import Interrupted
 
@@ -64,8 +64,7 @@ def _is_not_counted(cause: BaseException) -> bool:
 
 def _nodes() -> set[str]:
     """Ids of the living nodes that are not draining."""
-    leaving = draining()
-    return {node["NodeID"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving}
+    return {node["NodeID"] for node in staying(ray.nodes(), draining())}
 
 
 def cause_of(error: Exception) -> BaseException:

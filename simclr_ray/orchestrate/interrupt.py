@@ -58,10 +58,5 @@ def saved_at_interrupt(train: Callable[[], object], run: Location) -> None:
             ended.set_exception(error)
 
     threading.Thread(target=call, name="train", daemon=True).start()
-    try:
+    with saving_at_interrupt(run):
         ended.result()
-    except KeyboardInterrupt:
-        print(SAVING, file=sys.stderr)
-        request_end(run)
-        ended.result()
-        raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import RayError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
-from simclr_ray.orchestrate.preemption.drain import draining
+from simclr_ray.orchestrate.preemption.drain import draining, staying
 from simclr_ray.orchestrate.reservation import COORDINATOR, TIMEOUT_S
 from simclr_ray.planning.shares import Share, workers_that_fit
 
@@ -76,12 +76,12 @@ def reserved_resources(run_id: str) -> NodeResources:
     return ray.get(answer, timeout=TIMEOUT_S)
 
 
-def usable_nodes(nodes: Iterable[dict[str, Any]], leaving: Iterable[str]) -> NodeResources:
+def usable_nodes(nodes: Iterable[dict[str, Any]], leaving: Container[str]) -> NodeResources:
     """Node id -> resources of those of `ray.nodes()` that a worker can start on."""
-    staying = [node for node in nodes if node["Alive"] and node["NodeID"] not in set(leaving)]
+    left = staying(nodes, leaving)
     with ThreadPoolExecutor(max_workers=32) as pool:
-        answers = list(pool.map(_answers, staying))
-    return {node["NodeID"]: node["Resources"] for node, answer in zip(staying, answers, strict=True) if answer}
+        answers = list(pool.map(_answers, left))
+    return {node["NodeID"]: node["Resources"] for node, answer in zip(left, answers, strict=True) if answer}
 
 
 def _answers(node: dict[str, Any]) -> bool:

@@ -15,7 +15,7 @@ from ray.exceptions import RayError
 from ray.experimental import internal_kv
 
 from simclr_ray import collective
-from simclr_ray.orchestrate.preemption.drain import draining, save_requested_at
+from simclr_ray.orchestrate.preemption.drain import draining, save_requested_at, staying
 from simclr_ray.periodic import repeating
 from simclr_ray.planning.shares import Share, workers_that_fit
 from simclr_ray.storage.run_folder import Row
@@ -81,9 +81,9 @@ class RayWorker:
             else:
                 self._deadlines[node] = deadline  # a second notice may bring it forward
         ours = {node: self._deadlines[node] for node in leaving if node in self._nodes}
-        staying = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
+        left = [node["Resources"] for node in staying(ray.nodes(), leaving)]
         return ClusterSignals(
-            available_workers=workers_that_fit(self._share, staying),
+            available_workers=workers_that_fit(self._share, left),
             deadline=min(ours.values(), default=None),
             nodes=tuple(ours),
             save_requested_at=save_requested_at(),

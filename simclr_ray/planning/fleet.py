@@ -7,7 +7,7 @@ from math import ceil
 
 from simclr_ray.config import BadInput, ResourcesConfig
 from simclr_ray.planning.machines import LOCAL, Instance, instance
-from simclr_ray.planning.shares import data_cpus, share_of
+from simclr_ray.planning.shares import data_cpus, share_of, times_it_fits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,21 +35,17 @@ def nodes_for(workers: int, machine: Instance, resources: ResourcesConfig) -> in
     """The fewest nodes that hold so many workers. Raises BadInput if a node holds none, or there is only this one."""
     if machine.gpus and resources.gpus_per_worker != 0:
         fit = min(
-            _times(machine.gpus, resources.gpus_per_worker or 1), _times(machine.vcpus, resources.cpus_per_worker)
+            times_it_fits(machine.gpus, resources.gpus_per_worker or 1),
+            times_it_fits(machine.vcpus, resources.cpus_per_worker),
         )
     else:
-        fit = _times(machine.vcpus, resources.cpus_per_worker + (resources.data_cpus or 0.1))
+        fit = times_it_fits(machine.vcpus, resources.cpus_per_worker + (resources.data_cpus or 0.1))
     if fit < 1 or (machine.name == LOCAL and fit < workers):
         raise BadInput(
             f"{machine.name}, with {machine.vcpus} CPUs and {machine.gpus} GPUs, holds {fit} of {workers:,} workers: "
             "take another --instance, fewer --workers, or a lower resources.cpus_per_worker or resources.data_cpus"
         )
     return ceil(workers / fit)
-
-
-def _times(whole: float, part: float) -> int:
-    """How often `part` fits: 1.0 // 0.2 would be 4."""
-    return int(whole / part + 1e-6)
 
 
 def fleet_of(

@@ -129,7 +129,7 @@ def _step(config: Config, job: Job, block: dict[str, np.ndarray], device: torch.
     precision = train.precision if train.precision != "auto" else auto_precision(on_gpu=on_gpu)
     rows = job.busiest_rows // job.passes
     state = initial_state(config, device)
-    compiled = on_gpu if config.resources.compile is None else config.resources.compile
+    compiled = config.resources.compiles(on_gpu=on_gpu)
     forward = forward_of(state.model, config.data.mean, config.data.std, precision, device, compiled=compiled)
     stream = on_device(batches(repeat(block), rows, 0, pin=on_gpu), device)
     took: list[float] = []

@@ -32,7 +32,7 @@ def share_of(resources: ResourcesConfig, total_cpus: float, total_gpus: float) -
     gpus = resources.gpus_per_worker
     if gpus is None:
         gpus = 1.0 if total_gpus else 0.0
-    most = resources.max_workers or max(resources.min_workers, _times(total_gpus, gpus) if gpus >= 1 else 1)
+    most = resources.max_workers or max(resources.min_workers, times_it_fits(total_gpus, gpus) if gpus >= 1 else 1)
     if 0 < gpus < 1 and most > 1:
         raise BadInput(f"resources.gpus_per_worker {gpus:g}: NCCL wants a GPU for each worker of a run; set it to 1")
     share = Share(min_workers=resources.min_workers, max_workers=most, cpus=resources.cpus_per_worker, gpus=gpus)
@@ -57,12 +57,12 @@ def workers_that_fit(share: Share, nodes: Iterable[dict[str, float]]) -> int:
     """Workers that nodes with these resources hold, counted as Ray's elastic policy does: node by node."""
     total = 0.0
     for node in nodes:
-        by_gpu = _times(node.get("GPU", 0.0), share.gpus) if share.gpus else math.inf
-        total += min(_times(node.get("CPU", 0.0), share.cpus), by_gpu)
+        by_gpu = times_it_fits(node.get("GPU", 0.0), share.gpus) if share.gpus else math.inf
+        total += min(times_it_fits(node.get("CPU", 0.0), share.cpus), by_gpu)
     return int(min(total, share.max_workers))
 
 
-def _times(whole: float, part: float) -> int:
+def times_it_fits(whole: float, part: float) -> int:
     """How often `part` fits: 0.1 fits into 1.0 ten times, whatever floats make of it."""
     return int(whole / part + 1e-6)
 

@@ -110,9 +110,7 @@ def _stream(order: Order, worker: Worker, blocks: Blocks, first: int, until: int
 
 def _step_of(config: Config, order: Order, state: TrainState, worker: Worker) -> Callable[[Tensor], StepResult]:
     """The step as a function of this worker's views alone."""
-    data, compiled = config.data, config.resources.compile
-    if compiled is None:
-        compiled = worker.device.type == "cuda"
+    data, compiled = config.data, config.resources.compiles(on_gpu=worker.device.type == "cuda")
     forward = forward_of(state.model, data.mean, data.std, config.train.precision, worker.device, compiled=compiled)
     rows, passes = order.rows_per_pass(worker.size), order.global_batch // order.pass_size
 

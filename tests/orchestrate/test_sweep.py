@@ -87,7 +87,7 @@ def test_the_trials_of_a_sweep_are_runs_and_its_findings_are_printed(printed: st
             assert (run / "encoder.safetensors").exists()
     assert (sweep / "report" / "index.html").exists()
     assert not (sweep / "tune").exists()
-    assert "experiments/pretrain.py quickstart" in printed
+    assert "experiments/pretrain.py best_of_sweep.py" in printed
 
 
 def test_a_finished_sweep_is_left_as_it_is(printed: str, storage: Path) -> None:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from time import time
+from typing import Any
 
 import ray._private.services as services
 import ray._private.state
@@ -32,6 +33,11 @@ def draining() -> dict[str, float]:
     """
     nodes = ray._private.state.state.get_draining_nodes()
     return {node: milliseconds / 1000 if milliseconds else math.inf for node, milliseconds in nodes.items()}
+
+
+def staying(nodes: Iterable[dict[str, Any]], leaving: Container[str]) -> list[dict[str, Any]]:
+    """Those of `ray.nodes()` that are alive and not `leaving`, the draining ones."""
+    return [node for node in nodes if node["Alive"] and node["NodeID"] not in leaving]
 
 
 def save_requested_at() -> float | None:
