@@ -67,6 +67,21 @@ def summed(values: Tensor) -> Tensor:
     return total
 
 
+def sum_with_gradient(values: Tensor) -> Tensor:
+    """The elementwise sum over all workers; the gradient of each term is the sum of every worker's for the sum."""
+    return values if alone() else _SumOverWorkers.apply(values)
+
+
+class _SumOverWorkers(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        return summed(values)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return summed(gradient)
+
+
 def maximum_over_workers(values: Sequence[int]) -> list[int]:
     """The elementwise maximum over all workers, on the CPU group, so without waiting for the accelerator."""
     if alone():

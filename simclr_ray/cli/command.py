@@ -50,7 +50,7 @@ def parse(cls: type[T], argv: list[str], *, default: T | None = None, descriptio
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            settings = (tyro.conf.HelptextFromCommentsOff,)
+            settings = (tyro.conf.HelptextFromCommentsOff, tyro.conf.AvoidSubcommands)
             parsed: Any = tyro.cli(cls, args=argv, default=default, description=description, config=settings)
             return parsed
     except SystemExit as exit_:
@@ -89,6 +89,7 @@ def choose_recipe(argv: list[str], recipes: Mapping[str, Callable[[], Config]]) 
 
 def parse_with_config(cls: type[T], argv: list[str], config: Config, description: str | None) -> tuple[T, Config]:
     """The arguments of `cls`, and `config` with the overrides among them, such as --method.temperature 0.2."""
+    argv, config = _with_method(present_flags(argv), config)
     both = make_dataclass(
         "Command",
         [
@@ -97,8 +98,22 @@ def parse_with_config(cls: type[T], argv: list[str], config: Config, description
         ],
         kw_only=True,
     )
-    parsed: Any = parse(both, present_flags(argv), description=description)
+    parsed: Any = parse(both, argv, description=description)
     return parsed.arguments, parsed.config
+
+
+def _with_method(argv: list[str], config: Config) -> tuple[list[str], Config]:
+    """`config` with the method that --method NAME chooses, whose settings can then be overridden; the other arguments.
+
+    Raises BadInput for an unknown name.
+    """
+    for at, word in enumerate(argv):
+        flag, mark, name = word.partition("=")
+        if flag in ("--method", "--method.name"):
+            after = at + 1 if mark else at + 2
+            name = name or "".join(argv[at + 1 : after])
+            return argv[:at] + argv[after:], config.with_overrides({"method.name": name.replace("-", "_")})
+    return argv, config
 
 
 def given_keys(argv: list[str]) -> frozenset[str]:

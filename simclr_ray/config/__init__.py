@@ -2,6 +2,18 @@
 
 from simclr_ray.config.checks import BadInput
 from simclr_ray.config.machine import ElasticityConfig, LoggingConfig, ResourcesConfig, SavingConfig
+from simclr_ray.config.method import (
+    METHODS,
+    BarlowTwinsConfig,
+    BYOLConfig,
+    DINOConfig,
+    MethodConfig,
+    MoCoConfig,
+    SimCLRConfig,
+    SimSiamConfig,
+    SwAVConfig,
+    VICRegConfig,
+)
 from simclr_ray.config.renamed import current_key
 from simclr_ray.config.run import FORMAT, Config, config_types, format_of, is_science, science_changes
 from simclr_ray.config.science import (
@@ -10,25 +22,33 @@ from simclr_ray.config.science import (
     EvaluateConfig,
     ModelConfig,
     OptimConfig,
-    SimCLRConfig,
     TrainConfig,
 )
 
 __all__ = [
     "FORMAT",
+    "METHODS",
     "AugmentConfig",
+    "BYOLConfig",
     "BadInput",
+    "BarlowTwinsConfig",
     "Config",
+    "DINOConfig",
     "DataConfig",
     "ElasticityConfig",
     "EvaluateConfig",
     "LoggingConfig",
+    "MethodConfig",
+    "MoCoConfig",
     "ModelConfig",
     "OptimConfig",
     "ResourcesConfig",
     "SavingConfig",
     "SimCLRConfig",
+    "SimSiamConfig",
+    "SwAVConfig",
     "TrainConfig",
+    "VICRegConfig",
     "config_types",
     "current_key",
     "format_of",

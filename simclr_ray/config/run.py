@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from simclr_ray.config.checks import checked
+from simclr_ray.config.checks import checked, require
 from simclr_ray.config.machine import ElasticityConfig, LoggingConfig, ResourcesConfig, SavingConfig
+from simclr_ray.config.method import METHODS, MethodConfig, SimCLRConfig, method_config
 from simclr_ray.config.renamed import current_key
 from simclr_ray.config.science import (
     AugmentConfig,
@@ -22,7 +23,6 @@ from simclr_ray.config.science import (
     EvaluateConfig,
     ModelConfig,
     OptimConfig,
-    SimCLRConfig,
     TrainConfig,
 )
 
@@ -39,7 +39,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    method: SimCLRConfig = field(default_factory=SimCLRConfig)
+    method: MethodConfig = field(default_factory=SimCLRConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
@@ -47,6 +47,13 @@ class Config:
     saving: SavingConfig = field(default_factory=SavingConfig)
     elasticity: ElasticityConfig = field(default_factory=ElasticityConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+
+    def __post_init__(self) -> None:
+        queue, batch = getattr(self.method, "queue", 0), self.train.global_batch
+        require(
+            queue % batch == 0,
+            f"method.queue {queue} is no multiple of train.global_batch {batch}: set it to {16 * batch}",
+        )
 
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT} | dataclasses.asdict(self), indent=2) + "\n"
@@ -64,16 +71,21 @@ class Config:
 
     def with_overrides(self, overrides: Mapping[str, Any]) -> Self:
         """A copy with values replaced by dotted key, such as {"method.temperature": 0.2}; checked like any config."""
+        start = {group: getattr(self, group) for group in _GROUPS}
+        name = overrides.get("method.name", self.method.name)
+        if name != self.method.name:
+            start["method"] = method_config(name)  # another method starts from its own defaults
+        types = {key: hint for group, values in start.items() for key, hint in _types_of(group, type(values)).items()}
         groups: dict[str, dict[str, Any]] = {}
-        types = config_types()
         for key, value in overrides.items():
             group, _, name = key.partition(".")
             groups.setdefault(group, {})[name] = checked(key, types.get(key), value)
-        replaced = {group: dataclasses.replace(getattr(self, group), **values) for group, values in groups.items()}
-        return dataclasses.replace(self, **replaced)
+        replaced = {group: dataclasses.replace(start[group], **values) for group, values in groups.items()}
+        return type(self)(**(start | replaced))
 
 
-MACHINE_GROUPS = {group for group, cls in typing.get_type_hints(Config).items() if cls in MACHINE} | {"machine"}
+_GROUPS = typing.get_type_hints(Config)
+MACHINE_GROUPS = {group for group, cls in _GROUPS.items() if cls in MACHINE} | {"machine"}
 """With the group that the last release had in their place."""
 
 
@@ -83,9 +95,16 @@ def format_of(text: str) -> int:
 
 
 def config_types() -> dict[str, Any]:
-    """The declared type of every dotted key."""
-    groups = typing.get_type_hints(Config)
-    return {f"{g}.{name}": hint for g, cls in groups.items() for name, hint in typing.get_type_hints(cls).items()}
+    """The declared type of every dotted key, those of all methods included."""
+    types: dict[str, Any] = {}
+    for group, cls in _GROUPS.items():
+        for one in METHODS.values() if group == "method" else (cls,):
+            types |= _types_of(group, one)
+    return types | {"method.name": typing.Literal[tuple(METHODS)]}
+
+
+def _types_of(group: str, cls: type) -> dict[str, Any]:
+    return {f"{group}.{name}": hint for name, hint in typing.get_type_hints(cls).items()}
 
 
 def is_science(key: str) -> bool:
@@ -96,7 +115,8 @@ def is_science(key: str) -> bool:
 def science_changes(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     """The dotted keys whose science value differs, with both values."""
     before, after = old.flat(), new.flat()
-    return {key: (before[key], after[key]) for key in before if is_science(key) and before[key] != after[key]}
+    keys = [key for key in before | after if is_science(key)]
+    return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
 
 
 def _flatten(groups: dict[str, dict[str, Any]]) -> dict[str, Any]:

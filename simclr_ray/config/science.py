@@ -1,4 +1,4 @@
-"""The settings that affect the result: data, views, network, method, optimizer, batch and the check's protocol."""
+"""The settings that affect the result, beside the method's: data, views, network, optimizer, batch, the check."""
 
 from __future__ import annotations
 
@@ -78,16 +78,6 @@ class ModelConfig:
         planes = 64 * self.width
         require(planes >= 1 and planes == int(planes), f"model.width must make 64 x width whole, not {self.width}")
         require_at_least(1, "model", self, "head_dim", "head_hidden")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SimCLRConfig:
-    """The objective: NT-Xent over two views of every image in the global batch (SimCLR, equation 1)."""
-
-    temperature: float = 0.1
-
-    def __post_init__(self) -> None:
-        require_positive("method", self, "temperature")
 
 
 @dataclass(frozen=True, kw_only=True)

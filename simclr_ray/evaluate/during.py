@@ -16,7 +16,7 @@ from simclr_ray.evaluate.knn import KnnConfig
 from simclr_ray.evaluate.label_free import rankme
 from simclr_ray.evaluate.linear import probe_config
 from simclr_ray.evaluate.score import Classifier, score
-from simclr_ray.methods.build import Method
+from simclr_ray.methods.method import Method
 from simclr_ray.train.check import Evaluate
 from simclr_ray.train.metrics import Diverged
 

@@ -3,21 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import asdict
+from typing import Any, TypeVar, assert_never
 
 import torch
 
-from simclr_ray.config import ModelConfig, SimCLRConfig
+from simclr_ray.config import (
+    BarlowTwinsConfig,
+    BYOLConfig,
+    DINOConfig,
+    MethodConfig,
+    MoCoConfig,
+    ModelConfig,
+    SimCLRConfig,
+    SimSiamConfig,
+    SwAVConfig,
+    VICRegConfig,
+)
+from simclr_ray.methods.barlow_twins import BarlowTwins
+from simclr_ray.methods.byol import BYOL
+from simclr_ray.methods.dino import DINO
+from simclr_ray.methods.method import Method
+from simclr_ray.methods.moco import MoCoQueue, MoCoV3
 from simclr_ray.methods.simclr import SimCLR
-from simclr_ray.model.heads import projection_head
+from simclr_ray.methods.simsiam import SimSiam
+from simclr_ray.methods.swav import SwAV
+from simclr_ray.methods.vicreg import VICReg
+from simclr_ray.model.heads import predictor, projection_dim, projection_head
 from simclr_ray.model.resnet import ResNet
 
-Method = SimCLR
-"""The type of module that the loop trains; the union of all methods, once there are several."""
 T = TypeVar("T")
 
 
-def build_method(model: ModelConfig, method: SimCLRConfig, seed: int) -> Method:
+def build_method(model: ModelConfig, method: MethodConfig, seed: int) -> Method:
     """The method on the CPU, with weights drawn from `seed`."""
     return _seeded(lambda: draw_method(model, method), seed)
 
@@ -27,13 +45,46 @@ def build_encoder(model: ModelConfig, seed: int) -> ResNet:
     return _seeded(lambda: _draw_encoder(model), seed)
 
 
-def draw_method(model: ModelConfig, method: SimCLRConfig) -> Method:
+def draw_method(model: ModelConfig, method: MethodConfig) -> Method:
     """The method on torch's default device, with weights from its generator; on "meta" it has shapes and no weights.
 
-    The encoder is initialised first, so its weights do not depend on the head.
+    Encoder, head and predictor are drawn in this order, so that none depends on what follows it.
     """
     encoder = _draw_encoder(model)
-    return SimCLR(encoder, projection_head(model, encoder.feature_dim), method.temperature)
+    head = projection_head(model, encoder.feature_dim)
+    dim = projection_dim(model, encoder.feature_dim)
+    match method:
+        case SimCLRConfig():
+            return SimCLR(encoder, head, method.temperature)
+        case BYOLConfig():
+            return BYOL(encoder, head, predictor(dim, method.predictor_hidden), method.momentum)
+        case SimSiamConfig():
+            hidden = method.predictor_hidden or max(1, dim // 4)
+            return SimSiam(encoder, head, predictor(dim, hidden), predictor_decays=method.predictor_decays)
+        case MoCoConfig():
+            return _draw_moco(encoder, head, dim, method)
+        case BarlowTwinsConfig():
+            return BarlowTwins(encoder, head, method.off_diagonal_weight)
+        case VICRegConfig():
+            return VICReg(encoder, head, **_settings(method))
+        case SwAVConfig():
+            return SwAV(encoder, head, dim=dim, **_settings(method))
+        case DINOConfig():
+            return DINO(encoder, head, dim=dim, **_settings(method))
+    assert_never(method)
+
+
+def _settings(method: MethodConfig) -> dict[str, Any]:
+    """Those of a method whose module takes all of them under their names."""
+    return {key: value for key, value in asdict(method).items() if key != "name"}
+
+
+def _draw_moco(encoder: ResNet, head: torch.nn.Module, dim: int, method: MoCoConfig) -> Method:
+    temperature, momentum = method.temperature, method.momentum
+    if method.queue:
+        return MoCoQueue(encoder, head, keys=method.queue, dim=dim, temperature=temperature, momentum=momentum)
+    hidden = method.predictor_hidden
+    return MoCoV3(encoder, head, predictor(dim, hidden), temperature=temperature, momentum=momentum)
 
 
 def _draw_encoder(model: ModelConfig) -> ResNet:

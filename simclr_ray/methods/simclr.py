@@ -16,17 +16,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from simclr_ray import collective
+from simclr_ray.methods.method import Method
 from simclr_ray.model.resnet import ResNet
 
 CHUNK_ELEMENTS = 1 << 24
 """Logits held at once: 64 MiB in float32."""
 
 
-class SimCLR(nn.Module):
-    """z = g(f(x)) for both views of every image, compared by NT-Xent (section 2.1).
-
-    Rows of `images` and `outputs` are all first views, then all second ones: they share one forward and one BatchNorm.
-    """
+class SimCLR(Method):
+    """z = g(f(x)) for both views of every image, compared by NT-Xent (section 2.1)."""
 
     def __init__(self, encoder: ResNet, head: nn.Module, temperature: float) -> None:
         super().__init__()
@@ -36,12 +34,10 @@ class SimCLR(nn.Module):
         return self.head(self.encoder(images))
 
     def loss(self, outputs: Float[Tensor, "m d"], rows_per_worker: Sequence[int]) -> Float[Tensor, ""]:
-        """This worker's share of NT-Xent over the global batch."""
         view_a, view_b = self.projections(outputs)
         return nt_xent(view_a, view_b, self.temperature, rows_per_worker=rows_per_worker)
 
     def projections(self, outputs: Float[Tensor, "m d"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
-        """The projections of the first and of the second views, for the collapse signals."""
         view_a, view_b = outputs.chunk(2)
         return view_a, view_b
 

@@ -89,21 +89,9 @@ def has_fused_kernels(x: Tensor) -> bool:
     return x.device.type == "cpu"
 
 
-class _SumOverWorkers(torch.autograd.Function):
-    """All-reduce with a gradient: every worker uses the sum, so the gradient of each term is the sum of theirs."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return collective.summed(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return collective.summed(grad)
-
-
 def _moments_over_workers(mean: Tensor, square: Tensor, rows: int) -> tuple[Tensor, Tensor, Tensor]:
     """E[x] and E[x^2] over all workers' rows, and how many rows those are; one all-reduce carries all three."""
-    total = _SumOverWorkers.apply(torch.cat([mean * rows, square * rows, mean.new_full((1,), rows)]))
+    total = collective.sum_with_gradient(torch.cat([mean * rows, square * rows, mean.new_full((1,), rows)]))
     all_rows = total[-1].detach()
     mean, square = (total[:-1] / all_rows).chunk(2)
     return mean, square, all_rows

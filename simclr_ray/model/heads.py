@@ -21,6 +21,16 @@ def projection_head(config: ModelConfig, feature_dim: int) -> nn.Sequential:
     return dense_layers([feature_dim, *hidden, config.head_dim], batchnorm=config.head_batchnorm)
 
 
+def predictor(dim: int, hidden: int) -> nn.Sequential:
+    """The predictor of BYOL, SimSiam and MoCo v3: (n, dim) -> (n, dim), BatchNorm after the hidden layer alone."""
+    return nn.Sequential(nn.Linear(dim, hidden, bias=False), BatchNorm(hidden), nn.ReLU(), nn.Linear(hidden, dim))
+
+
+def projection_dim(config: ModelConfig, feature_dim: int) -> int:
+    """The dimension of the projections of `projection_head`."""
+    return feature_dim if config.head == "none" else config.head_dim
+
+
 def dense_layers(widths: Sequence[int], *, batchnorm: bool = False) -> nn.Sequential:
     """Dense layers from each width to the next with ReLU between; (n, widths[0]) -> (n, widths[-1]).
 

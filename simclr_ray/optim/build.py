@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -10,9 +13,14 @@ from simclr_ray.optim.lars import LARS, parameter_groups
 from simclr_ray.optim.schedule import peak_lr
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig, global_batch: int) -> torch.optim.Optimizer:
-    """The optimizer of the config; BatchNorm parameters and biases are never decayed."""
-    groups = parameter_groups(model, config.weight_decay)
+def build_optimizer(
+    model: nn.Module, config: OptimConfig, global_batch: int, constant_rate: Sequence[str] = ()
+) -> torch.optim.Optimizer:
+    """The optimizer of the config; BatchNorm parameters and biases are never decayed.
+
+    The parameters of the submodules `constant_rate` are in groups of their own, whose `scheduled` is False.
+    """
+    groups = _groups(model, config.weight_decay, constant_rate)
     lr = peak_lr(config.lr_per_256, config.lr_scaling, global_batch)
     if config.optimizer == "lars":
         return LARS(groups, lr, config.momentum, config.weight_decay, config.trust_coefficient)
@@ -21,3 +29,21 @@ def build_optimizer(model: nn.Module, config: OptimConfig, global_batch: int) ->
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr, momentum=config.momentum)
     return torch.optim.AdamW(groups, lr)
+
+
+def _groups(model: nn.Module, weight_decay: float, constant_rate: Sequence[str]) -> list[dict[str, Any]]:
+    constant = {id(p) for name in constant_rate for p in model.get_submodule(name).parameters()}
+    groups = []
+    for group in parameter_groups(model, weight_decay):
+        for scheduled in (True, False):
+            params = [p for p in group["params"] if (id(p) not in constant) == scheduled]
+            if params:
+                groups.append(group | {"params": params, "scheduled": scheduled})
+    return groups
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Sets the learning rate of every scheduled group; the others stay at the peak."""
+    for group in optimizer.param_groups:
+        if group["scheduled"]:
+            group["lr"] = rate

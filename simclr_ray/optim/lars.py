@@ -72,8 +72,9 @@ def _trust(weights: list[Tensor], gradients: list[Tensor], coefficient: float) -
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Two groups: weights of convolutions and dense layers; BatchNorm parameters and biases, not decayed or adapted."""
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in trained if parameter.ndim > 1]
+    vectors = [parameter for parameter in trained if parameter.ndim <= 1]
     return [
         {"params": matrices, "weight_decay": weight_decay, "adapt": True},
         {"params": vectors, "weight_decay": 0.0, "adapt": False},

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from simclr_ray.config import ModelConfig, SimCLRConfig
+from simclr_ray.config import MethodConfig, ModelConfig, SimCLRConfig
 from simclr_ray.methods.build import draw_method
 from simclr_ray.model.batchnorm import BatchNorm
 from simclr_ray.planning.machines import H200, Gpu
@@ -32,10 +32,13 @@ class ModelCost:
     """Layers; each is an all-reduce forward and one backward."""
 
 
-def model_cost(config: ModelConfig, size: int) -> ModelCost:
-    """Counted on PyTorch's meta device, which knows shapes and computes nothing; views of `size` pixels."""
+def model_cost(config: ModelConfig, size: int, method: MethodConfig | None = None) -> ModelCost:
+    """Counted on PyTorch's meta device, which knows shapes and computes nothing; views of `size` pixels.
+
+    `method`: SimCLR by default. A teacher's forward is counted too.
+    """
     with torch.device("meta"):
-        model = draw_method(config, SimCLRConfig())
+        model = draw_method(config, method or SimCLRConfig())
         views = torch.empty(2, 3, size, size)
     sizes: list[int] = []
 

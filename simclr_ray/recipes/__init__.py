@@ -15,6 +15,13 @@ from simclr_ray.recipes.imagenet import (
     imagenet_rn50_b256_100ep,
     imagenet_rn50x4_1000ep,
 )
+from simclr_ray.recipes.imagenet_methods import (
+    imagenet_barlow_twins_1000ep,
+    imagenet_byol_1000ep,
+    imagenet_moco_v2_200ep,
+    imagenet_simsiam_100ep,
+    imagenet_vicreg_1000ep,
+)
 from simclr_ray.recipes.quickstart import quickstart
 
 RECIPES: dict[str, Callable[[], Config]] = {
@@ -26,5 +33,10 @@ RECIPES: dict[str, Callable[[], Config]] = {
         imagenet_rn50_100ep,
         imagenet_rn50_1000ep,
         imagenet_rn50x4_1000ep,
+        imagenet_byol_1000ep,
+        imagenet_simsiam_100ep,
+        imagenet_moco_v2_200ep,
+        imagenet_barlow_twins_1000ep,
+        imagenet_vicreg_1000ep,
     )
 }

@@ -11,7 +11,7 @@ from simclr_ray.config import Config, config_types, current_key, is_science
 from simclr_ray.config.checks import BadInput, require
 
 DEFAULT = ("method.temperature=0.05:1:log", "optim.lr_per_256=0.05:2:log", "augment.strength=0.1:1.5")
-"""What SimCLR is sensitive to (Chen et al. 2020, sections 3 to 5)."""
+"""What SimCLR is sensitive to (Chen et al. 2020, sections 3 to 5); other methods sweep those that they have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +49,12 @@ Space = dict[str, Range | Choices]
 
 
 def parse_space(entries: typing.Sequence[str], config: Config) -> Space:
-    """From KEY=LOW:HIGH, KEY=LOW:HIGH:log or KEY=A,B,C; DEFAULT where there are none. Raises BadInput.
+    """From KEY=LOW:HIGH, KEY=LOW:HIGH:log or KEY=A,B,C; without any the config's part of DEFAULT. Raises BadInput.
 
     Samples of a range, and every choice, must be values that `config` takes.
     """
     space: Space = {}
-    for entry in entries or DEFAULT:
+    for entry in entries or _default(config):
         key, mark, text = entry.partition("=")
         key = current_key(key.strip().removeprefix("--").replace("-", "_"))
         require(bool(mark and text), f"--space {entry!r}: write KEY=LOW:HIGH, KEY=LOW:HIGH:log or KEY=A,B,C")
@@ -63,6 +63,11 @@ def parse_space(entries: typing.Sequence[str], config: Config) -> Space:
         for value in space[key].samples():
             config.with_overrides({key: value})
     return space
+
+
+def _default(config: Config) -> list[str]:
+    has = config.flat()
+    return [entry for entry in DEFAULT if entry.partition("=")[0] in has]
 
 
 def _domain(key: str, text: str) -> Range | Choices:

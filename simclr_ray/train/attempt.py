@@ -113,10 +113,19 @@ def _step_of(config: Config, order: Order, state: TrainState, worker: Worker) ->
     data, compiled = config.data, config.resources.compiles(on_gpu=worker.device.type == "cuda")
     forward = forward_of(state.model, data.mean, data.std, config.train.precision, worker.device, compiled=compiled)
     rows, passes = order.rows_per_pass(worker.size), order.global_batch // order.pass_size
+    total = config.train.epochs * order.steps_per_epoch
 
     def step(views: Tensor) -> StepResult:
         with naming_too_little_memory(order, worker.size, worker.device):
-            return training_step(state.model, forward, state.optimizer, views, passes=passes, rows_per_worker=rows)
+            return training_step(
+                state.model,
+                forward,
+                state.optimizer,
+                views,
+                passes=passes,
+                rows_per_worker=rows,
+                progress=state.step / total,
+            )
 
     return step
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import monotonic
 
-from simclr_ray.methods.build import Method
+from simclr_ray.methods.method import Method
 from simclr_ray.storage.run_folder import Row
 from simclr_ray.train.control_word import ControlWord
 from simclr_ray.train.state import TrainState

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from jaxtyping import UInt8
 from torch import Tensor
 
+from simclr_ray.optim.build import set_rate
 from simclr_ray.storage.run_folder import Row
 from simclr_ray.train.batch import Batch
 from simclr_ray.train.check import Check
@@ -41,8 +42,7 @@ def train(
     for batch in log.timed(stream):
         assert batch.step == state.step, f"the stream is at step {batch.step}, the state at {state.step}"
         lr = lr_at(state.step)
-        for group in state.optimizer.param_groups:
-            group["lr"] = lr
+        set_rate(state.optimizer, lr)
         result = step(batch.views)
         state.step += 1
         last, check_is_due = state.step == until, check.is_due(state.step, until)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from simclr_ray.config import Config
-from simclr_ray.methods.build import Method, build_method
+from simclr_ray.methods.build import build_method
+from simclr_ray.methods.method import Method
 from simclr_ray.optim.build import build_optimizer
 
 
@@ -48,7 +49,7 @@ def initial_state(config: Config, device: torch.device) -> TrainState:
     model = build_method(config.model, config.method, config.train.seed)
     model.to(dtype=torch.float64 if config.train.precision == "float64" else torch.float32)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return TrainState(model, build_optimizer(model, config.optim, config.train.global_batch))
+    return TrainState(model, build_optimizer(model, config.optim, config.train.global_batch, model.constant_rate))
 
 
 def snapshot(state: TrainState, **fields: Any) -> Snapshot:

@@ -15,7 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from simclr_ray import collective
-from simclr_ray.methods.build import Method
+from simclr_ray.methods.method import Method
 from simclr_ray.model.batchnorm import set_update_running
 from simclr_ray.train.batch import channel_scale, normalise
 
@@ -58,8 +58,12 @@ def training_step(
     *,
     passes: int,
     rows_per_worker: Sequence[int],
+    progress: float = 0.0,
 ) -> StepResult:
-    """One optimizer step on this worker's rows `views`; `rows_per_worker`: images of one pass on each worker."""
+    """One optimizer step on this worker's rows `views`; `rows_per_worker`: images of one pass on each worker.
+
+    `progress`: how much of the run is done, from 0 to 1, for the method's own schedules.
+    """
     optimizer.zero_grad(set_to_none=True)
     batch_rows = [rows * passes for rows in rows_per_worker]
     if passes == 1:
@@ -71,6 +75,7 @@ def training_step(
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     collective.sum_gradients(parameters)
     optimizer.step()
+    model.after_step(outputs.detach(), batch_rows, progress)
     return StepResult(loss.detach(), outputs.detach())
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from simclr_ray.cli.command import Recipe, choose_recipe
-from simclr_ray.config import BadInput, Config
+from simclr_ray.cli.command import Recipe, choose_recipe, parse_with_config
+from simclr_ray.config import BadInput, BarlowTwinsConfig, Config
 from simclr_ray.recipes import RECIPES, quickstart
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +30,7 @@ def command(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProc
         (["quickstart", "--method.temperature", "warm"], "--method.temperature"),
         (["quickstart", "--method.temperature", "-1"], "method.temperature must be positive"),
         (["quickstart", "--train.pass-size", "100"], "does not divide"),
+        (["quickstart", "--method", "byool"], "the methods are simclr, byol"),
     ],
 )
 def test_wrong_arguments_are_one_line_and_exit_2(arguments: list[str], message: str, tmp_path: Path) -> None:
@@ -50,6 +52,23 @@ def mine() -> Config:
     \"\"\"A recipe of mine.\"\"\"
     return quickstart().with_overrides({"train.epochs": _epochs()})
 """
+
+
+@pytest.mark.parametrize("flags", [["--method", "barlow-twins"], ["--method.name=barlow_twins"]])
+def test_a_method_is_chosen_by_name_and_its_settings_can_be_overridden(flags: list[str]) -> None:
+    line = ["--data.train", "here", *flags, "--method.off-diagonal-weight", "0.01", "--name", "r"]
+    _, config = parse_with_config(Named, line, quickstart(), None)
+    assert config.method == BarlowTwinsConfig(off_diagonal_weight=0.01)
+    assert config == quickstart().with_overrides(
+        {"data.train": "here"} | {"method.name": "barlow_twins", "method.off_diagonal_weight": 0.01}
+    )
+    with pytest.raises(BadInput, match="--method.temperature"):
+        parse_with_config(Named, [*flags, "--method.temperature", "0.2"], quickstart(), None)
+
+
+@dataclass
+class Named:
+    name: str = "run"
 
 
 def test_a_recipe_may_be_a_function_of_a_file(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from simclr_ray.config import BadInput, Config, config_types, format_of, science_changes
+from simclr_ray.config import METHODS, BadInput, Config, config_types, format_of, science_changes
 
 
 def test_json_gives_the_same_config_back() -> None:
@@ -56,9 +56,18 @@ def test_machine_and_addresses_are_not_science_and_all_else_is() -> None:
     assert science_changes(config, changed) == {"method.temperature": (0.1, 0.3), "train.seed": (0, 1)}
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_comes_with_its_own_settings_and_is_science(name: str) -> None:
+    config = Config().with_overrides({"method.name": name})
+    assert config.method == METHODS[name]()
+    assert Config.from_json(config.to_json()) == config
+    assert ("method.name" in science_changes(Config(), config)) == (name != "simclr")
+    assert {key for key in config.flat() if key.startswith("method.")} <= config_types().keys()
+
+
 def test_every_setting_is_frozen_typed_and_explained_by_its_group() -> None:
-    assert len(config_types()) == sum(
-        len(dataclasses.fields(getattr(Config(), f.name))) for f in dataclasses.fields(Config)
-    )
+    groups = [getattr(Config(), f.name) for f in dataclasses.fields(Config) if f.name != "method"]
+    names = {f.name for method in METHODS.values() for f in dataclasses.fields(method)}
+    assert len(config_types()) == sum(len(dataclasses.fields(group)) for group in groups) + len(names)
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().train.epochs = 3  # type: ignore[misc]

@@ -1,0 +1,56 @@
+"""What the training loop asks of a method: outputs, a loss over the global batch, and updates after a step.
+
+A method is one file: a module with encoder and heads, and its loss as a pure function. Its parameters and buffers are
+its whole state; checkpoints hold them all, so a teacher or a queue resumes as exactly as the encoder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from simclr_ray import collective
+from simclr_ray.model.resnet import ResNet
+
+
+class Method(nn.Module):
+    """Rows of `images` and of `outputs` are all first views, then all second ones: they share one BatchNorm."""
+
+    encoder: ResNet
+    constant_rate: tuple[str, ...] = ()
+    """Submodules whose learning rate stays at its peak."""
+
+    def forward(self, images: Float[Tensor, "m 3 h w"]) -> Float[Tensor, "m d"]:
+        """Everything that `loss` and `after_step` need; with several passes it is computed twice for each image."""
+        raise NotImplementedError
+
+    def loss(self, outputs: Float[Tensor, "m d"], rows_per_worker: Sequence[int]) -> Float[Tensor, ""]:
+        """This worker's share of the loss: the shares of all workers add up to the global batch's.
+
+        Backward gives the gradient of the *global* loss with respect to the local outputs. `rows_per_worker`: images of
+        every rank, in rank order.
+        """
+        raise NotImplementedError
+
+    def projections(self, outputs: Float[Tensor, "m d"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
+        """The projections of the first and of the second views, for the collapse signals."""
+        raise NotImplementedError
+
+    def after_step(self, outputs: Float[Tensor, "m d"], rows_per_worker: Sequence[int], progress: float) -> None:
+        """Updates the state that no gradient trains, after the optimizer's step. `progress`: 0 at the run's start, 1 at
+        its end."""
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Losses are computed in float32 under bf16, and in float64 for float64."""
+    return values if values.element_size() >= 4 else values.float()
+
+
+def global_rows(local: int, rows_per_worker: Sequence[int] | None) -> int:
+    """N: the rows of all workers; without `rows_per_worker` all hold as many as this one, `local`."""
+    if rows_per_worker is None:
+        return local * collective.size()
+    assert rows_per_worker[collective.rank()] == local, (rows_per_worker, local)
+    return sum(rows_per_worker)

@@ -1,0 +1,29 @@
+"""The momentum teacher of BYOL and MoCo: a copy of the student whose weights are an exponential moving average.
+
+Its update depends on the weights and the step alone, so every worker's copy stays the same without a collective. Its
+BatchNorm normalises by the batch, as the student's does.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import nn
+
+
+def teacher_of(student: nn.Module) -> nn.Module:
+    """A copy with the student's weights that the optimizer does not train."""
+    return copy.deepcopy(student).requires_grad_(False)
+
+
+@torch.no_grad()
+def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
+    """teacher <- momentum x teacher + (1 - momentum) x student, in place; buffers are the teacher's own."""
+    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
+
+
+def rising(start: float, progress: float) -> float:
+    """A momentum that rises from `start` to 1 along a cosine (BYOL, section 3.1)."""
+    return 1 - (1 - start) * (math.cos(math.pi * progress) + 1) / 2

@@ -1,0 +1,93 @@
+"""Recipes for ImageNet of the other methods, with the values of their papers and official code; here all unmeasured.
+
+Views are drawn from one distribution: BYOL's, Barlow Twins' and VICReg's papers blur one view more and solarise it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from simclr_ray.config import (
+    AugmentConfig,
+    BarlowTwinsConfig,
+    BYOLConfig,
+    Config,
+    MoCoConfig,
+    ModelConfig,
+    OptimConfig,
+    ResourcesConfig,
+    SimSiamConfig,
+    TrainConfig,
+    VICRegConfig,
+)
+from simclr_ray.recipes.imagenet import imagenet_rn50_100ep
+
+MOCO_V2_VIEWS = AugmentConfig(crop_min=0.2, strength=0.5)
+"""Colour jitter 0.4, 0.4, 0.4, 0.1 (Chen et al. 2020, arXiv 2003.04297), which SimSiam takes too."""
+
+
+def imagenet_byol_1000ep() -> Config:
+    """BYOL, ResNet-50, B 4096, 1000 epochs: 74.3 % linear in the paper, with its asymmetric views.
+
+    python experiments/pretrain.py imagenet_byol_1000ep --data.train s3://bucket/imagenet --storage s3://bucket/runs
+    """
+    base = imagenet_rn50_100ep()
+    return replace(
+        base,
+        model=ModelConfig(arch="resnet50", head_hidden=4096, head_dim=256, head_batchnorm=True),
+        method=BYOLConfig(momentum=0.996, predictor_hidden=4096),
+        optim=OptimConfig(lr_per_256=0.2, weight_decay=1.5e-6, warmup_epochs=10),
+        train=replace(base.train, epochs=1000),
+    )
+
+
+def imagenet_simsiam_100ep() -> Config:
+    """SimSiam, ResNet-50, B 512, 100 epochs: 68.1 % linear in the paper.
+
+    python experiments/pretrain.py imagenet_simsiam_100ep --data.train s3://bucket/imagenet --storage s3://bucket/runs
+    """
+    return replace(
+        imagenet_rn50_100ep(),
+        augment=MOCO_V2_VIEWS,
+        model=ModelConfig(arch="resnet50", head_layers=3, head_hidden=2048, head_dim=2048, head_batchnorm=True),
+        method=SimSiamConfig(predictor_hidden=512),
+        optim=OptimConfig(optimizer="sgd", lr_per_256=0.05, weight_decay=1e-4, warmup_epochs=0),
+        train=TrainConfig(epochs=100, global_batch=512),
+    )
+
+
+def imagenet_moco_v2_200ep() -> Config:
+    """MoCo v2, ResNet-50, B 256, 200 epochs: 67.5 % linear in the paper.
+
+    python experiments/pretrain.py imagenet_moco_v2_200ep --data.train s3://bucket/imagenet --storage s3://bucket/runs
+    """
+    return replace(
+        imagenet_rn50_100ep(),
+        augment=MOCO_V2_VIEWS,
+        method=MoCoConfig(temperature=0.2, momentum=0.999, queue=65_536),
+        optim=OptimConfig(optimizer="sgd", lr_per_256=0.03, weight_decay=1e-4, warmup_epochs=0),
+        train=TrainConfig(epochs=200, global_batch=256),
+        resources=ResourcesConfig(),
+    )
+
+
+def imagenet_barlow_twins_1000ep() -> Config:
+    """Barlow Twins, ResNet-50, B 2048, 1000 epochs: 73.2 % linear in the paper, with its asymmetric views.
+
+    python experiments/pretrain.py imagenet_barlow_twins_1000ep --data.train s3://bucket/imagenet
+    """
+    return replace(
+        imagenet_rn50_100ep(),
+        model=ModelConfig(arch="resnet50", head_layers=3, head_hidden=8192, head_dim=8192, head_batchnorm=True),
+        method=BarlowTwinsConfig(off_diagonal_weight=0.005),
+        optim=OptimConfig(lr_per_256=0.2, weight_decay=1e-6, warmup_epochs=10),
+        train=TrainConfig(epochs=1000, global_batch=2048),
+    )
+
+
+def imagenet_vicreg_1000ep() -> Config:
+    """VICReg, ResNet-50, B 2048, 1000 epochs: 73.2 % linear in the paper, with its asymmetric views.
+
+    python experiments/pretrain.py imagenet_vicreg_1000ep --data.train s3://bucket/imagenet --storage s3://bucket/runs
+    """
+    return replace(imagenet_barlow_twins_1000ep(), method=VICRegConfig())

@@ -1,0 +1,187 @@
+"""Every method under the promise: N workers equal one, passes equal one graph, resumed equals undisturbed.
+
+A new method joins these tests with its name in `METHODS`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from gloo import run_workers
+from simclr_ray import collective
+from simclr_ray.config import METHODS, BadInput, Config
+from simclr_ray.data.dataset import Dataset
+from simclr_ray.data.order import Order
+from simclr_ray.methods.byol import BYOL
+from simclr_ray.methods.momentum import rising
+from simclr_ray.optim.build import set_rate
+from simclr_ray.storage.location import open_location
+from simclr_ray.train.state import TrainState, initial_state
+from simclr_ray.train.step import forward_of, training_step
+from small_runs import TINY, Killed, attempt, synthetic_dataset, weights
+
+BATCH, SLICE_ROWS = 32, 4
+SMALL = {
+    "swav": {"method.prototypes": 12},
+    "dino": {"method.prototypes": 12},
+    "moco": {"method.queue": 2 * BATCH},
+    "moco_v3": {"method.queue": 0, "method.predictor_hidden": 24},
+}
+VARIANTS = [*METHODS, "moco_v3"]
+CPU = torch.device("cpu")
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+
+def with_method(config: Config, variant: str) -> Config:
+    name = "moco" if variant == "moco_v3" else variant
+    return config.with_overrides({"method.name": name} | SMALL.get(variant, {}))
+
+
+def small(variant: str) -> Config:
+    values = {"train.precision": "float64", "train.global_batch": BATCH, "optim.optimizer": "sgd"}
+    return with_method(TINY.with_overrides(values | {"optim.lr_per_256": 0.2, "method.temperature": 0.3}), variant)
+
+
+def own_rows(pass_size: int) -> tuple[Tensor, list[int]]:
+    """This worker's views of the global batch, and the rows of a pass on every worker."""
+    drawn = torch.randint(0, 256, (BATCH, 2, 8, 8, 3), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
+    order = Order(seed=1, rows=BATCH, slice_rows=SLICE_ROWS, global_batch=BATCH, pass_size=pass_size)
+    positions = order.worker_positions(0, 1, collective.rank(), collective.size())
+    slices = [order.slice_at(position)[1] for position in positions.tolist()]
+    rows = torch.cat([torch.arange(g * SLICE_ROWS, (g + 1) * SLICE_ROWS) for g in slices])
+    return drawn[rows], order.rows_per_pass(collective.size())
+
+
+def trained(variant: str, pass_size: int, steps: int = 3) -> tuple[TrainState, Tensor]:
+    """The state after `steps` steps, and their losses."""
+    state = initial_state(small(variant), CPU)
+    forward = forward_of(state.model, MEAN, STD, "float64", CPU, compiled=False)
+    views, rows = own_rows(pass_size)
+    losses = []
+    for step in range(steps):
+        result = training_step(
+            state.model,
+            forward,
+            state.optimizer,
+            views,
+            passes=BATCH // pass_size,
+            rows_per_worker=rows,
+            progress=step / steps,
+        )
+        losses.append(collective.sum_over_workers(result.loss.clone()))
+    return state, torch.stack(losses)
+
+
+def everything() -> dict[str, dict[str, Tensor]]:
+    """For each method and pass size: the losses, and all its weights and buffers afterwards."""
+    found = {}
+    for variant in VARIANTS:
+        for pass_size in (BATCH, BATCH // 2):
+            state, losses = trained(variant, pass_size)
+            values = {"losses": losses} | state.model.state_dict()
+            if "queue" in values:  # the same keys, in another order
+                values["queue"] = values["queue"][values["queue"][:, 0].argsort()]
+            found[f"{variant} in passes of {pass_size}"] = values
+    return found
+
+
+def test_workers_equal_one_process() -> None:
+    alone = everything()
+    for results in run_workers(3, everything):
+        for run, values in alone.items():
+            for name, expected in values.items():
+                torch.testing.assert_close(
+                    results[run][name], expected, rtol=1e-9, atol=1e-9, msg=lambda m, n=f"{run}: {name}": f"{n}: {m}"
+                )
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_passes_equal_autograd_through_the_whole_batch(variant: str) -> None:
+    state, _ = trained(variant, BATCH // 2, steps=1)
+    whole = initial_state(small(variant), CPU)
+    forward = forward_of(whole.model, MEAN, STD, "float64", CPU, compiled=False)
+    views, rows = own_rows(BATCH // 2)
+    parts = [forward(part.transpose(0, 1).flatten(0, 1)).unflatten(0, (2, -1)) for part in views.chunk(2)]
+    whole.model.loss(torch.cat(parts, dim=1).flatten(0, 1), [2 * n for n in rows]).backward()
+    gradients = {name: p.grad for name, p in whole.model.named_parameters() if p.requires_grad}
+    assert gradients
+    for name, parameter in state.model.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-9, atol=1e-12, msg=name)
+        else:
+            assert name.startswith("teacher_")
+            assert parameter.grad is None
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return synthetic_dataset(tmp_path_factory.mktemp("data"), 128)
+
+
+def killed_then_resumed(config: Config, dataset: Dataset, folder: Path) -> dict[str, Tensor]:
+    with pytest.raises(Killed):
+        attempt(config, dataset, folder, die_after_step=3)
+    return weights(attempt(config, dataset, folder))
+
+
+def resumed_and_undisturbed(dataset: Dataset, folder: Path) -> dict[str, tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    found = {}
+    for variant in VARIANTS:
+        changes = {"saving.every_steps": 2, "train.epochs": 1, "optim.warmup_epochs": 0.5, "train.global_batch": BATCH}
+        config = with_method(TINY.with_overrides(changes | {"train.pass_size": BATCH // 2}), variant)
+        whole = weights(attempt(config, dataset, folder / variant / "whole"))
+        found[variant] = (whole, killed_then_resumed(config, dataset, folder / variant / "cut"))
+    return found
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_resumed_equals_undisturbed_bitwise(workers: int, dataset: Dataset, tmp_path: Path) -> None:
+    for results in run_workers(workers, resumed_and_undisturbed, dataset, tmp_path):
+        for variant, (whole, resumed) in results.items():
+            assert whole.keys() == resumed.keys()
+            for name, value in whole.items():
+                assert torch.equal(resumed[name], value), f"{variant}: {name}"
+
+
+def test_a_teacher_is_the_moving_average_of_the_student() -> None:
+    start = initial_state(small("byol"), CPU).model
+    state, _ = trained("byol", BATCH, steps=1)
+    assert isinstance(state.model, BYOL)
+    for name, teacher in state.model.teacher_encoder.named_parameters():
+        before, after = start.get_parameter(f"encoder.{name}"), state.model.get_parameter(f"encoder.{name}")
+        torch.testing.assert_close(teacher, 0.996 * before + 0.004 * after)
+    assert [round(rising(0.9, progress), 4) for progress in (0.0, 0.5, 1.0)] == [0.9, 0.95, 1.0]
+
+
+def test_the_queue_holds_the_newest_keys() -> None:
+    """Three batches of 32 keys through a queue of 64: the first batch's are gone, and none is left from the start."""
+    state, _ = trained("moco", BATCH, steps=3)
+    start = initial_state(small("moco"), CPU).model.get_buffer("queue")
+    queue = state.model.get_buffer("queue")
+    assert int(state.model.get_buffer("position")) == BATCH
+    torch.testing.assert_close(queue.norm(dim=1), torch.ones(2 * BATCH, dtype=torch.float64))
+    assert not any(torch.isclose(queue, key).all(dim=1).any() for key in start)
+    with pytest.raises(BadInput, match=r"method.queue 40 is no multiple of train.global_batch 32: set it to 512"):
+        small("moco").with_overrides({"method.queue": 40})
+
+
+def test_the_rate_of_simsiams_predictor_stays_at_its_peak() -> None:
+    state = initial_state(small("simsiam"), CPU)
+    set_rate(state.optimizer, 0.001)
+    rates = {id(p): group["lr"] for group in state.optimizer.param_groups for p in group["params"]}
+    for name, parameter in state.model.named_parameters():
+        assert rates[id(parameter)] == (0.2 * BATCH / 256 if name.startswith("predictor.") else 0.001), name
+
+
+def test_another_method_under_the_same_name_is_refused_and_its_config_is_read_again(tmp_path: Path) -> None:
+    config = TINY.with_overrides({"method.name": "byol", "method.momentum": 0.9})
+    (open_location(str(tmp_path)) / "config.json").write_bytes(config.to_json().encode())
+    assert Config.from_json((tmp_path / "config.json").read_text()) == config
+    with pytest.raises(BadInput, match="no such setting: method.temperature"):
+        config.with_overrides({"method.temperature": 0.2})
+    with pytest.raises(BadInput, match="no method is called 'byool'.*barlow_twins"):
+        config.with_overrides({"method.name": "byool"})
