@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from simclr_ray.config.checks import checked, require
 from simclr_ray.config.machine import ElasticityConfig, LoggingConfig, ResourcesConfig, SavingConfig
-from simclr_ray.config.method import METHODS, MethodConfig, SimCLRConfig, method_config
+from simclr_ray.config.method import METHODS, MethodConfig, MoCoConfig, SimCLRConfig, method_config
 from simclr_ray.config.renamed import current_key
 from simclr_ray.config.science import (
     AugmentConfig,
@@ -49,7 +49,7 @@ class Config:
     logging: LoggingConfig = field(default_factory=LoggingConfig)
 
     def __post_init__(self) -> None:
-        queue, batch = getattr(self.method, "queue", 0), self.train.global_batch
+        queue, batch = self.method.queue if isinstance(self.method, MoCoConfig) else 0, self.train.global_batch
         require(
             queue % batch == 0,
             f"method.queue {queue} is no multiple of train.global_batch {batch}: set it to {16 * batch}",

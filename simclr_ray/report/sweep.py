@@ -154,7 +154,7 @@ def _all_values(records: SweepRecords, trial: Trial) -> dict[str, Any]:
     if config is None:
         raise BadInput(f"{records.folder / trial.run} has no {CONFIG}, and no recipe is called {records.recipe!r}")
     defaults = Config().flat()
-    return {key: value for key, value in config.flat().items() if _is_kept(key) and value != defaults[key]}
+    return {key: value for key, value in config.flat().items() if _is_kept(key) and value != defaults.get(key)}
 
 
 def _is_kept(key: str) -> bool:

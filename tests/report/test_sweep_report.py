@@ -106,12 +106,15 @@ def test_the_recipe_is_a_file_of_its_own_that_the_commands_name(tmp_path: Path, 
         assert words in (recipe.doc or "")
 
 
-def test_the_best_of_a_sweep_of_a_users_own_recipe_needs_that_recipe_no_more(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", [{}, {"method.name": "byol", "method.momentum": 0.9}])
+def test_the_best_of_a_sweep_of_a_users_own_recipe_needs_that_recipe_no_more(
+    method: dict[str, Any], tmp_path: Path
+) -> None:
     records = read_sweep(written(tmp_path / "s", usual(), recipe="my_own"))
     assert records.best is not None
     with pytest.raises(BadInput, match="has no config.json, and no recipe is called 'my_own'"):
         best_recipe(records)
-    trained = quickstart().with_overrides({"train.epochs": 7} | records.best.params)
+    trained = quickstart().with_overrides({"train.epochs": 7} | (method or records.best.params))
     (tmp_path / "s" / records.best.run).mkdir()
     (tmp_path / "s" / records.best.run / "config.json").write_text(trained.to_json())
     (tmp_path / "best_of_s.py").write_text(best_recipe(records))

@@ -186,7 +186,7 @@ def _record(config: Config, settings: SweepSettings, budget: int) -> dict[str, A
     before, now = settings.defaults.flat(), config.flat()
     return {
         "recipe": settings.recipe,
-        "overrides": {key: value for key, value in now.items() if value != before[key]},
+        "overrides": {key: value for key, value in now.items() if value != before.get(key)},
         "defaults": {key: now[key] for key in settings.space},
         "space": {key: domain.to_json() for key, domain in settings.space.items()},
         "objective": OBJECTIVES[config.evaluate.method],
