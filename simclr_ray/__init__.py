@@ -18,10 +18,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from simclr_ray.model.resnet import ResNet
+    from simclr_ray.model.encoder import Encoder
 
 
-def load(run_or_file: str) -> ResNet:
+def load(run_or_file: str) -> Encoder:
     """The pretrained encoder of a run folder or of an encoder.safetensors, local or by URI; on the CPU, in eval mode.
 
     (n, 3, h, w) images, normalised with the run's mean and std -> (n, feature_dim). Raises BadInput if none is there.

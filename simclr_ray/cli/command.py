@@ -16,8 +16,8 @@ from typing import Annotated, Any, TypeVar
 import tyro
 
 from simclr_ray.cli.recipe_file import load_recipe, names_file
-from simclr_ray.cli.suggest import suggestion
 from simclr_ray.config import BadInput, Config, config_types, current_key
+from simclr_ray.config.suggest import suggestion
 
 T = TypeVar("T")
 

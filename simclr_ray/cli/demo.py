@@ -41,4 +41,4 @@ kNN accuracy on {row["test_rows"]} synthetic images of 10 classes (chance is 10 
 run      {result.path}   (metrics.jsonl, events.jsonl, tensorboard/, checkpoints)
 encoder  {encoder}
 """)
-    print(loading_lines(encoder, config.model.arch, width=config.model.width, stem=config.model.stem))
+    print(loading_lines(encoder, config))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 
 from simclr_ray.cli.command import run_command
-from simclr_ray.cli.suggest import suggestion
 from simclr_ray.config import BadInput
+from simclr_ray.config.suggest import suggestion
 
 COMMANDS = ("pretrain", "prepare", "sweep", "evaluate", "report", "plan", "status", "demo")
 USAGE = f"usage: simclr-ray COMMAND ...\ncommands: {', '.join(COMMANDS)}\nsimclr-ray COMMAND --help lists its settings"

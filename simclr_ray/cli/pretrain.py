@@ -39,4 +39,4 @@ def main(argv: list[str]) -> None:
         print(f"\nstopped at step {result.step}: {result.path}\nwithout --saving.stop-after-epochs it goes on")
         return
     print(f"\ndone at step {result.step}: {result.path}\n")
-    print(loading_lines(encoder, config.model.arch, width=config.model.width, stem=config.model.stem))
+    print(loading_lines(encoder, config))

@@ -10,8 +10,8 @@ from pathlib import Path
 from types import FunctionType
 from typing import TypeVar
 
-from simclr_ray.cli.suggest import suggestion
 from simclr_ray.config import BadInput, Config
+from simclr_ray.config.suggest import suggestion
 
 T = TypeVar("T")
 

@@ -28,7 +28,7 @@ from simclr_ray.config.science import (
 
 FORMAT = 2
 """Format of a run folder, raised when runs of the previous one cannot be resumed: 2 has another order of samples."""
-ADDRESSES = frozenset({"data.train", "evaluate.train", "evaluate.test"})
+ADDRESSES = frozenset({"data.train", "evaluate.train", "evaluate.test", "model.init"})
 MACHINE = (ResourcesConfig, SavingConfig, ElasticityConfig, LoggingConfig)
 
 

@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from simclr_ray.config.checks import require, require_at_least, require_positive
+from simclr_ray.config.suggest import suggestion
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+LIBRARIES = ("torchvision", "timm")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +63,19 @@ class AugmentConfig:
 class ModelConfig:
     """The encoder, and the projection head, which is discarded after pretraining."""
 
-    arch: Literal["resnet18", "resnet34", "resnet50", "resnet101", "resnet152"] = "resnet50"
+    arch: str = "resnet50"
+    """resnet18, resnet34, resnet50, resnet101 or resnet152; torchvision:NAME, any of its image classifiers, such as
+    torchvision:vit_b_16; or timm:NAME. Of those two the classifier is removed."""
     width: float = 1.0
-    """Multiplies every channel count: 1, 2, 4, or a fraction."""
+    """Of a resnet: multiplies every channel count: 1, 2, 4, or a fraction."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
-    """imagenet: 7x7 stride 2 and max pool; cifar: 3x3 stride 1 and no pool, for images of 32 px and below."""
+    """Of a resnet. imagenet: 7x7 stride 2 and max pool; cifar: 3x3 stride 1 and no pool, for images of 32 px and below.
+    """
+    init: str | None = None
+    """Weights that the encoder starts from: torchvision:NAME or torchvision:WEIGHTS, such as
+    torchvision:ResNet50_Weights.IMAGENET1K_V2; timm:NAME; a run; a file. None: drawn from the seed."""
+    init_sha256: str | None = None
+    """Of those weights, as initial.safetensors of the run folder holds them; resolved at the first start."""
     head: Literal["none", "linear", "mlp"] = "mlp"
     head_layers: Literal[2, 3] = 2
     """Layers of the mlp head."""
@@ -75,8 +87,16 @@ class ModelConfig:
     """BatchNorm after every layer of the mlp head, whose dense layers then have no bias."""
 
     def __post_init__(self) -> None:
+        library, _, name = self.arch.rpartition(":")
+        if library:
+            require(library in LIBRARIES and bool(name), f"model.arch {self.arch}: a prefix is torchvision: or timm:")
+            own = self.width == 1 and self.stem == "imagenet"
+            require(own, f"model.width and model.stem are of a resnet: with {self.arch} set them to 1 and imagenet")
+        else:
+            require(name in RESNETS, f"no model.arch is called {name!r}{suggestion(name, RESNETS)}")
         planes = 64 * self.width
         require(planes >= 1 and planes == int(planes), f"model.width must make 64 x width whole, not {self.width}")
+        require(self.init is not None or self.init_sha256 is None, "model.init_sha256 needs model.init")
         require_at_least(1, "model", self, "head_dim", "head_hidden")
 
 

@@ -20,7 +20,7 @@ from simclr_ray.evaluate.knn import KnnConfig
 from simclr_ray.evaluate.linear import probe_config
 from simclr_ray.evaluate.score import Accuracy, Classifier, score
 from simclr_ray.methods.build import build_encoder
-from simclr_ray.model.resnet import ResNet
+from simclr_ray.model.encoder import Encoder
 from simclr_ray.storage.run_folder import Row
 
 PIXELS_SIZE = 32
@@ -47,7 +47,7 @@ class Scoring:
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
     name: str
-    encoder: ResNet | Pixels
+    encoder: Encoder
     size: int
     """Side in pixels of the images that it takes, at most that of the views."""
     classifiers: list[Classifier]
@@ -92,7 +92,8 @@ def by_linear(size: int, bank_rows: int, crops: int, seed: int) -> Scoring:
 
 def baselines_of(config: Config, size: int, scoring: Scoring) -> list[Candidate]:
     """The untrained weights of the run with this config, and the pixels themselves at 32 x 32 or the smaller `size`."""
-    untrained, small = build_encoder(config.model, config.train.seed), min(size, PIXELS_SIZE)
+    untrained = build_encoder(config.model, config.train.seed, size=config.augment.size)
+    small = min(size, PIXELS_SIZE)
     classifiers = scoring.baseline_classifiers
     return [
         Candidate(name="untrained", encoder=untrained, size=size, classifiers=classifiers),

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
 from simclr_ray.evaluate.images import ImageBatch
-from simclr_ray.model.resnet import ResNet
+from simclr_ray.model.encoder import Encoder
 from simclr_ray.train.batch import channel_scale, normalise
 
 
@@ -27,7 +27,7 @@ class Features:
     """Images that could not be decoded and have no row."""
 
 
-class Pixels(nn.Module):
+class Pixels(Encoder):
     """The pixels of the view as features: the baseline that any encoder has to beat."""
 
     def __init__(self, size: int) -> None:
@@ -39,7 +39,7 @@ class Pixels(nn.Module):
 
 
 def extract(
-    encoder: ResNet | Pixels,
+    encoder: Encoder,
     batches: Iterable[ImageBatch],
     mean: Sequence[float],
     std: Sequence[float],
@@ -66,7 +66,7 @@ def extract(
 
 
 def encode(
-    encoder: ResNet | Pixels, pixels: UInt8[Tensor, "n s s 3"], mean: Sequence[float], std: Sequence[float]
+    encoder: Encoder, pixels: UInt8[Tensor, "n s s 3"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[Tensor, "n d"]:
     """float32 features of one batch; its pixels and the encoder are on the same device."""
     weight = next(encoder.parameters(), None)

@@ -12,8 +12,9 @@ from typing import Any
 import safetensors.torch
 from safetensors import SafetensorError
 
-from simclr_ray.config import BadInput, Config
-from simclr_ray.model.resnet import ResNet
+from simclr_ray.config import BadInput, Config, ModelConfig
+from simclr_ray.methods.build import build_encoder
+from simclr_ray.model.encoder import Encoder
 from simclr_ray.storage.location import Location, open_location
 from simclr_ray.storage.run_folder import ENCODER
 
@@ -24,7 +25,7 @@ FORMAT = "simclr_ray encoder 1"
 class Pretrained:
     """An encoder in eval mode, the size and normalisation of its input, and the config of its run."""
 
-    encoder: ResNet
+    encoder: Encoder
     size: int
     """Side in pixels of the views it was trained on."""
     mean: tuple[float, float, float]
@@ -36,29 +37,30 @@ class Pretrained:
         return Config.from_json(self.config_json)
 
 
-def export_encoder(encoder: ResNet, config: Config, folder: Location | str) -> Location:
+def export_encoder(encoder: Encoder, config: Config, folder: Location | str) -> Location:
     """Writes `encoder.safetensors` into the run folder and returns its location.
 
-    The weights are written in their own precision; at width 1 with the imagenet stem torchvision's
-    ResNet of the same name loads them, all but its `fc`. Equal weights and configs give equal bytes.
+    The weights are written in their own precision, under the names of torchvision or timm: their network of the same
+    name loads them, all but its classifier, a resnet's at width 1 with the imagenet stem. Equal weights and configs
+    give equal bytes.
     """
     metadata = {
         "format": FORMAT,
-        "arch": encoder.arch,
-        "width": str(encoder.width),
-        "stem": encoder.stem,
+        "arch": config.model.arch,
+        "width": str(config.model.width),
+        "stem": config.model.stem,
         "size": str(config.augment.size),
         "mean": json.dumps(config.data.mean),
         "std": json.dumps(config.data.std),
         "config": config.to_json(),
     }
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.network.state_dict().items()}
     location = _opened(folder) / ENCODER
     location.write_bytes(_with_metadata(safetensors.torch.save(weights), metadata))
     return location
 
 
-def load_encoder(run_or_file: Location | str) -> ResNet:
+def load_encoder(run_or_file: Location | str) -> Encoder:
     """The encoder of a run folder or of a .safetensors file, local or by URI; on the CPU, in eval mode.
 
     Raises BadInput if there is none, or if `export_encoder` did not write the file.
@@ -77,11 +79,14 @@ def load_pretrained(run_or_file: Location | str) -> Pretrained:
     metadata = _metadata(content)
     if metadata.get("format") != FORMAT:
         raise BadInput(f"{location} was not written by this version of simclr_ray (its metadata lack '{FORMAT}')")
-    encoder = ResNet(metadata["arch"], width=float(metadata["width"]), stem=metadata["stem"])
-    encoder.to(weights["conv1.weight"].dtype).load_state_dict(weights)
+    size = int(metadata["size"])
+    model = ModelConfig(arch=metadata["arch"], width=float(metadata["width"]), stem=metadata["stem"])  # type: ignore
+    encoder = build_encoder(model, seed=0, size=size)
+    encoder.to(next(value.dtype for value in weights.values() if value.is_floating_point()))
+    encoder.network.load_state_dict(weights)
     return Pretrained(
         encoder=encoder.eval(),
-        size=int(metadata["size"]),
+        size=size,
         mean=_channels(metadata["mean"]),
         std=_channels(metadata["std"]),
         config_json=metadata["config"],
@@ -105,19 +110,25 @@ def encoder_file(run_or_file: Location | str) -> Location:
     raise BadInput(f"{location} has no {ENCODER}: a run writes it when it ends; finish the run or check the path")
 
 
-def loading_lines(file: Location, arch: str, *, width: float, stem: str) -> str:
-    """Python lines that load the file; without simclr_ray too, where torchvision has the same network."""
+def loading_lines(file: Location, config: Config) -> str:
+    """Python lines that load the file; without simclr_ray too, where torchvision or timm has the same network."""
     lines = ["import simclr_ray", f"encoder = simclr_ray.load({file.uri!r})"]
     path = str(file.local) if file.local else file.name
-    if width == 1 and stem == "imagenet":
+    model = config.model
+    library, _, name = model.arch.rpartition(":")
+    if model.width == 1 and model.stem == "imagenet":
+        library = library or "torchvision"
+        sized = f", image_size={config.augment.size}" if name.startswith("vit_") else ""
         lines += [
             "",
-            "# or with torchvision alone" + ("" if file.local else f", from a copy of {file.uri}"),
+            f"# or with {library} alone" + ("" if file.local else f", from a copy of {file.uri}"),
             "from safetensors.torch import load_file",
-            f"from torchvision.models import {arch}",
-            f"model = {arch}()",
-            f"model.load_state_dict(load_file({path!r}), strict=False)  # all but fc",
         ]
+        if library == "timm":
+            lines += ["import timm", f"model = timm.create_model({name!r}, num_classes=0)"]
+        else:
+            lines += ["from torchvision.models import get_model", f"model = get_model({name!r}{sized})"]
+        lines += [f"model.load_state_dict(load_file({path!r}), strict=False)  # all but the classifier"]
     return "\n".join(lines) + "\n"
 
 

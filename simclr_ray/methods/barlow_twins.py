@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from simclr_ray import collective
 from simclr_ray.methods.method import Method, at_least_float32, global_rows
-from simclr_ray.model.resnet import ResNet
+from simclr_ray.model.encoder import Encoder
 
 
 class BarlowTwins(Method):
     """`off_diagonal_weight`: lambda of equation 1."""
 
-    def __init__(self, encoder: ResNet, head: nn.Module, off_diagonal_weight: float) -> None:
+    def __init__(self, encoder: Encoder, head: nn.Module, off_diagonal_weight: float) -> None:
         super().__init__()
         self.encoder, self.head, self.off_diagonal_weight = encoder, head, off_diagonal_weight
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar, assert_never
 
 import torch
+from torch import Tensor
 
 from simclr_ray.config import (
     BarlowTwinsConfig,
@@ -29,28 +30,39 @@ from simclr_ray.methods.simclr import SimCLR
 from simclr_ray.methods.simsiam import SimSiam
 from simclr_ray.methods.swav import SwAV
 from simclr_ray.methods.vicreg import VICReg
+from simclr_ray.model.build import draw_encoder
+from simclr_ray.model.encoder import Encoder
 from simclr_ray.model.heads import predictor, projection_dim, projection_head
-from simclr_ray.model.resnet import ResNet
+from simclr_ray.model.initial import load_initial
 
 T = TypeVar("T")
 
 
-def build_method(model: ModelConfig, method: MethodConfig, seed: int) -> Method:
-    """The method on the CPU, with weights drawn from `seed`."""
-    return _seeded(lambda: draw_method(model, method), seed)
+def build_method(
+    model: ModelConfig, method: MethodConfig, seed: int, *, size: int, initial: Mapping[str, Tensor] | None = None
+) -> Method:
+    """The method on the CPU, for views of `size` pixels, with weights drawn from `seed`.
+
+    `initial`: the encoder's, in place of drawn ones; a teacher starts from them too.
+    """
+    return _seeded(lambda: draw_method(model, method, size, initial), seed)
 
 
-def build_encoder(model: ModelConfig, seed: int) -> ResNet:
-    """The encoder of `build_method` alone, with the same initial weights."""
-    return _seeded(lambda: _draw_encoder(model), seed)
+def build_encoder(model: ModelConfig, seed: int, *, size: int) -> Encoder:
+    """The encoder of `build_method` alone, with the weights drawn from `seed`."""
+    return _seeded(lambda: draw_encoder(model, size), seed)
 
 
-def draw_method(model: ModelConfig, method: MethodConfig) -> Method:
+def draw_method(
+    model: ModelConfig, method: MethodConfig, size: int, initial: Mapping[str, Tensor] | None = None
+) -> Method:
     """The method on torch's default device, with weights from its generator; on "meta" it has shapes and no weights.
 
     Encoder, head and predictor are drawn in this order, so that none depends on what follows it.
     """
-    encoder = _draw_encoder(model)
+    encoder = draw_encoder(model, size)
+    if initial is not None:
+        load_initial(encoder, initial, str(model.init))
     head = projection_head(model, encoder.feature_dim)
     dim = projection_dim(model, encoder.feature_dim)
     match method:
@@ -79,16 +91,14 @@ def _settings(method: MethodConfig) -> dict[str, Any]:
     return {key: value for key, value in asdict(method).items() if key != "name"}
 
 
-def _draw_moco(encoder: ResNet, head: torch.nn.Module, dim: int, method: MoCoConfig) -> Method:
+def _draw_moco(encoder: Encoder, head: torch.nn.Module, dim: int, method: MoCoConfig) -> Method:
     temperature, momentum = method.temperature, method.momentum
     if method.queue:
         return MoCoQueue(encoder, head, keys=method.queue, dim=dim, temperature=temperature, momentum=momentum)
+    if method.frozen_patches and encoder.patch_projection is not None:
+        encoder.patch_projection.requires_grad_(False)
     hidden = method.predictor_hidden
     return MoCoV3(encoder, head, predictor(dim, hidden), temperature=temperature, momentum=momentum)
-
-
-def _draw_encoder(model: ModelConfig) -> ResNet:
-    return ResNet(model.arch, width=model.width, stem=model.stem)
 
 
 def _seeded(draw: Callable[[], T], seed: int) -> T:

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 
 from simclr_ray.methods.method import Method, at_least_float32, global_rows
 from simclr_ray.methods.momentum import rising, teacher_of, update_teacher
-from simclr_ray.model.resnet import ResNet
+from simclr_ray.model.encoder import Encoder
 
 
 class BYOL(Method):
     """Student: encoder, head and predictor; teacher: encoder and head. `momentum`: the teacher's at the start."""
 
-    def __init__(self, encoder: ResNet, head: nn.Module, predictor: nn.Module, momentum: float) -> None:
+    def __init__(self, encoder: Encoder, head: nn.Module, predictor: nn.Module, momentum: float) -> None:
         super().__init__()
         self.encoder, self.head, self.predictor, self.momentum = encoder, head, predictor, momentum
         self.teacher_encoder, self.teacher_head = teacher_of(encoder), teacher_of(head)

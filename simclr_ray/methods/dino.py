@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from simclr_ray import collective
 from simclr_ray.methods.method import Method, at_least_float32, global_rows
 from simclr_ray.methods.momentum import rising, teacher_of, update_teacher
-from simclr_ray.model.resnet import ResNet
+from simclr_ray.model.encoder import Encoder
 
 
 class Prototypes(nn.Linear):
@@ -37,7 +37,7 @@ class DINO(Method):
 
     def __init__(
         self,
-        encoder: ResNet,
+        encoder: Encoder,
         head: nn.Module,
         *,
         dim: int,

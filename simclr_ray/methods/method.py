@@ -12,13 +12,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from simclr_ray import collective
-from simclr_ray.model.resnet import ResNet
+from simclr_ray.model.encoder import Encoder
 
 
 class Method(nn.Module):
     """Rows of `images` and of `outputs` are all first views, then all second ones: they share one BatchNorm."""
 
-    encoder: ResNet
+    encoder: Encoder
     constant_rate: tuple[str, ...] = ()
     """Submodules whose learning rate stays at its peak."""
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from simclr_ray import collective
 from simclr_ray.methods.method import Method, at_least_float32, global_rows
 from simclr_ray.methods.momentum import rising, teacher_of, update_teacher
-from simclr_ray.model.resnet import ResNet
+from simclr_ray.model.encoder import Encoder
 
 
 class MoCoQueue(Method):
@@ -28,7 +28,7 @@ class MoCoQueue(Method):
     position: Tensor
 
     def __init__(
-        self, encoder: ResNet, head: nn.Module, *, keys: int, dim: int, temperature: float, momentum: float
+        self, encoder: Encoder, head: nn.Module, *, keys: int, dim: int, temperature: float, momentum: float
     ) -> None:
         super().__init__()
         self.encoder, self.head, self.temperature, self.momentum = encoder, head, temperature, momentum
@@ -70,7 +70,7 @@ class MoCoV3(Method):
     """Both views are queries and keys; the key encoder's momentum rises from `momentum` to 1."""
 
     def __init__(
-        self, encoder: ResNet, head: nn.Module, predictor: nn.Module, *, temperature: float, momentum: float
+        self, encoder: Encoder, head: nn.Module, predictor: nn.Module, *, temperature: float, momentum: float
     ) -> None:
         super().__init__()
         self.encoder, self.head, self.predictor = encoder, head, predictor

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from simclr_ray import collective
 from simclr_ray.methods.method import Method
-from simclr_ray.model.resnet import ResNet
+from simclr_ray.model.encoder import Encoder
 
 CHUNK_ELEMENTS = 1 << 24
 """Logits held at once: 64 MiB in float32."""
@@ -26,7 +26,7 @@ CHUNK_ELEMENTS = 1 << 24
 class SimCLR(Method):
     """z = g(f(x)) for both views of every image, compared by NT-Xent (section 2.1)."""
 
-    def __init__(self, encoder: ResNet, head: nn.Module, temperature: float) -> None:
+    def __init__(self, encoder: Encoder, head: nn.Module, temperature: float) -> None:
         super().__init__()
         self.encoder, self.head, self.temperature = encoder, head, temperature
 

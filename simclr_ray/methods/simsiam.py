@@ -13,13 +13,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from simclr_ray.methods.method import Method, at_least_float32, global_rows
-from simclr_ray.model.resnet import ResNet
+from simclr_ray.model.encoder import Encoder
 
 
 class SimSiam(Method):
     """`predictor_decays`: whether the predictor's learning rate follows the schedule, which the paper's does not."""
 
-    def __init__(self, encoder: ResNet, head: nn.Module, predictor: nn.Module, *, predictor_decays: bool) -> None:
+    def __init__(self, encoder: Encoder, head: nn.Module, predictor: nn.Module, *, predictor_decays: bool) -> None:
         super().__init__()
         self.encoder, self.head, self.predictor = encoder, head, predictor
         self.constant_rate = () if predictor_decays else ("predictor",)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from simclr_ray import collective
 from simclr_ray.methods.method import Method, at_least_float32, global_rows
-from simclr_ray.model.resnet import ResNet
+from simclr_ray.model.encoder import Encoder
 
 
 class SwAV(Method):
@@ -24,7 +24,7 @@ class SwAV(Method):
 
     def __init__(
         self,
-        encoder: ResNet,
+        encoder: Encoder,
         head: nn.Module,
         *,
         dim: int,

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from simclr_ray import collective
 from simclr_ray.methods.method import Method, at_least_float32, global_rows
-from simclr_ray.model.resnet import ResNet
+from simclr_ray.model.encoder import Encoder
 
 
 class VICReg(Method):
     """The weights are lambda, mu and nu of equation 6."""
 
     def __init__(
-        self, encoder: ResNet, head: nn.Module, *, invariance: float, variance: float, covariance: float
+        self, encoder: Encoder, head: nn.Module, *, invariance: float, variance: float, covariance: float
     ) -> None:
         super().__init__()
         self.encoder, self.head = encoder, head

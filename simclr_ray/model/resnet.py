@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from simclr_ray.model.batchnorm import BatchNorm
+from simclr_ray.model.encoder import Encoder
 
 
 class BasicBlock(nn.Module):
@@ -65,7 +66,7 @@ LAYOUTS: dict[str, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, int, in
 }
 
 
-class ResNet(nn.Module):
+class ResNet(Encoder):
     """The encoder f of SimCLR (section 2.1): a ResNet without its classifier.
 
     `width` multiplies every channel count, as in the official SimCLR code (a 2x ResNet-50 has 4096 features);

@@ -22,7 +22,7 @@ from simclr_ray.orchestrate.task import Task
 from simclr_ray.planning.shares import Share, share_of
 from simclr_ray.storage.lease import lease
 from simclr_ray.storage.location import Location, open_location
-from simclr_ray.storage.run_folder import CONFIG, ENCODER, METRICS, Row, config_text, read_rows
+from simclr_ray.storage.run_folder import CONFIG, ENCODER, INITIAL, METRICS, Row, config_text, read_rows
 
 ALL_KEYS = frozenset(config_types())
 
@@ -71,8 +71,11 @@ def pretrain(
     order.rows_per_pass(share.max_workers)
     training = loading.result()
     config, bank, test = _resolved(config, requested, dataset, storage, share, earlier)
+    config, initial = (config, None) if earlier else _with_initial(config)
     with lease(run) as driver:
         config, _ = _same_science(run, config)  # again, under the lease: another driver may have started it since
+        if initial:
+            (run / INITIAL).write_bytes(initial)
         (run / CONFIG).write_bytes(config.to_json().encode())
         task = Task(config=config, dataset=dataset, bank=bank, test=test, run=run, driver=driver, share=share)
         training.train(task, last_step(config, order), on_row, _attempts(training, share, alone=alone))
@@ -82,6 +85,7 @@ def pretrain(
 def _load_training(config: Config) -> ModuleType:
     """Imports torch and other slow modules, in parallel with the preparation of data and the start of Ray."""
     training = import_module("simclr_ray.orchestrate.training")
+    training.require_model(config)
     if config.resources.max_workers in (None, 1):  # with more, other processes train
         training.warm_up()
     return training
@@ -129,6 +133,10 @@ def _same_science(run: Location, config: Config, requested: Set[str] = ALL_KEYS)
     earlier = Config.from_json(text)
     if config.train.precision == "auto":
         config = config.with_overrides({"train.precision": earlier.train.precision})
+    if config.model.init == earlier.model.init:
+        config = config.with_overrides({"model.init_sha256": earlier.model.init_sha256})
+    elif config.model.init_sha256 is None:
+        config, _ = _with_initial(config)
     changes = science_changes(earlier, allowing_for_fit(config, earlier, requested))
     if changes:
         listed = ", ".join(f"{key} was {old!r}, is now {new!r}" for key, (old, new) in changes.items())
@@ -143,6 +151,16 @@ def _prepared(source: str, storage: str, earlier: str | None) -> Dataset:
         if dataset.source["spec"] == source:
             return dataset
     return prepare_into(storage, source)
+
+
+def _with_initial(config: Config) -> tuple[Config, bytes | None]:
+    """The config with the sha256 of the weights that model.init names, and those weights as a file."""
+    if config.model.init is None:
+        return config, None
+    from simclr_ray.export.published import initial_of  # imports torch
+
+    content, sha256 = initial_of(config)
+    return config.with_overrides({"model.init_sha256": sha256}), content
 
 
 def _require_same_data(run: Location, source: str, storage: str, earlier: str) -> None:

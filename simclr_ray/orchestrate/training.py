@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from ray.experimental import internal_kv
 
-from simclr_ray.config import AugmentConfig
+from simclr_ray.config import AugmentConfig, Config
 from simclr_ray.data.augment.views import augment_pair
+from simclr_ray.methods.build import draw_method
 from simclr_ray.orchestrate.attempt import attempt
 from simclr_ray.orchestrate.failure import FailedAttempts, described, is_final, note_failure
 from simclr_ray.orchestrate.interrupt import saving_at_interrupt
@@ -49,6 +50,13 @@ def _giving_up_noted(task: Task) -> Iterator[None]:
             if holds(task.run, task.driver):
                 note_giving_up(task.run, described(error))
         raise
+
+
+def require_model(config: Config) -> None:
+    """Raises BadInput for a network that its library does not have, or not for views of this size."""
+    if ":" in config.model.arch:
+        with torch.device("meta"):
+            draw_method(config.model, config.method, config.augment.size)
 
 
 def warm_up() -> None:

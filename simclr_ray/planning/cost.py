@@ -38,7 +38,7 @@ def model_cost(config: ModelConfig, size: int, method: MethodConfig | None = Non
     `method`: SimCLR by default. A teacher's forward is counted too.
     """
     with torch.device("meta"):
-        model = draw_method(config, method or SimCLRConfig())
+        model = draw_method(config, method or SimCLRConfig(), size)
         views = torch.empty(2, 3, size, size)
     sizes: list[int] = []
 

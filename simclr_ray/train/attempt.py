@@ -16,6 +16,7 @@ from simclr_ray.config import BadInput, Config
 from simclr_ray.data.bridge import Block
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.order import Order, last_step, order_of
+from simclr_ray.model.initial import read_initial
 from simclr_ray.optim.schedule import rate_at
 from simclr_ray.storage.location import Location
 from simclr_ray.storage.run_folder import EVENTS, METRICS, Row, read_rows
@@ -58,7 +59,7 @@ def run_attempt(
     order = order_of(config, dataset)
     log = start_log(run, worker.size, last_failure) if worker.rank == 0 else None
     try:
-        state = initial_state(config, worker.device)
+        state = initial_state(config, worker.device, read_initial(run, config.model.init_sha256))
         pending_row, skipped = _resume(state, config, dataset, run)
         recorder = None
         if log:

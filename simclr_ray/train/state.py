@@ -5,6 +5,7 @@ Order and augmentation need no state: they are functions of the seed and the ste
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,9 +45,10 @@ class Snapshot:
         return self.state["step"]
 
 
-def initial_state(config: Config, device: torch.device) -> TrainState:
-    """Step 0: weights drawn on the CPU from the seed, whatever the device."""
-    model = build_method(config.model, config.method, config.train.seed)
+def initial_state(config: Config, device: torch.device, initial: Mapping[str, Tensor] | None = None) -> TrainState:
+    """Step 0: weights drawn on the CPU from the seed, whatever the device. `initial`: the encoder's, in their place."""
+    size = config.augment.size
+    model = build_method(config.model, config.method, config.train.seed, size=size, initial=initial)
     model.to(dtype=torch.float64 if config.train.precision == "float64" else torch.float32)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return TrainState(model, build_optimizer(model, config.optim, config.train.global_batch, model.constant_rate))

@@ -29,7 +29,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 def check(config: Config, bank: Dataset, test: Dataset | None) -> tuple[dict[str, float], int]:
     """What the check of an untrained network finds, and how often it called `check_control`."""
     calls = []
-    model = build_method(config.model, SimCLRConfig(), seed=0)
+    model = build_method(config.model, SimCLRConfig(), seed=0, size=32)
     found = check_during(config, bank, test, torch.device("cpu"), 1)(model, 1, lambda: calls.append(1))
     return found, len(calls)
 
@@ -47,7 +47,7 @@ def test_a_run_scores_after_training_what_it_scored_during_it(dataset: Dataset, 
     config, test = LINEAR.with_overrides({"evaluate.neighbours": 20}), synthetic_dataset(tmp_path / "test", 120)
     during, _ = check(config, dataset, test)
     run = tmp_path / "runs" / "r1"
-    export_encoder(build_encoder(config.model, seed=0), config, str(run))
+    export_encoder(build_encoder(config.model, seed=0, size=32), config, str(run))
     after = evaluate_run(str(run), method, dataset.uri, test.uri, neighbours=20)["results"]["pretrained"]
     assert after == {"top1": during[f"{method}_top1"], "top5": during[f"{method}_top5"]}
 

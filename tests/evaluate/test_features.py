@@ -120,7 +120,7 @@ def test_crops_depend_on_seed_copy_and_image_alone(tmp_path):
 
 def test_features_are_the_encoders_in_eval_mode_and_leave_no_trace(tmp_path):
     data = dataset(tmp_path / "d", bad={3})
-    encoder = build_encoder(SMALL.model, seed=0).train()
+    encoder = build_encoder(SMALL.model, seed=0, size=32).train()
     encoder.layer2.eval()  # a frozen part must stay so
     modes = [part.training for part in encoder.modules()]
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
@@ -139,7 +139,7 @@ def test_features_are_the_encoders_in_eval_mode_and_leave_no_trace(tmp_path):
 
 
 def test_the_mode_is_restored_when_reading_fails(tmp_path):
-    encoder = build_encoder(SMALL.model, seed=0).train()
+    encoder = build_encoder(SMALL.model, seed=0, size=32).train()
     with pytest.raises(BadInput):
         extract(encoder, read_images(dataset(tmp_path / "d", bad=range(20)), centered(32)), MEAN, STD, CPU)
     assert encoder.training
@@ -153,13 +153,13 @@ def test_a_worker_without_slices_has_no_rows(tmp_path):
 
 
 def test_a_float64_encoder_computes_in_float64(tmp_path):
-    encoder = build_encoder(SMALL.model, seed=0).double()
+    encoder = build_encoder(SMALL.model, seed=0, size=32).double()
     assert extract(encoder, read_images(dataset(tmp_path / "d"), centered(32)), MEAN, STD, CPU).h.isfinite().all()
 
 
 @pytest.fixture
 def run(tmp_path):
-    export_encoder(build_encoder(SMALL.model, seed=1), SMALL, str(tmp_path / "runs" / "r1"))
+    export_encoder(build_encoder(SMALL.model, seed=1, size=32), SMALL, str(tmp_path / "runs" / "r1"))
     return tmp_path / "runs" / "r1"
 
 

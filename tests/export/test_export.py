@@ -26,7 +26,7 @@ SMALL = Config(
 
 def trained(config: Config):
     """An encoder that differs from a fresh one everywhere, buffers too."""
-    encoder = build_encoder(config.model, seed=1)
+    encoder = build_encoder(config.model, seed=1, size=32)
     for tensor in encoder.state_dict().values():
         tensor.add_(1) if tensor.dtype == torch.int64 else tensor.add_(0.1)
     return encoder
@@ -88,7 +88,7 @@ def test_the_lines_that_load_it_do(tmp_path):
     encoder = trained(config).to(memory_format=torch.channels_last)
     location = export_encoder(encoder, config, str(tmp_path))
     found: dict = {}
-    exec(loading_lines(location, "resnet18", width=1, stem="imagenet"), found)
+    exec(loading_lines(location, config), found)
     found["model"].fc = torch.nn.Identity()
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
@@ -100,7 +100,8 @@ def test_the_lines_that_load_it_do(tmp_path):
 
 @pytest.mark.parametrize(("width", "stem"), [(2, "imagenet"), (1, "cifar")])
 def test_no_lines_for_torchvision_where_it_has_no_such_network(width, stem):
-    assert "torchvision" not in loading_lines(open_location("x.safetensors"), "resnet50", width=width, stem=stem)
+    config = Config(model=ModelConfig(width=width, stem=stem))
+    assert "torchvision" not in loading_lines(open_location("x.safetensors"), config)
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_cifar_stem_keeps_the_resolution():
 
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
 def test_blocks_start_as_their_shortcut_and_convolutions_keep_the_variance(arch):
-    encoder = build_encoder(ModelConfig(arch=arch), seed=0)
+    encoder = build_encoder(ModelConfig(arch=arch), seed=0, size=32)
     blocks = [module for module in encoder.modules() if isinstance(module, (BasicBlock, Bottleneck))]
     assert len(blocks) == sum(LAYOUTS[arch][1])
     for block in blocks:
@@ -79,20 +79,20 @@ def test_weights_depend_on_the_seed_alone():
     config = ModelConfig(arch="resnet18", width=0.125)
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    one = build_method(config, SimCLRConfig(), seed=3).state_dict()
+    one = build_method(config, SimCLRConfig(), seed=3, size=32).state_dict()
     assert torch.equal(torch.get_rng_state(), before), "the global generator moved"
     torch.manual_seed(6)
     again, other = (
-        build_method(config, SimCLRConfig(), seed=3).state_dict(),
-        build_method(config, SimCLRConfig(), seed=4).state_dict(),
+        build_method(config, SimCLRConfig(), seed=3, size=32).state_dict(),
+        build_method(config, SimCLRConfig(), seed=4, size=32).state_dict(),
     )
     assert all(torch.equal(one[name], again[name]) for name in one)
     assert not torch.equal(one["encoder.conv1.weight"], other["encoder.conv1.weight"])
 
 
 def test_the_head_does_not_change_the_encoders_initial_weights():
-    with_head = build_method(ModelConfig(arch="resnet18", width=0.125), SimCLRConfig(), seed=3)
-    without = build_method(ModelConfig(arch="resnet18", width=0.125, head="none"), SimCLRConfig(), seed=3)
+    with_head = build_method(ModelConfig(arch="resnet18", width=0.125), SimCLRConfig(), seed=3, size=32)
+    without = build_method(ModelConfig(arch="resnet18", width=0.125, head="none"), SimCLRConfig(), seed=3, size=32)
     expected = with_head.encoder.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in without.encoder.state_dict().items())
 

@@ -1,0 +1,181 @@
+"""torchvision's and timm's classifiers as encoders: without their classifier, with our BatchNorm.
+
+Dropout and stochastic depth have rate 0: their masks are drawn from a process's generator, and would depend on the
+number of workers. What remains computes each image's features from that image alone, but for BatchNorm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision import models
+from torchvision.models import VisionTransformer
+from torchvision.ops import StochasticDepth
+
+from simclr_ray.config import BadInput
+from simclr_ray.config.suggest import suggestion
+from simclr_ray.model.batchnorm import BatchNorm
+from simclr_ray.model.encoder import Encoder
+
+IMAGENET_CLASSES = 1000
+
+
+class Backbone(Encoder):
+    """A network whose output are the features."""
+
+    def __init__(self, net: nn.Module, feature_dim: int) -> None:
+        super().__init__()
+        self.net, self.feature_dim = net, feature_dim
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+        return self.net(images)
+
+    @property
+    def network(self) -> nn.Module:
+        return self.net
+
+    @property
+    def patch_projection(self) -> nn.Module | None:
+        embedding = getattr(self.net, "patch_embed", None)  # timm's vision transformers
+        return getattr(embedding, "proj", None)
+
+
+class ViT(Backbone):
+    """torchvision's vision transformer for images of any size: its position embedding is interpolated to theirs."""
+
+    net: VisionTransformer
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+        net = self.net
+        patches = net.conv_proj(images)
+        tokens = patches.flatten(2).transpose(1, 2)
+        tokens = torch.cat([net.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        tokens = tokens + self._positions(patches.shape[2], patches.shape[3])
+        return net.encoder.ln(net.encoder.layers(tokens))[:, 0]
+
+    def _positions(self, rows: int, columns: int) -> Float[Tensor, "1 t d"]:
+        embedding, side = self.net.encoder.pos_embedding, self.net.image_size // self.net.patch_size
+        if (rows, columns) == (side, side):
+            return embedding
+        grid = embedding[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+        resized = F.interpolate(grid, (rows, columns), mode="bicubic", align_corners=False)
+        return torch.cat([embedding[:, :1], resized.flatten(2).transpose(1, 2)], dim=1)
+
+    @property
+    def patch_projection(self) -> nn.Module:
+        return self.net.conv_proj
+
+
+def torchvision_encoder(name: str, size: int) -> Encoder:
+    """The classifier `name` of torchvision without its last dense layer; for views of `size` pixels.
+
+    Raises BadInput for an unknown name, a network without a dense classifier, and a size that it cannot take.
+    """
+    names = [known for known in models.list_models() if _is_classifier(known)]
+    if name not in names:
+        raise BadInput(f"torchvision has no image classifier {name!r}{suggestion(name, names)}")
+    try:
+        net = _built(lambda: models.get_model(name, weights=None, **_settings(name, size)))
+    except (AssertionError, ValueError) as error:
+        raise BadInput(f"torchvision:{name} cannot take views of {size} pixels ({error}): set augment.size") from None
+    dense = [(path, layer) for path, layer in net.named_modules() if isinstance(layer, nn.Linear)]
+    if not dense or dense[-1][1].out_features != IMAGENET_CLASSES:
+        raise BadInput(f"torchvision:{name} has no dense classifier to remove: choose another model.arch")
+    path, classifier = dense[-1]
+    net.set_submodule(path, nn.Identity())
+    _make_exact(net)
+    kind = ViT if isinstance(net, VisionTransformer) else Backbone
+    return kind(net, classifier.in_features)
+
+
+def _is_classifier(name: str) -> bool:
+    """torchvision.models.resnet is a module of classifiers, torchvision.models.detection.fcos is not."""
+    module = models.get_model_builder(name).__module__
+    return not module.startswith("torchvision.") or module.count(".") == 2
+
+
+def _settings(name: str, size: int) -> dict[str, Any]:
+    if name.startswith("vit_"):
+        return {"image_size": size}
+    if name.startswith("maxvit_"):
+        return {"input_size": (size, size)}
+    if name in ("googlenet", "inception_v3"):
+        return {"aux_logits": False, "init_weights": True}
+    return {}
+
+
+def timm_encoder(name: str, size: int) -> Encoder:
+    """The network `name` of timm without its classifier; for views of `size` pixels where it has a fixed size.
+
+    Raises BadInput if timm is not installed, for an unknown name, and for a size that it cannot take.
+    """
+    try:
+        import timm
+    except ImportError:
+        raise BadInput(f"timm:{name} needs timm, which is not installed: pip install 'simclr_ray[timm]'") from None
+    if not timm.is_model(name):
+        raise BadInput(f"timm has no network {name!r}{suggestion(name.partition('.')[0], timm.list_models())}")
+    # Only networks of a fixed size have these arguments; which they are is known when they are tried.
+    arguments: list[dict[str, Any]] = [{"img_size": size, "dynamic_img_size": True}, {"img_size": size}, {}]
+    for sizes in arguments:
+        try:
+            net = _built(partial(timm.create_model, name, pretrained=False, num_classes=0, **sizes))
+            break
+        except TypeError:
+            if not sizes:
+                raise
+        except AssertionError as error:
+            raise BadInput(f"timm:{name} cannot take views of {size} pixels ({error}): set augment.size") from None
+    _make_exact(net)
+    features: Any = getattr(net, "head_hidden_size", net.num_features)
+    return Backbone(net, features)
+
+
+def _built(build: Callable[[], nn.Module]) -> nn.Module:
+    """The network on torch's default device; on the CPU and moved where it cannot be built on "meta"."""
+    try:
+        return build()
+    except NotImplementedError:
+        device = torch.get_default_device()
+        with torch.device("cpu"):
+            return build().to(device)
+
+
+class BatchNormAct(BatchNorm):
+    """Our BatchNorm in place of timm's, which includes the activation."""
+
+    def __init__(self, num_features: int, act: nn.Module, *, momentum: float, eps: float) -> None:
+        super().__init__(num_features, momentum=momentum, eps=eps)
+        self.act = act
+
+    def forward(self, x: Float[Tensor, "n c *hw"]) -> Float[Tensor, "n c *hw"]:
+        return self.act(super().forward(x))
+
+
+def _make_exact(net: nn.Module) -> None:
+    """Replaces what would depend on the workers: every BatchNorm by ours, rates of dropout by 0."""
+    for path, layer in list(net.named_modules()):
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            net.set_submodule(path, _our_batchnorm(layer))
+        elif isinstance(layer, (nn.modules.dropout._DropoutNd, StochasticDepth)):
+            layer.p = 0.0
+        elif type(layer).__name__ == "DropPath":
+            layer.drop_prob = 0.0
+
+
+def _our_batchnorm(layer: nn.modules.batchnorm._BatchNorm) -> BatchNorm:
+    assert layer.affine, layer
+    assert layer.momentum is not None, layer
+    act = getattr(layer, "act", None)
+    if act is None:
+        ours = BatchNorm(layer.num_features, momentum=layer.momentum, eps=layer.eps)
+    else:
+        ours = BatchNormAct(layer.num_features, act, momentum=layer.momentum, eps=layer.eps)
+    ours.load_state_dict(layer.state_dict())
+    return ours

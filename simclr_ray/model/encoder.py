@@ -1,0 +1,26 @@
+"""What every encoder is, whatever its architecture."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class Encoder(nn.Module):
+    """The encoder f: normalised images in, features h out."""
+
+    feature_dim: int
+
+    def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
+        """The features; d is `feature_dim`."""
+        raise NotImplementedError
+
+    @property
+    def network(self) -> nn.Module:
+        """The module whose weights have the names of published ones: those of torchvision, or of timm."""
+        return self
+
+    @property
+    def patch_projection(self) -> nn.Module | None:
+        """The first layer of a vision transformer, which cuts an image into patches; None for other networks."""
+        return None
