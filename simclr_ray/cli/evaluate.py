@@ -29,7 +29,7 @@ class Arguments:
     test: str
     """Labelled images, the queries: they are classified."""
     baselines: bool = False
-    """Also score the untrained encoder and the raw pixels."""
+    """Also score the untrained encoder, the weights of model.init, and the raw pixels."""
     crops: int = 0
     """linear: randomly cropped and flipped views of each training image; 0: its centre alone."""
     neighbours: int = EvaluateConfig.neighbours

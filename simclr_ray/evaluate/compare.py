@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from torch import Tensor
 
 from simclr_ray.config import BadInput, Config, EvaluateConfig
 from simclr_ray.data.augment.center import center_view
@@ -21,6 +23,7 @@ from simclr_ray.evaluate.linear import probe_config
 from simclr_ray.evaluate.score import Accuracy, Classifier, score
 from simclr_ray.methods.build import build_encoder
 from simclr_ray.model.encoder import Encoder
+from simclr_ray.model.initial import load_initial
 from simclr_ray.storage.run_folder import Row
 
 PIXELS_SIZE = 32
@@ -90,15 +93,21 @@ def by_linear(size: int, bank_rows: int, crops: int, seed: int) -> Scoring:
     )
 
 
-def baselines_of(config: Config, size: int, scoring: Scoring) -> list[Candidate]:
-    """The untrained weights of the run with this config, and the pixels themselves at 32 x 32 or the smaller `size`."""
+def baselines_of(
+    config: Config, size: int, scoring: Scoring, initial: Mapping[str, Tensor] | None = None
+) -> list[Candidate]:
+    """The run's untrained weights, drawn from its seed, and the pixels themselves at 32 x 32 or the smaller `size`.
+
+    `initial`: the weights that the run started from instead, which are a baseline too.
+    """
     untrained = build_encoder(config.model, config.train.seed, size=config.augment.size)
-    small = min(size, PIXELS_SIZE)
-    classifiers = scoring.baseline_classifiers
-    return [
-        Candidate(name="untrained", encoder=untrained, size=size, classifiers=classifiers),
-        Candidate(name="pixels", encoder=Pixels(small), size=small, classifiers=classifiers),
-    ]
+    encoders: dict[str, Encoder] = {"untrained": untrained}
+    if initial is not None:
+        encoders["initial"] = deepcopy(untrained)
+        load_initial(encoders["initial"], initial, str(config.model.init))
+    small, classifiers = min(size, PIXELS_SIZE), scoring.baseline_classifiers
+    found = [Candidate(name=name, encoder=encoders[name], size=size, classifiers=classifiers) for name in encoders]
+    return [*found, Candidate(name="pixels", encoder=Pixels(small), size=small, classifiers=classifiers)]
 
 
 def compare(

@@ -10,15 +10,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 
 from simclr_ray.config import BadInput, Config, ModelConfig
 from simclr_ray.methods.build import build_encoder
+from simclr_ray.model.build import draw_encoder
 from simclr_ray.model.encoder import Encoder
 from simclr_ray.storage.location import Location, open_location
 from simclr_ray.storage.run_folder import ENCODER
 
 FORMAT = "simclr_ray encoder 1"
+LIBRARY_LINES = {
+    "torchvision": ("from torchvision.models import get_model", "get_model"),
+    "timm": ("import timm", "timm.create_model"),
+}
+"""How each library's network is imported and built."""
 
 
 @dataclass(frozen=True)
@@ -113,22 +120,21 @@ def encoder_file(run_or_file: Location | str) -> Location:
 def loading_lines(file: Location, config: Config) -> str:
     """Python lines that load the file; without simclr_ray too, where torchvision or timm has the same network."""
     lines = ["import simclr_ray", f"encoder = simclr_ray.load({file.uri!r})"]
-    path = str(file.local) if file.local else file.name
-    model = config.model
-    library, _, name = model.arch.rpartition(":")
+    model, path = config.model, str(file.local) if file.local else file.name
     if model.width == 1 and model.stem == "imagenet":
-        library = library or "torchvision"
-        sized = f", image_size={config.augment.size}" if name.startswith("vit_") else ""
+        library, _, name = model.arch.rpartition(":")
+        with torch.device("meta"):
+            settings = getattr(draw_encoder(model, config.augment.size), "settings", {})
+        arguments = "".join(f", {key}={value!r}" for key, value in settings.items())
+        imported, build = LIBRARY_LINES[library or "torchvision"]
         lines += [
             "",
-            f"# or with {library} alone" + ("" if file.local else f", from a copy of {file.uri}"),
+            f"# or with {library or 'torchvision'} alone" + ("" if file.local else f", from a copy of {file.uri}"),
             "from safetensors.torch import load_file",
+            imported,
+            f"model = {build}({name!r}{arguments})",
+            f"model.load_state_dict(load_file({path!r}), strict=False)  # all but the classifier",
         ]
-        if library == "timm":
-            lines += ["import timm", f"model = timm.create_model({name!r}, num_classes=0)"]
-        else:
-            lines += ["from torchvision.models import get_model", f"model = get_model({name!r}{sized})"]
-        lines += [f"model.load_state_dict(load_file({path!r}), strict=False)  # all but the classifier"]
     return "\n".join(lines) + "\n"
 
 

@@ -6,7 +6,7 @@ number of workers. What remains computes each image's features from that image a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -27,11 +27,11 @@ IMAGENET_CLASSES = 1000
 
 
 class Backbone(Encoder):
-    """A network whose output are the features."""
+    """A network whose output are the features. `settings`: what its library was asked for beside the name."""
 
-    def __init__(self, net: nn.Module, feature_dim: int) -> None:
+    def __init__(self, net: nn.Module, feature_dim: int, settings: Mapping[str, Any]) -> None:
         super().__init__()
-        self.net, self.feature_dim = net, feature_dim
+        self.net, self.feature_dim, self.settings = net, feature_dim, settings
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         return self.net(images)
@@ -80,8 +80,9 @@ def torchvision_encoder(name: str, size: int) -> Encoder:
     names = [known for known in models.list_models() if _is_classifier(known)]
     if name not in names:
         raise BadInput(f"torchvision has no image classifier {name!r}{suggestion(name, names)}")
+    settings = _settings(name, size)
     try:
-        net = _built(lambda: models.get_model(name, weights=None, **_settings(name, size)))
+        net = _built(lambda: models.get_model(name, weights=None, **settings))
     except (AssertionError, ValueError) as error:
         raise BadInput(f"torchvision:{name} cannot take views of {size} pixels ({error}): set augment.size") from None
     dense = [(path, layer) for path, layer in net.named_modules() if isinstance(layer, nn.Linear)]
@@ -91,7 +92,7 @@ def torchvision_encoder(name: str, size: int) -> Encoder:
     net.set_submodule(path, nn.Identity())
     _make_exact(net)
     kind = ViT if isinstance(net, VisionTransformer) else Backbone
-    return kind(net, classifier.in_features)
+    return kind(net, classifier.in_features, settings)
 
 
 def _is_classifier(name: str) -> bool:
@@ -122,19 +123,19 @@ def timm_encoder(name: str, size: int) -> Encoder:
     if not timm.is_model(name):
         raise BadInput(f"timm has no network {name!r}{suggestion(name.partition('.')[0], timm.list_models())}")
     # Only networks of a fixed size have these arguments; which they are is known when they are tried.
-    arguments: list[dict[str, Any]] = [{"img_size": size, "dynamic_img_size": True}, {"img_size": size}, {}]
-    for sizes in arguments:
+    tried: list[dict[str, Any]] = [{"img_size": size, "dynamic_img_size": True}, {"img_size": size}, {}]
+    for settings in tried:
         try:
-            net = _built(partial(timm.create_model, name, pretrained=False, num_classes=0, **sizes))
+            net = _built(partial(timm.create_model, name, pretrained=False, num_classes=0, **settings))
             break
         except TypeError:
-            if not sizes:
+            if not settings:
                 raise
         except AssertionError as error:
             raise BadInput(f"timm:{name} cannot take views of {size} pixels ({error}): set augment.size") from None
     _make_exact(net)
     features: Any = getattr(net, "head_hidden_size", net.num_features)
-    return Backbone(net, features)
+    return Backbone(net, features, {"num_classes": 0} | settings)
 
 
 def _built(build: Callable[[], nn.Module]) -> nn.Module:

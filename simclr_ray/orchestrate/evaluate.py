@@ -10,8 +10,9 @@ from simclr_ray.evaluate.compare import Candidate, baselines_of, by_knn, by_line
 from simclr_ray.evaluate.labels import require_same_classes
 from simclr_ray.evaluate.results import append_result
 from simclr_ray.export.encoder import encoder_file, load_pretrained
+from simclr_ray.model.initial import read_initial
 from simclr_ray.orchestrate.prepare import prepare_into
-from simclr_ray.storage.run_folder import Row
+from simclr_ray.storage.run_folder import INITIAL, Row
 
 
 def evaluate_run(
@@ -30,7 +31,8 @@ def evaluate_run(
 
     `train` (the bank) and `test` (the queries) are datasets, or anything that prepare takes: it is then prepared once
     beside the run folder. `crops`: cropped and flipped views of each training image for the linear classifier; 0: its
-    centre view. With `baselines` the encoder stands beside its own untrained weights and the pixels themselves.
+    centre view. With `baselines` the encoder stands beside its own untrained weights, those that the run
+    started from if it was given any, and the pixels themselves.
 
     The row: time, method, settings, addresses, and what `compare` returns, `pretrained` first. Raises BadInput for a
     run without an encoder, and for data without labels or with other classes.
@@ -47,7 +49,9 @@ def evaluate_run(
     encoder, classifiers = pretrained.encoder, scoring.classifiers
     candidates = [Candidate(name="pretrained", encoder=encoder, size=size, classifiers=classifiers)]
     if baselines:
-        candidates += baselines_of(pretrained.config, size, scoring)
+        # A file that was copied out of its run folder has left the run's initial weights behind.
+        sha256 = pretrained.config.model.init_sha256 if (folder / INITIAL).exists() else None
+        candidates += baselines_of(pretrained.config, size, scoring, read_initial(folder, sha256))
     row = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "method": method, "settings": scoring.settings}
     row |= {"train": train, "test": test}
     row |= compare(candidates, scoring, bank, queries, pretrained.mean, pretrained.std)

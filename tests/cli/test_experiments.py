@@ -31,6 +31,10 @@ TYPED = {
     "prepare.py synthetic:256 labelled": "256 images, labelled, 10 classes, in ",
     PRETRAIN: "check: rankme on images held out of photos, because it ",
     "evaluate.py runs/quickstart knn --train labelled --test synthetic:64:test": "pretrained",
+    f"pretrain.py quickstart --data.train labelled --method byol --model.init runs/quickstart --name warm {SETTINGS}": (
+        "check: none"
+    ),
+    "evaluate.py runs/warm knn --train labelled --test synthetic:64:test --baselines": "initial",
     "report.py runs/quickstart": "rankme ",
     "report.py runs/quickstart --goodput": "goodput",
     "plan.py quickstart": "images/s",
@@ -101,6 +105,7 @@ def test_the_status_is_printed_as_json(done: dict[str, subprocess.CompletedProce
         "demo": "finished",
         "quickstart": "finished",
         "quickstart-sweep": "sweep",
+        "warm": "finished",
     }
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torchvision import models
 
 import simclr_ray
+import tiny_networks
 from simclr_ray.config import AugmentConfig, BadInput, Config, DataConfig, ModelConfig
 from simclr_ray.export.encoder import export_encoder, load_encoder, load_pretrained, loading_lines
 from simclr_ray.methods.build import build_encoder
@@ -96,6 +97,23 @@ def test_the_lines_that_load_it_do(tmp_path):
         torch.testing.assert_close(found["encoder"](images), expected, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(found["model"].eval()(images), expected, rtol=1e-4, atol=1e-4)
     assert isinstance(found["model"], models.ResNet)
+
+
+@pytest.mark.parametrize("arch", [f"torchvision:{tiny_networks.VIT}", "torchvision:efficientnet_b0", "timm:test_vit"])
+def test_a_librarys_network_loads_with_the_library_alone(arch, tmp_path):
+    """Of the views' size, where the network has one."""
+    config = Config(model=ModelConfig(arch=arch), augment=AugmentConfig(size=32))
+    encoder = trained(config).eval()
+    found: dict = {}
+    exec(loading_lines(export_encoder(encoder, config, str(tmp_path)), config), found)
+    for name in ("heads", "classifier"):  # timm leaves it out by itself
+        if hasattr(found["model"], name):
+            setattr(found["model"], name, torch.nn.Identity())
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = encoder(images)
+        assert torch.equal(found["encoder"](images), expected)
+        torch.testing.assert_close(found["model"].eval()(images), expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("width", "stem"), [(2, "imagenet"), (1, "cifar")])
