@@ -107,9 +107,7 @@ def test_the_recipe_is_a_file_of_its_own_that_the_commands_name(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("method", [{}, {"method.name": "byol", "method.momentum": 0.9}])
-def test_the_best_of_a_sweep_of_a_users_own_recipe_needs_that_recipe_no_more(
-    method: dict[str, Any], tmp_path: Path
-) -> None:
+def test_the_best_of_a_sweep_of_a_users_own_recipe_needs_it_no_more(method: dict[str, Any], tmp_path: Path) -> None:
     records = read_sweep(written(tmp_path / "s", usual(), recipe="my_own"))
     assert records.best is not None
     with pytest.raises(BadInput, match="has no config.json, and no recipe is called 'my_own'"):
@@ -296,8 +294,6 @@ def test_a_journal_is_read_up_to_a_cut_last_line_and_refused_with_a_broken_one(t
         journal.write_bytes(b"".join([lines[0], broken, *lines[1:]]))
         with pytest.raises(BadInput, match="is broken"):
             read_sweep(str(folder))
-    done = subprocess.run(
-        [sys.executable, "report.py", str(folder)], cwd=EXPERIMENTS, capture_output=True, text=True, timeout=100
-    )
-    assert done.returncode == 2
-    assert len(done.stderr.strip().splitlines()) == 1
+    line = [sys.executable, "report.py", str(folder)]
+    done = subprocess.run(line, cwd=EXPERIMENTS, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
