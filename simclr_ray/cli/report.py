@@ -1,11 +1,12 @@
-"""Reports the progress of a run, its goodput, or the findings of a sweep.
+"""Reports the progress of a run, its goodput, several runs side by side, or the findings of a sweep.
 
     python experiments/report.py RUN
     python experiments/report.py RUN --goodput
+    python experiments/report.py RUN RUN ...
     python experiments/report.py SWEEP
 
 RUN: a run folder, local or by URI, in training or not. SWEEP: the folder of a sweep; plots and page are written to its
-folder report/.
+folder report/. Several runs become one table of their accuracies, those that differ only in their seed one row of it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tyro
 
 from simclr_ray.cli.command import parse
 from simclr_ray.config import BadInput
+from simclr_ray.report.comparison import comparison
 from simclr_ray.report.goodput import account, table
 from simclr_ray.report.page import write_page
 from simclr_ray.report.run import read_run, summary
@@ -29,24 +31,37 @@ from simclr_ray.sweep.records import read_sweep
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    """The folder of a run or a sweep, local or by URI."""
+    runs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
+    """The folder of a run or a sweep, or of several runs to compare; local or by URI."""
     goodput: bool = False
     """Account for every second of a run: training, lost work, set-up, waiting by cause."""
 
 
 def main(argv: list[str]) -> None:
     arguments = parse(Arguments, argv, description=__doc__)
-    if is_sweep(open_location(arguments.run)):
-        if arguments.goodput:
-            raise BadInput(f"{arguments.run} is a sweep: --goodput is for one of its runs, such as SWEEP/trial-0000")
-        sweep = read_sweep(arguments.run)
-        print(findings(sweep))
-        print(f"\nplots and all of this: {write_page(sweep)}")
-        return
+    sweeps = [run for run in arguments.runs if is_sweep(open_location(run))]
+    if not arguments.runs:
+        raise BadInput("name the folder of a run or a sweep, STORAGE/NAME")
+    if arguments.goodput and (sweeps or len(arguments.runs) > 1):
+        raise BadInput("--goodput is for one run, such as SWEEP/trial-0000")
+    if len(arguments.runs) == 1:
+        _report_sweep(sweeps[0]) if sweeps else _report_run(arguments.runs[0], goodput=arguments.goodput)
+    elif sweeps:
+        raise BadInput(f"{sweeps[0]} is a sweep: name runs to compare, such as SWEEP/trial-0000")
+    else:
+        print(comparison(arguments.runs))
+
+
+def _report_sweep(folder: str) -> None:
+    sweep = read_sweep(folder)
+    print(findings(sweep))
+    print(f"\nplots and all of this: {write_page(sweep)}")
+
+
+def _report_run(folder: str, *, goodput: bool) -> None:
     now = time()
-    run = read_run(arguments.run, now)
-    if arguments.goodput:
+    run = read_run(folder, now)
+    if goodput:
         print(table(account(run.events, run.rows, now=now if run.state == "running" else None)))
     else:
         print(summary(run))

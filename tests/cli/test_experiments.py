@@ -37,6 +37,7 @@ TYPED = {
     "evaluate.py runs/warm knn --train labelled --test synthetic:64:test --baselines": "initial",
     "report.py runs/quickstart": "rankme ",
     "report.py runs/quickstart --goodput": "goodput",
+    "report.py runs/quickstart runs/warm": "the runs were not trained on the same data",
     "plan.py quickstart": "images/s",
     f"sweep.py quickstart --data.train labelled --trials 2 {SETTINGS}": "2 of 2 trials: 2 complete",
     "report.py runs/quickstart-sweep": "2 of 2 trials: 2 complete",
