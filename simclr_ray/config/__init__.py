@@ -11,11 +11,12 @@ from simclr_ray.config.method import (
     MoCoConfig,
     SimCLRConfig,
     SimSiamConfig,
+    SupervisedConfig,
     SwAVConfig,
     VICRegConfig,
 )
 from simclr_ray.config.renamed import current_key
-from simclr_ray.config.run import FORMAT, Config, config_types, format_of, is_science, science_changes
+from simclr_ray.config.run import FORMAT, Config, as_resolved, config_types, format_of, is_science, science_changes
 from simclr_ray.config.science import (
     AugmentConfig,
     DataConfig,
@@ -46,9 +47,11 @@ __all__ = [
     "SavingConfig",
     "SimCLRConfig",
     "SimSiamConfig",
+    "SupervisedConfig",
     "SwAVConfig",
     "TrainConfig",
     "VICRegConfig",
+    "as_resolved",
     "config_types",
     "current_key",
     "format_of",

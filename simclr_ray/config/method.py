@@ -140,8 +140,31 @@ class DINOConfig:
         require(0 <= self.center_momentum <= 1, "method.center_momentum must lie in [0, 1]")
 
 
+@dataclass(frozen=True, kw_only=True)
+class SupervisedConfig:
+    """Cross-entropy of a linear classifier of the features: the baseline, which needs labels."""
+
+    name: Literal["supervised"] = "supervised"
+    """Chosen by --method NAME."""
+    classes: int | None = None
+    """None: as many as the dataset names; resolved at the first start."""
+    label_smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_at_least(1, "method", self, "classes")
+        require(0 <= self.label_smoothing < 1, "method.label_smoothing must lie in [0, 1)")
+
+
 MethodConfig = (
-    SimCLRConfig | BYOLConfig | SimSiamConfig | MoCoConfig | BarlowTwinsConfig | VICRegConfig | SwAVConfig | DINOConfig
+    SimCLRConfig
+    | BYOLConfig
+    | SimSiamConfig
+    | MoCoConfig
+    | BarlowTwinsConfig
+    | VICRegConfig
+    | SwAVConfig
+    | DINOConfig
+    | SupervisedConfig
 )
 METHODS: dict[str, type[MethodConfig]] = {cls.name: cls for cls in get_args(MethodConfig)}
 """By `method.name`."""

@@ -119,5 +119,15 @@ def science_changes(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
     return {key: (before.get(key), after.get(key)) for key in keys if before.get(key) != after.get(key)}
 
 
+def as_resolved(config: Config, earlier: Config) -> Config:
+    """`config` with what the first start of its run, whose config is `earlier`, resolved and this one leaves open."""
+    opened: dict[str, Any] = {"train.precision": "auto", "method.classes": None}
+    if config.model.init == earlier.model.init:
+        opened["model.init_sha256"] = None
+    now, before = config.flat(), earlier.flat()
+    known = {key for key, value in opened.items() if key in now and key in before and now[key] == value}
+    return config.with_overrides({key: before[key] for key in known})
+
+
 def _flatten(groups: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {f"{group}.{name}": value for group, values in groups.items() for name, value in values.items()}

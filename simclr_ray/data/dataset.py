@@ -120,14 +120,15 @@ class SliceReader:
         self._footers: dict[int, pq.FileMetaData] = {}
         self._open: OrderedDict[int, pq.ParquetFile] = OrderedDict()
 
-    def read_slice(self, g: int) -> pa.Table:
-        """Rows from slice_rows * g on, with the columns of SCHEMA. Raises BadInput for a missing or damaged shard."""
+    def read_slice(self, g: int, columns: list[str] | None = None) -> pa.Table:
+        """Rows from slice_rows * g on, with these columns of SCHEMA (None: all). Raises BadInput for a missing or
+        damaged shard."""
         if not 0 <= g < self._dataset.slices:
             raise IndexError(f"slice {g} of {self._dataset.slices}")
         shard = bisect.bisect_right(self._ends, g)
         first = self._ends[shard - 1] if shard else 0
         try:
-            return self._file(shard).read_row_group(g - first, use_threads=False)
+            return self._file(shard).read_row_group(g - first, columns, use_threads=False)
         except (FileNotFoundError, pa.ArrowInvalid) as error:
             where = self._dataset.location / self._dataset.shards[shard].name
             raise BadInput(f"{where} is missing or damaged ({error}): prepare the dataset again") from None

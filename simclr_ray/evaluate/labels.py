@@ -1,4 +1,4 @@
-"""Whether two datasets can be bank and queries: both must have labels, of the same classes."""
+"""What needs labels: two datasets as bank and queries, both of the same classes, and a supervised run."""
 
 from __future__ import annotations
 
@@ -18,3 +18,15 @@ def require_same_classes(train: Dataset, test: Dataset) -> None:
             f"the {len(train.classes)} classes of {train.uri} are not the {len(test.classes)} of {test.uri}: "
             "evaluation needs two parts of one dataset"
         )
+
+
+def labelled_classes(dataset: Dataset, classes: int | None) -> int:
+    """How many classes a supervised run has: `classes`, or as many as the dataset names.
+
+    Raises BadInput for images without labels, and where neither says how many there are.
+    """
+    if not dataset.labelled:
+        raise BadInput(f"method supervised needs labels: {dataset.uri} has images without; use another --method")
+    if classes is None and dataset.classes is None:
+        raise BadInput(f"{dataset.uri} does not name its classes: say how many there are by --method.classes")
+    return classes or len(dataset.classes or ())

@@ -18,9 +18,11 @@ from simclr_ray.config import (
     ModelConfig,
     SimCLRConfig,
     SimSiamConfig,
+    SupervisedConfig,
     SwAVConfig,
     VICRegConfig,
 )
+from simclr_ray.config.checks import require
 from simclr_ray.methods.barlow_twins import BarlowTwins
 from simclr_ray.methods.byol import BYOL
 from simclr_ray.methods.dino import DINO
@@ -28,6 +30,7 @@ from simclr_ray.methods.method import Method
 from simclr_ray.methods.moco import MoCoQueue, MoCoV3
 from simclr_ray.methods.simclr import SimCLR
 from simclr_ray.methods.simsiam import SimSiam
+from simclr_ray.methods.supervised import Supervised
 from simclr_ray.methods.swav import SwAV
 from simclr_ray.methods.vicreg import VICReg
 from simclr_ray.model.build import draw_encoder
@@ -83,6 +86,9 @@ def draw_method(
             return SwAV(encoder, head, dim=dim, **_settings(method))
         case DINOConfig():
             return DINO(encoder, head, dim=dim, **_settings(method))
+        case SupervisedConfig():
+            require(method.classes is not None, "method.classes is not known: set it to the number of classes")
+            return Supervised(encoder, **_settings(method))
     assert_never(method)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from simclr_ray import collective
@@ -32,6 +32,12 @@ class Method(nn.Module):
         Backward gives the gradient of the *global* loss with respect to the local outputs. `rows_per_worker`: images of
         every rank, in rank order.
         """
+        raise NotImplementedError
+
+    def labelled_loss(
+        self, outputs: Float[Tensor, "m d"], labels: Int64[Tensor, " n"], rows_per_worker: Sequence[int]
+    ) -> Float[Tensor, ""]:
+        """`loss` of a method that is trained on labels, those of this worker's images."""
         raise NotImplementedError
 
     def projections(self, outputs: Float[Tensor, "m d"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:

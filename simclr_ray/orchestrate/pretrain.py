@@ -12,10 +12,21 @@ from typing import Any
 
 import ray
 
-from simclr_ray.config import FORMAT, BadInput, Config, EvaluateConfig, config_types, format_of, science_changes
+from simclr_ray.config import (
+    FORMAT,
+    BadInput,
+    Config,
+    EvaluateConfig,
+    SupervisedConfig,
+    as_resolved,
+    config_types,
+    format_of,
+    science_changes,
+)
 from simclr_ray.data.dataset import Dataset, is_dataset, open_dataset
 from simclr_ray.data.order import last_step, order_of
 from simclr_ray.evaluate.fitted import allowing_for_fit, fitted_checks
+from simclr_ray.evaluate.labels import labelled_classes
 from simclr_ray.orchestrate.cluster import join_or_start, started_here
 from simclr_ray.orchestrate.prepare import prepare_into
 from simclr_ray.orchestrate.task import Task
@@ -131,11 +142,8 @@ def _same_science(run: Location, config: Config, requested: Set[str] = ALL_KEYS)
             f"is {FORMAT}): resuming would repeat and omit samples; finish it with that version, or use another --name"
         )
     earlier = Config.from_json(text)
-    if config.train.precision == "auto":
-        config = config.with_overrides({"train.precision": earlier.train.precision})
-    if config.model.init == earlier.model.init:
-        config = config.with_overrides({"model.init_sha256": earlier.model.init_sha256})
-    elif config.model.init_sha256 is None:
+    config = as_resolved(config, earlier)
+    if config.model.init_sha256 is None:
         config, _ = _with_initial(config)
     changes = science_changes(earlier, allowing_for_fit(config, earlier, requested))
     if changes:
@@ -183,6 +191,8 @@ def _resolved(
         from simclr_ray.train.precision import auto_precision  # imports torch, which is loaded by now
 
         resolved["train.precision"] = auto_precision(on_gpu=share.gpus > 0)
+    if isinstance(config.method, SupervisedConfig):
+        resolved["method.classes"] = labelled_classes(dataset, config.method.classes)
     settings, before = config.evaluate, earlier.evaluate if earlier else EvaluateConfig()
     if not settings.every_epochs:
         return config.with_overrides(resolved), None, None

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from simclr_ray.config import AugmentConfig, BadInput, Config
+from simclr_ray.config import AugmentConfig, BadInput, Config, SupervisedConfig
 from simclr_ray.data.bridge import bridged
 from simclr_ray.data.cache import open_cache
 from simclr_ray.data.dataset import Dataset
@@ -42,6 +42,8 @@ class StreamPlan:
     block_slices: int
     cpus: float
     """CPUs of all data workers of this training worker."""
+    labels: bool
+    """Whether the method is trained on labels."""
 
 
 class _Load:
@@ -69,7 +71,7 @@ def _loader(plan: StreamPlan, *, build_cache: bool) -> SliceLoader:
             f"the decoded cache cannot be written ({error}): set resources.cache_dir to a folder with "
             f"{plan.dataset.pixel_bytes >> 20} MiB free, or resources.cache_gib 0"
         ) from None
-    return SliceLoader(plan.dataset, plan.order, plan.augment, cache)
+    return SliceLoader(plan.dataset, plan.order, plan.augment, cache, labels=plan.labels)
 
 
 def plan_stream(config: Config, dataset: Dataset, order: Order, workers: int, cpus: float) -> StreamPlan:
@@ -84,6 +86,7 @@ def plan_stream(config: Config, dataset: Dataset, order: Order, workers: int, cp
         cache_dir=config.resources.cache_dir,
         block_slices=min(by_size, math.ceil(order.slices_per_pass / workers)),
         cpus=cpus,
+        labels=isinstance(config.method, SupervisedConfig),
     )
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import closing, nullcontext
 
 import numpy as np
-from torch import Tensor
 
 from simclr_ray import collective
 from simclr_ray.config import BadInput, Config
@@ -109,22 +108,23 @@ def _stream(order: Order, worker: Worker, blocks: Blocks, first: int, until: int
     return on_device(batches(blocks(positions), rows_per_step, first, pin=pin), worker.device)
 
 
-def _step_of(config: Config, order: Order, state: TrainState, worker: Worker) -> Callable[[Tensor], StepResult]:
-    """The step as a function of this worker's views alone."""
+def _step_of(config: Config, order: Order, state: TrainState, worker: Worker) -> Callable[[Batch], StepResult]:
+    """The step as a function of this worker's batch alone."""
     data, compiled = config.data, config.resources.compiles(on_gpu=worker.device.type == "cuda")
     forward = forward_of(state.model, data.mean, data.std, config.train.precision, worker.device, compiled=compiled)
     rows, passes = order.rows_per_pass(worker.size), order.global_batch // order.pass_size
     total = config.train.epochs * order.steps_per_epoch
 
-    def step(views: Tensor) -> StepResult:
+    def step(batch: Batch) -> StepResult:
         with naming_too_little_memory(order, worker.size, worker.device):
             return training_step(
                 state.model,
                 forward,
                 state.optimizer,
-                views,
+                batch.views,
                 passes=passes,
                 rows_per_worker=rows,
+                labels=batch.labels,
                 progress=state.step / total,
             )
 

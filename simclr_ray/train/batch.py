@@ -24,13 +24,16 @@ class Batch:
     """(n,) sample ids, in the order of the rows."""
     bad: np.ndarray
     """(n,) True where an image could not be decoded and is replaced by the next good one of its slice."""
+    labels: Tensor | None = None
+    """int64 (n,), where the stream has them."""
 
 
 def batches(blocks: Iterable[Block], rows_per_step: int, first_step: int, *, pin: bool = False) -> Iterator[Batch]:
     """Cuts a stream of blocks into steps of `rows_per_step` rows: each row is copied once, into one fresh tensor."""
     stream, block, used, step = iter(blocks), None, 0, first_step
     while True:
-        views, ids, bad, filled = None, np.empty(rows_per_step, np.int64), np.zeros(rows_per_step, bool), 0
+        views, labels, filled = None, None, 0
+        ids, bad = np.empty(rows_per_step, np.int64), np.zeros(rows_per_step, bool)
         while filled < rows_per_step:
             if block is None or used == len(block["id"]):
                 block, used = next(stream, None), 0
@@ -39,13 +42,16 @@ def batches(blocks: Iterable[Block], rows_per_step: int, first_step: int, *, pin
                     return
             if views is None:
                 views = torch.empty((rows_per_step, *block["views"].shape[1:]), dtype=torch.uint8, pin_memory=pin)
+                labels = torch.empty(rows_per_step, dtype=torch.int64, pin_memory=pin) if "label" in block else None
             take = min(rows_per_step - filled, len(block["id"]) - used)
             part = slice(used, used + take)
             views.numpy()[filled : filled + take] = block["views"][part]
             ids[filled : filled + take], bad[filled : filled + take] = block["id"][part], block["bad"][part]
+            if labels is not None:
+                labels.numpy()[filled : filled + take] = block["label"][part]
             filled, used = filled + take, used + take
         assert views is not None
-        yield Batch(step, views, ids, bad)
+        yield Batch(step, views, ids, bad, labels)
         step += 1
 
 
@@ -61,10 +67,13 @@ def on_device(source: Iterable[Batch], device: torch.device) -> Generator[Batch]
     for batch in source:
         with torch.cuda.stream(side):
             views = batch.views.to(device, non_blocking=True)
+            labels = None if batch.labels is None else batch.labels.to(device, non_blocking=True)
         current = torch.cuda.current_stream(device)
         current.wait_stream(side)
-        views.record_stream(current)
-        yield Batch(batch.step, views, batch.ids, batch.bad)
+        for copied in (views, labels):
+            if copied is not None:
+                copied.record_stream(current)
+        yield Batch(batch.step, views, batch.ids, batch.bad, labels)
 
 
 def channel_scale(

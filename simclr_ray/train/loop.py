@@ -7,9 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from jaxtyping import UInt8
-from torch import Tensor
-
 from simclr_ray.optim.build import set_rate
 from simclr_ray.storage.run_folder import Row
 from simclr_ray.train.batch import Batch
@@ -23,7 +20,7 @@ from simclr_ray.train.step_log import StepLog
 def train(
     state: TrainState,
     stream: Iterable[Batch],
-    step: Callable[[UInt8[Tensor, "n 2 h w 3"]], StepResult],
+    step: Callable[[Batch], StepResult],
     lr_at: Callable[[int], float],
     log: StepLog,
     control: ControlWord,
@@ -43,7 +40,7 @@ def train(
         assert batch.step == state.step, f"the stream is at step {batch.step}, the state at {state.step}"
         lr = lr_at(state.step)
         set_rate(state.optimizer, lr)
-        result = step(batch.views)
+        result = step(batch)
         state.step += 1
         last, check_is_due = state.step == until, check.is_due(state.step, until)
         row = log.after_step(state, batch, result, lr, row_is_due=last or check_is_due)

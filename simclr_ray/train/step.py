@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from simclr_ray import collective
@@ -58,20 +58,26 @@ def training_step(
     *,
     passes: int,
     rows_per_worker: Sequence[int],
+    labels: Int64[Tensor, " n"] | None = None,
     progress: float = 0.0,
 ) -> StepResult:
     """One optimizer step on this worker's rows `views`; `rows_per_worker`: images of one pass on each worker.
 
-    `progress`: how much of the run is done, from 0 to 1, for the method's own schedules.
+    `labels`: of the rows, for a method that is trained on them. `progress`: how much of the run is done, from 0 to 1,
+    for the method's own schedules.
     """
     optimizer.zero_grad(set_to_none=True)
     batch_rows = [rows * passes for rows in rows_per_worker]
+
+    def loss_of(outputs: Tensor) -> Tensor:
+        return model.loss(outputs, batch_rows) if labels is None else model.labelled_loss(outputs, labels, batch_rows)
+
     if passes == 1:
         outputs = forward(_view_by_view(views))
-        loss = model.loss(outputs, batch_rows)
+        loss = loss_of(outputs)
         loss.backward()
     else:
-        loss, outputs = _backward_in_passes(model, forward, views.chunk(passes), batch_rows)
+        loss, outputs = _backward_in_passes(model, forward, views.chunk(passes), loss_of)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     collective.sum_gradients(parameters)
     optimizer.step()
@@ -80,7 +86,7 @@ def training_step(
 
 
 def _backward_in_passes(
-    model: Method, forward: Forward, parts: Sequence[Tensor], batch_rows: Sequence[int]
+    model: Method, forward: Forward, parts: Sequence[Tensor], loss_of: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
     """GradCache: forward every pass without a graph, take the loss's gradient with respect to all outputs; then forward
     each pass again with a graph, and backpropagate its part of that gradient."""
@@ -89,7 +95,7 @@ def _backward_in_passes(
         by_view = [forward(_view_by_view(part)).unflatten(0, (2, -1)) for part in parts]
     set_update_running(model, True)
     outputs = torch.cat(by_view, dim=1).flatten(0, 1).requires_grad_()
-    loss = model.loss(outputs, batch_rows)
+    loss = loss_of(outputs)
     loss.backward()
     assert outputs.grad is not None
     gradients = outputs.grad.unflatten(0, (2, -1)).chunk(len(parts), dim=1)

@@ -23,9 +23,9 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return synthetic_dataset(tmp_path_factory.mktemp("data") / "d", 100)
 
 
-def loader(dataset: Dataset, cache_dir: Path | None = None) -> SliceLoader:
+def loader(dataset: Dataset, cache_dir: Path | None = None, *, labels: bool = False) -> SliceLoader:
     cache = open_cache(dataset, 1.0, str(cache_dir)) if cache_dir else None
-    return SliceLoader(dataset, order_of(TINY, dataset), TINY.augment, cache)
+    return SliceLoader(dataset, order_of(TINY, dataset), TINY.augment, cache, labels=labels)
 
 
 def position_of_slice_0(order: Order) -> np.ndarray:
@@ -101,3 +101,15 @@ def test_a_slice_without_a_good_image_is_flagged(dataset: Dataset, tmp_path: Pat
     block = loader(damaged)(position_of_slice_0(order_of(TINY, damaged)))
     assert block["bad"].all()
     assert not block["views"].any()
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_labels_are_those_of_the_images_whose_views_are_loaded(dataset: Dataset, tmp_path: Path, cached: bool) -> None:
+    damaged = corrupted(dataset, tmp_path / "damaged", {2, 3, 7})
+    load = loader(damaged, tmp_path / "cache" if cached else None, labels=True)
+    block = load(position_of_slice_0(order_of(TINY, damaged)))
+    labels = SliceReader(damaged).read_slice(0)["label"].to_pylist()
+    expected = {2: labels[4], 3: labels[4], 7: labels[0]}
+    assert block["label"].tolist() == [expected.get(row, label) for row, label in enumerate(labels)]
+    assert len(set(labels)) > 1
+    assert "label" not in loader(damaged)(np.array([0]))

@@ -16,7 +16,8 @@ def blocks(sizes: list[int]) -> list[dict[str, np.ndarray]]:
     ids = np.arange(rows)
     views = (ids[:, None, None, None, None] + np.zeros((1, 2, 2, 2, 3), np.int64)).astype(np.uint8)
     edges = np.cumsum([0, *sizes])
-    return [{"views": views[a:b], "id": ids[a:b], "bad": ids[a:b] % 7 == 0} for a, b in pairwise(edges)]
+    columns = {"views": views, "id": ids, "bad": ids % 7 == 0, "label": ids % 5}
+    return [{name: column[a:b] for name, column in columns.items()} for a, b in pairwise(edges)]
 
 
 @pytest.mark.parametrize("sizes", [[24], [6, 6, 6, 6], [5, 7, 12], [1] * 24, [23, 1]])
@@ -28,6 +29,8 @@ def test_any_blocks_give_the_same_batches(sizes: list[int]) -> None:
         np.testing.assert_array_equal(batch.ids, ids)
         np.testing.assert_array_equal(batch.bad, ids % 7 == 0)
         np.testing.assert_array_equal(batch.views[:, 1, 0, 0, 2].numpy(), ids)
+        assert batch.labels is not None
+        np.testing.assert_array_equal(batch.labels.numpy(), ids % 5)
 
 
 def test_a_stream_that_ends_inside_a_step_fails_an_assertion() -> None:

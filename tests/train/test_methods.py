@@ -29,6 +29,7 @@ SMALL = {
     "swav": {"method.prototypes": 12},
     "dino": {"method.prototypes": 12},
     "moco": {"method.queue": 2 * BATCH},
+    "supervised": {"method.classes": 10},
     "moco_v3": {"method.queue": 0, "method.predictor_hidden": 24},
 }
 VARIANTS = [*METHODS, "moco_v3"]
@@ -46,21 +47,21 @@ def small(variant: str) -> Config:
     return with_method(TINY.with_overrides(values | {"optim.lr_per_256": 0.2, "method.temperature": 0.3}), variant)
 
 
-def own_rows(pass_size: int) -> tuple[Tensor, list[int]]:
-    """This worker's views of the global batch, and the rows of a pass on every worker."""
+def own_rows(pass_size: int) -> tuple[Tensor, Tensor, list[int]]:
+    """This worker's views of the global batch and their labels, and the rows of a pass on every worker."""
     drawn = torch.randint(0, 256, (BATCH, 2, 8, 8, 3), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
     order = Order(seed=1, rows=BATCH, slice_rows=SLICE_ROWS, global_batch=BATCH, pass_size=pass_size)
     positions = order.worker_positions(0, 1, collective.rank(), collective.size())
     slices = [order.slice_at(position)[1] for position in positions.tolist()]
     rows = torch.cat([torch.arange(g * SLICE_ROWS, (g + 1) * SLICE_ROWS) for g in slices])
-    return drawn[rows], order.rows_per_pass(collective.size())
+    return drawn[rows], rows % 10, order.rows_per_pass(collective.size())
 
 
 def trained(variant: str, pass_size: int, steps: int = 2) -> tuple[TrainState, Tensor]:
     """The state after `steps` steps, and their losses."""
     state = initial_state(small(variant), CPU)
     forward = forward_of(state.model, MEAN, STD, "float64", CPU, compiled=False)
-    views, rows = own_rows(pass_size)
+    views, labels, rows = own_rows(pass_size)
     losses = []
     for step in range(steps):
         result = training_step(
@@ -70,6 +71,7 @@ def trained(variant: str, pass_size: int, steps: int = 2) -> tuple[TrainState, T
             views,
             passes=BATCH // pass_size,
             rows_per_worker=rows,
+            labels=labels if variant == "supervised" else None,
             progress=step / steps,
         )
         losses.append(collective.sum_over_workers(result.loss.clone()))
@@ -104,9 +106,12 @@ def test_passes_equal_autograd_through_the_whole_batch(variant: str) -> None:
     state, _ = trained(variant, BATCH // 2, steps=1)
     whole = initial_state(small(variant), CPU)
     forward = forward_of(whole.model, MEAN, STD, "float64", CPU, compiled=False)
-    views, rows = own_rows(BATCH // 2)
+    views, labels, rows = own_rows(BATCH // 2)
     parts = [forward(part.transpose(0, 1).flatten(0, 1)).unflatten(0, (2, -1)) for part in views.chunk(2)]
-    whole.model.loss(torch.cat(parts, dim=1).flatten(0, 1), [2 * n for n in rows]).backward()
+    outputs, rows = torch.cat(parts, dim=1).flatten(0, 1), [2 * n for n in rows]
+    model = whole.model
+    loss = model.labelled_loss(outputs, labels, rows) if variant == "supervised" else model.loss(outputs, rows)
+    loss.backward()
     gradients = {name: p.grad for name, p in whole.model.named_parameters() if p.requires_grad}
     assert gradients
     for name, parameter in state.model.named_parameters():
