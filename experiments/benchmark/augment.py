@@ -113,6 +113,8 @@ def reference_view(image: np.ndarray, params: ViewParams, size: int) -> np.ndarr
     if params.blur_sigma > 0:
         kernel = max(3, size // 10 | 1)
         x = F.gaussian_blur(x, [kernel, kernel], [params.blur_sigma, params.blur_sigma])
+    if params.solarize:
+        x = F.solarize(x, 128 / 255)
     return (x * 255).permute(1, 2, 0).numpy()
 
 

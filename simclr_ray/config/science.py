@@ -10,6 +10,7 @@ from simclr_ray.config.suggest import suggestion
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 LIBRARIES = ("torchvision", "timm")
+MOST_LOCAL_VIEWS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,25 +39,55 @@ class AugmentConfig:
     size: int = 224
     """Side of a view in pixels."""
     crop_min: float = 0.08
-    """Smallest fraction of the image's area in a crop; the largest is 1."""
+    """Smallest fraction of the image's area in a crop."""
+    crop_max: float = 1.0
+    """Largest fraction."""
     flip_p: float = 0.5
     strength: float = 1.0
     """s: brightness, contrast and saturation up to 0.8 s, hue up to 0.2 s."""
+    saturation: float | None = None
+    """The largest change of saturation, where it is not 0.8 s."""
     jitter_p: float = 0.8
     grayscale_p: float = 0.2
     blur_p: float = 0.5
     blur_sigma_min: float = 0.1
     blur_sigma_max: float = 2.0
+    solarize_p: float = 0.0
+    """Values of 128 and more are inverted (BYOL, appendix B)."""
+    second_blur_p: float | None = None
+    """The second view's, where it is not the first one's."""
+    second_solarize_p: float | None = None
+    """The second view's, where it is not the first one's."""
+    local_views: int = 0
+    """Further, smaller views of every image (multi-crop), for swav and dino; never solarized."""
+    local_size: int = 96
+    """Side of a local view in pixels."""
+    local_crop_min: float = 0.05
+    local_crop_max: float = 0.14
+    local_blur_p: float | None = None
+    """Of the local views, where it is not the first one's."""
 
     def __post_init__(self) -> None:
-        require(8 <= self.size <= 1024, f"augment.size must lie in 8..1024 pixels, not {self.size}")
-        require(0 < self.crop_min <= 1, f"augment.crop_min must lie in (0, 1], not {self.crop_min}")
+        self._check_sizes()
         require(0 <= self.strength <= 2.5, f"augment.strength must lie in [0, 2.5], not {self.strength}")
-        for name in ("flip_p", "jitter_p", "grayscale_p", "blur_p"):
-            require(0 <= getattr(self, name) <= 1, f"augment.{name} is a probability, not {getattr(self, name)}")
+        require(0 <= (self.saturation or 0) <= 2, f"augment.saturation must lie in [0, 2], not {self.saturation}")
+        own = ("flip_p", "jitter_p", "grayscale_p", "blur_p", "solarize_p")
+        for name in (*own, "second_blur_p", "second_solarize_p", "local_blur_p"):
+            value = getattr(self, name)
+            require(value is None or 0 <= value <= 1, f"augment.{name} is a probability, not {value}")
         require(
             0 < self.blur_sigma_min <= self.blur_sigma_max, "augment.blur_sigma_min must lie in (0, blur_sigma_max]"
         )
+
+    def _check_sizes(self) -> None:
+        for name in ("size", "local_size"):
+            value = getattr(self, name)
+            require(8 <= value <= 1024, f"augment.{name} must lie in 8..1024 pixels, not {value}")
+        for low, high in (("crop_min", "crop_max"), ("local_crop_min", "local_crop_max")):
+            smallest, largest = getattr(self, low), getattr(self, high)
+            require(0 < smallest <= 1, f"augment.{low} must lie in (0, 1], not {smallest}")
+            require(smallest <= largest <= 1, f"augment.{high} must lie in [augment.{low}, 1], not {largest}")
+        require(0 <= self.local_views <= MOST_LOCAL_VIEWS, f"augment.local_views must lie in 0..{MOST_LOCAL_VIEWS}")
 
 
 @dataclass(frozen=True, kw_only=True)

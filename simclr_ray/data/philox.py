@@ -20,6 +20,8 @@ VIEW_B = 1
 ORDER = 2
 PREPARE = 3
 SYNTHETIC = 5
+LOCAL = 16
+"""Of the first local view; the next ones follow."""
 
 Words = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
 

@@ -22,20 +22,23 @@ _ORDERS = np.array(list(itertools.permutations(range(4))))
 _TOP, _LEFT, _FLIP, _JITTER, _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _ORDER, _GRAYSCALE, _BLUR, _SIGMA = range(
     20, 32
 )
-_WORDS = 32
+_SOLARIZE, _WORDS = 32, 36
 
 
 class Distribution(NamedTuple):
-    """The distribution of views: AugmentConfig without the size, every value a float."""
+    """The distribution of a view: AugmentConfig without the size, every value a float."""
 
     crop_min: float
+    crop_max: float
     flip_p: float
     strength: float
+    saturation: float
     jitter_p: float
     grayscale_p: float
     blur_p: float
     blur_sigma_min: float
     blur_sigma_max: float
+    solarize_p: float
 
 
 class FlatView(NamedTuple):
@@ -54,15 +57,16 @@ class FlatView(NamedTuple):
     order: tuple[int, int, int, int]
     grayscale: bool
     blur_sigma: float
+    solarize: bool
 
 
 @numba.njit
 def draw_view(
     seed: int, epoch: int, sample_id: int, domain: int, height: int, width: int, distribution: Distribution
 ) -> FlatView:
-    """The FlatView of one sample and view; `domain` is philox.VIEW_A or VIEW_B, `height` and `width` the image's."""
+    """The FlatView of one sample and view; `domain` is that of the view in philox, `height` and `width` the image's."""
     u = words(seed, epoch, sample_id, domain, _WORDS) * 2.0**-32
-    crop_height, crop_width, found = _draw_crop_size(u, height, width, distribution.crop_min)
+    crop_height, crop_width, found = _draw_crop_size(u, height, width, distribution.crop_min, distribution.crop_max)
     top = int(u[_TOP] * (height - crop_height + 1)) if found else (height - crop_height) // 2
     left = int(u[_LEFT] * (width - crop_width + 1)) if found else (width - crop_width) // 2
     spread = 0.8 * distribution.strength
@@ -78,19 +82,20 @@ def draw_view(
         u[_JITTER] < distribution.jitter_p,
         _uniform(u[_BRIGHTNESS], low, 1 + spread),
         _uniform(u[_CONTRAST], low, 1 + spread),
-        _uniform(u[_SATURATION], low, 1 + spread),
+        _uniform(u[_SATURATION], max(0.0, 1 - distribution.saturation), 1 + distribution.saturation),
         _uniform(u[_HUE], -0.2 * distribution.strength, 0.2 * distribution.strength),
         (order[0], order[1], order[2], order[3]),
         u[_GRAYSCALE] < distribution.grayscale_p,
         sigma if u[_BLUR] < distribution.blur_p else 0.0,
+        u[_SOLARIZE] < distribution.solarize_p,
     )
 
 
 @numba.njit
-def _draw_crop_size(u: np.ndarray, height: int, width: int, crop_min: float) -> tuple[int, int, bool]:
+def _draw_crop_size(u: np.ndarray, height: int, width: int, crop_min: float, crop_max: float) -> tuple[int, int, bool]:
     """Height and width of the crop, and whether a try succeeded; else the largest central one of an allowed aspect."""
     for attempt in range(CROP_TRIES):
-        area = height * width * _uniform(u[2 * attempt], crop_min, 1.0)
+        area = height * width * _uniform(u[2 * attempt], crop_min, crop_max)
         aspect = math.exp(_uniform(u[2 * attempt + 1], math.log(MIN_ASPECT), math.log(MAX_ASPECT)))
         crop_width = int(np.rint(math.sqrt(area * aspect)))
         crop_height = int(np.rint(math.sqrt(area / aspect)))

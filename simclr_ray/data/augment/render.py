@@ -1,4 +1,4 @@
-"""Renders a view of an image, inside Numba: crop, resize, flip, jitter, grayscale, blur; rounded only at the end."""
+"""Renders a view inside Numba: crop, resize, flip, jitter, grayscale, blur, solarize; rounded at the end."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from simclr_ray.data.augment.draw import FlatView
 from simclr_ray.data.augment.resize import resize, spare_floats
 
 _HALF = np.float32(0.5)
+_SOLARIZE_FROM, _WHITE = np.float32(128), np.float32(255)
 
 
 @numba.njit
@@ -34,7 +35,16 @@ def render_view(image: np.ndarray, view: FlatView, out: np.ndarray) -> None:
         blurred = spare[:floats].reshape(3, size, size)
         blur(planes, view.blur_sigma, blur_radius(size), blurred)
         planes = blurred
+    if view.solarize:
+        _solarize(planes.reshape(3 * size * size))
     _store(planes, out)
+
+
+@numba.njit
+def _solarize(values: np.ndarray) -> None:
+    for i in range(len(values)):
+        if values[i] >= _SOLARIZE_FROM:
+            values[i] = _WHITE - values[i]
 
 
 @numba.njit

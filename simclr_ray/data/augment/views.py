@@ -1,12 +1,13 @@
-"""The two views of an image (SimCLR, appendix A): their random parameters and their pixels.
+"""The two views of an image (SimCLR, appendix A), and smaller local ones: their random parameters and their pixels.
 
-`draw_views` draws the parameters and `render` the pixels; `augment_pair` does both in one compiled call, for the
-stream. All three run the same code: draw.py and render.py.
+`draw_views` and `draw_local_views` draw the parameters and `render` the pixels; `augment_pair` and `augment_local` do
+both in one compiled call, for the stream. All run the same code: draw.py and render.py.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from simclr_ray.config import AugmentConfig
 from simclr_ray.data.augment.draw import Distribution, FlatView, draw_view
 from simclr_ray.data.augment.render import render_view
 from simclr_ray.data.jit import kernel
-from simclr_ray.data.philox import VIEW_A, VIEW_B
+from simclr_ray.data.philox import LOCAL, VIEW_A, VIEW_B
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,24 @@ class ViewParams:
     grayscale: bool
     blur_sigma: float
     """In pixels of the view; 0 for none."""
+    solarize: bool = False
 
 
 def draw_views(
     seed: int, epoch: int, sample_id: int, height: int, width: int, config: AugmentConfig
 ) -> tuple[ViewParams, ViewParams]:
     """The parameters of both views of a decoded image of `height` x `width` pixels."""
-    first, second = _draw_pair(int(seed), int(epoch), int(sample_id), int(height), int(width), _distribution(config))
+    key = (int(seed), int(epoch), int(sample_id))
+    first, second = _draw_pair(*key, int(height), int(width), *_pair(config))
     return _params(first), _params(second)
+
+
+def draw_local_views(
+    seed: int, epoch: int, sample_id: int, height: int, width: int, config: AugmentConfig
+) -> tuple[ViewParams, ...]:
+    """The parameters of the local views of a decoded image, `config.local_views` of them."""
+    key, local = (int(seed), int(epoch), int(sample_id)), _local(config)
+    return tuple(_params(_draw_local(*key, i, int(height), int(width), local)) for i in range(config.local_views))
 
 
 def render(image: np.ndarray, params: ViewParams, size: int) -> np.ndarray:
@@ -79,17 +90,34 @@ def augment_pair(
     """
     if out.shape != (2, config.size, config.size, 3) or out.dtype != np.uint8 or not out.flags.c_contiguous:
         raise ValueError(f"out must be contiguous uint8 (2, {config.size}, {config.size}, 3)")
-    _augment_pair(_checked(image), int(seed), int(epoch), int(sample_id), _distribution(config), out)
+    _augment_pair(_checked(image), int(seed), int(epoch), int(sample_id), *_pair(config), out)
+
+
+def augment_local(
+    image: np.ndarray, seed: int, epoch: int, sample_id: int, config: AugmentConfig, out: np.ndarray
+) -> None:
+    """Writes the local views of an image into `out`, (local_views, local_size, local_size, 3), as `augment_pair`."""
+    size = config.local_size
+    if out.shape != (config.local_views, size, size, 3) or out.dtype != np.uint8 or not out.flags.c_contiguous:
+        raise ValueError(f"out must be contiguous uint8 ({config.local_views}, {size}, {size}, 3)")
+    _augment_local(_checked(image), int(seed), int(epoch), int(sample_id), _local(config), out)
 
 
 @kernel
 def _draw_pair(
-    seed: int, epoch: int, sample_id: int, height: int, width: int, distribution: Distribution
+    seed: int, epoch: int, sample_id: int, height: int, width: int, first: Distribution, second: Distribution
 ) -> tuple[FlatView, FlatView]:
     return (
-        draw_view(seed, epoch, sample_id, VIEW_A, height, width, distribution),
-        draw_view(seed, epoch, sample_id, VIEW_B, height, width, distribution),
+        draw_view(seed, epoch, sample_id, VIEW_A, height, width, first),
+        draw_view(seed, epoch, sample_id, VIEW_B, height, width, second),
     )
+
+
+@kernel
+def _draw_local(
+    seed: int, epoch: int, sample_id: int, view: int, height: int, width: int, local: Distribution
+) -> FlatView:
+    return draw_view(seed, epoch, sample_id, LOCAL + view, height, width, local)
 
 
 @kernel
@@ -99,11 +127,26 @@ def _render(image: np.ndarray, view: FlatView, out: np.ndarray) -> None:
 
 @kernel
 def _augment_pair(
-    image: np.ndarray, seed: int, epoch: int, sample_id: int, distribution: Distribution, out: np.ndarray
+    image: np.ndarray,
+    seed: int,
+    epoch: int,
+    sample_id: int,
+    first: Distribution,
+    second: Distribution,
+    out: np.ndarray,
 ) -> None:
     height, width, _ = image.shape
-    for i, domain in enumerate((VIEW_A, VIEW_B)):
-        render_view(image, draw_view(seed, epoch, sample_id, domain, height, width, distribution), out[i])
+    render_view(image, draw_view(seed, epoch, sample_id, VIEW_A, height, width, first), out[0])
+    render_view(image, draw_view(seed, epoch, sample_id, VIEW_B, height, width, second), out[1])
+
+
+@kernel
+def _augment_local(
+    image: np.ndarray, seed: int, epoch: int, sample_id: int, local: Distribution, out: np.ndarray
+) -> None:
+    height, width, _ = image.shape
+    for i in range(len(out)):
+        render_view(image, draw_view(seed, epoch, sample_id, LOCAL + i, height, width, local), out[i])
 
 
 def _checked(image: np.ndarray) -> np.ndarray:
@@ -115,22 +158,45 @@ def _checked(image: np.ndarray) -> np.ndarray:
     return view
 
 
-def _distribution(config: AugmentConfig) -> Distribution:
-    return Distribution(
-        float(config.crop_min),
-        float(config.flip_p),
-        float(config.strength),
-        float(config.jitter_p),
-        float(config.grayscale_p),
-        float(config.blur_p),
-        float(config.blur_sigma_min),
-        float(config.blur_sigma_max),
+@lru_cache
+def _pair(config: AugmentConfig) -> tuple[Distribution, Distribution]:
+    """Of the first and of the second view."""
+    first = Distribution(
+        crop_min=float(config.crop_min),
+        crop_max=float(config.crop_max),
+        flip_p=float(config.flip_p),
+        strength=float(config.strength),
+        saturation=0.8 * config.strength if config.saturation is None else float(config.saturation),
+        jitter_p=float(config.jitter_p),
+        grayscale_p=float(config.grayscale_p),
+        blur_p=float(config.blur_p),
+        blur_sigma_min=float(config.blur_sigma_min),
+        blur_sigma_max=float(config.blur_sigma_max),
+        solarize_p=float(config.solarize_p),
+    )
+    blur_p, solarize_p = config.second_blur_p, config.second_solarize_p
+    return first, first._replace(
+        blur_p=first.blur_p if blur_p is None else float(blur_p),
+        solarize_p=first.solarize_p if solarize_p is None else float(solarize_p),
+    )
+
+
+@lru_cache
+def _local(config: AugmentConfig) -> Distribution:
+    first, blur_p = _pair(config)[0], config.local_blur_p
+    return first._replace(
+        crop_min=float(config.local_crop_min),
+        crop_max=float(config.local_crop_max),
+        blur_p=first.blur_p if blur_p is None else float(blur_p),
+        solarize_p=0.0,
     )
 
 
 def _params(view: FlatView) -> ViewParams:
     jitter = Jitter(view.brightness, view.contrast, view.saturation, view.hue, view.order) if view.jitter else None
-    return ViewParams(view.top, view.left, view.height, view.width, view.flip, jitter, view.grayscale, view.blur_sigma)
+    return ViewParams(
+        view.top, view.left, view.height, view.width, view.flip, jitter, view.grayscale, view.blur_sigma, view.solarize
+    )
 
 
 def _flat(params: ViewParams) -> FlatView:
@@ -150,4 +216,5 @@ def _flat(params: ViewParams) -> FlatView:
         (first, second, third, fourth),
         bool(params.grayscale),
         float(params.blur_sigma),
+        bool(params.solarize),
     )

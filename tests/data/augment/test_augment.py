@@ -1,66 +1,21 @@
 """Views: drawn from SimCLR's distribution as a pure function, and rendered as torchvision does it in float."""
 
 import dataclasses
-import importlib.util
 import os
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 import torchvision.transforms as v1
 
+from reference_views import assert_as_torchvision, textured, whole
 from simclr_ray.config import AugmentConfig
 from simclr_ray.data.augment.render import blur_radius
 from simclr_ray.data.augment.views import Jitter, ViewParams, augment_pair, draw_views, render
-
-
-def load_benchmark() -> ModuleType:
-    """experiments/benchmark/augment.py, which holds the reference: torchvision v2 on floats, operation by operation."""
-    path = Path(__file__).parents[3] / "experiments" / "benchmark" / "augment.py"
-    spec = importlib.util.spec_from_file_location("benchmark_augment", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-reference_view = load_benchmark().reference_view
-
-
-def textured(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Colour ramps, hard edges, noise, and flat black, white and saturated patches, where hue is undefined or jumps."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[0:height, 0:width]
-    image = np.stack(
-        [x * 255 / max(width - 1, 1), y * 255 / max(height - 1, 1), 127 + 127 * np.sin((x + y) / 5)], axis=2
-    )
-    image[(x // 7 + y // 5) % 3 == 0] += rng.normal(0, 60, 3)
-    image += rng.normal(0, 10, image.shape)
-    image[: height // 4, : width // 4] = 0
-    image[-(height // 4) :, : width // 4] = (255, 0, 0)
-    image[: height // 4, -(width // 4) :] = 255
-    return image.clip(0, 255).astype(np.uint8)
-
-
-def whole(image: np.ndarray, **changes: object) -> ViewParams:
-    plain = ViewParams(0, 0, image.shape[0], image.shape[1], False, None, False, 0.0)
-    return dataclasses.replace(plain, **changes)
-
-
-def assert_as_torchvision(image: np.ndarray, params: ViewParams, size: int) -> None:
-    view = render(image, params, size)
-    assert view.shape == (size, size, 3)
-    assert view.dtype == np.uint8
-    error = np.abs(view - reference_view(image, params, size))
-    assert error.mean() <= 0.3
-    assert error.max() <= 0.6
-
 
 STAGES = {
     "resize": {},
@@ -76,7 +31,10 @@ STAGES = {
     "blur": {"blur_sigma": 1.1},
     "strong blur": {"blur_sigma": 2.0},
     "all": {"flip": True, "jitter": Jitter(1.3, 0.6, 1.5, 0.2, (3, 1, 0, 2)), "blur_sigma": 0.8},
+    "solarize": {"solarize": True},
     "all and grayscale": {"jitter": Jitter(0.5, 1.4, 0.3, -0.1, (2, 0, 1, 3)), "grayscale": True, "blur_sigma": 1.6},
+    "all and solarize": {"flip": True, "jitter": Jitter(1.2, 0.9, 1.1, 0.1, (3, 1, 0, 2)), "blur_sigma": 0.8}
+    | {"solarize": True},
 }
 
 
