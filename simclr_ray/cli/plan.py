@@ -63,7 +63,9 @@ def main(argv: list[str]) -> None:
 
     machine = this_machine() if arguments.instance == LOCAL else instance(arguments.instance)
     fleet = fleet_of(config.resources, arguments.workers, machine, arguments.cpu_instance, arguments.cpu_workers)
-    cost = model_cost(config.model, config.augment.size, config.method)
+    augment = config.augment
+    local = {"local_views": augment.local_views, "local_size": augment.local_size}
+    cost = model_cost(config.model, augment.size, config.method, **local)
     images = images_of(config, arguments.images, arguments.image_kb)
     threads = training_threads(
         config.resources, fleet.workers, fleet.vcpus, node_cpus=fleet.machine.vcpus, on_gpu=fleet.machine.gpus > 0

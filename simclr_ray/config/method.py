@@ -113,10 +113,13 @@ class SwAVConfig:
     """Smoothness of the assignment."""
     iterations: int = 3
     """Of Sinkhorn-Knopp."""
+    frozen_epochs: float = 0.0
+    """Epochs at the start in which the prototypes stay as they are drawn; about one in the official code."""
 
     def __post_init__(self) -> None:
         require_positive("method", self, "temperature", "epsilon")
         require_at_least(1, "method", self, "prototypes", "iterations")
+        require_at_least(0, "method", self, "frozen_epochs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,12 +132,18 @@ class DINOConfig:
     """Dimensions of the distribution, 65,536 for ImageNet in the paper."""
     student_temperature: float = 0.1
     teacher_temperature: float = 0.04
+    warmup_teacher_temperature: float = 0.04
+    """At the start; it rises to teacher_temperature in a straight line."""
+    warmup_teacher_epochs: float = 0.0
+    frozen_epochs: float = 0.0
+    """Epochs at the start in which the prototypes stay as they are drawn; one in the official code."""
     momentum: float = 0.996
     """The teacher's at the start; it rises to 1 along a cosine."""
     center_momentum: float = 0.9
 
     def __post_init__(self) -> None:
-        require_positive("method", self, "student_temperature", "teacher_temperature")
+        require_positive("method", self, "student_temperature", "teacher_temperature", "warmup_teacher_temperature")
+        require_at_least(0, "method", self, "warmup_teacher_epochs", "frozen_epochs")
         require_at_least(1, "method", self, "prototypes")
         require_momentum(self.momentum)
         require(0 <= self.center_momentum <= 1, "method.center_momentum must lie in [0, 1]")

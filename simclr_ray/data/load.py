@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from simclr_ray.config import AugmentConfig
-from simclr_ray.data.augment.views import augment_pair
+from simclr_ray.data.augment.views import augment_local, augment_pair
 from simclr_ray.data.cache import PixelCache
 from simclr_ray.data.dataset import Dataset, SliceReader
 from simclr_ray.data.decode import BadImage, decode
@@ -30,39 +30,48 @@ class SliceLoader:
         self._reader = SliceReader(dataset)
 
     def __call__(self, positions: np.ndarray) -> dict[str, np.ndarray]:
-        """A block: views uint8 (n, 2, size, size, 3), id int64 (n,), bad bool (n,), n = slices x slice_rows; with
-        `labels` also label int64 (n,), that of the image whose views these are."""
-        rows, size = self._order.slice_rows, self._augment.size
-        views = np.empty((len(positions) * rows, 2, size, size, 3), np.uint8)
-        ids, bad = np.empty(len(views), np.int64), np.empty(len(views), bool)
-        block: dict[str, np.ndarray] = {"views": views, "id": ids, "bad": bad}
-        labels = np.empty(len(views) if self._labels else 0, np.int64)
+        """A block: views uint8 (n, 2, size, size, 3), id int64 (n,), bad bool (n,), n = slices x slice_rows; with local
+        views also local uint8 (n, local_views, local_size, local_size, 3), with labels also labels int64 (n,)."""
+        rows = self._order.slice_rows
+        block = self._empty(len(positions) * rows)
         for i, position in enumerate(positions):
-            part = slice(i * rows, (i + 1) * rows)
-            ids[part], bad[part] = self._load(int(position), views[part], labels[part])
-        return block | {"label": labels} if self._labels else block
+            self._load(int(position), {name: column[i * rows : (i + 1) * rows] for name, column in block.items()})
+        return block
 
-    def _load(self, position: int, views: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Fills the views and labels of one slice; returns its sample ids and which of them are undecodable.
+    def _empty(self, n: int) -> dict[str, np.ndarray]:
+        size, local_size, local_views = self._augment.size, self._augment.local_size, self._augment.local_views
+        block: dict[str, np.ndarray] = {"id": np.empty(n, np.int64), "bad": np.empty(n, bool)}
+        block["views"] = np.empty((n, 2, size, size, 3), np.uint8)
+        if local_views:
+            block["local"] = np.empty((n, local_views, local_size, local_size, 3), np.uint8)
+        if self._labels:
+            block["labels"] = np.empty(n, np.int64)
+        return block
+
+    def _load(self, position: int, part: dict[str, np.ndarray]) -> None:
+        """Fills the columns of one slice.
 
         A bad image is replaced by the next good one of the slice, cyclically, augmented with the bad one's key, so that
         batches keep their size. A slice without a good image is left black: the training workers then end the run.
         """
         epoch, number = self._order.slice_at(position)
         first = number * self._order.slice_rows
-        ids = np.arange(first, first + self._order.slice_rows)
-        images, found = self._read(first)
+        images, labels = self._read(first)
         bad = np.array([image is None for image in images])
+        part["id"][:], part["bad"][:] = np.arange(first, first + len(bad)), bad
         if bad.all():
-            views[:], labels[:] = 0, 0
-            return ids, bad
+            for name in part.keys() - {"id", "bad"}:
+                part[name][:] = 0
+            return
         good = np.flatnonzero(~bad)
-        substitutes = good[np.searchsorted(good, np.arange(len(ids))) % len(good)]
+        substitutes = good[np.searchsorted(good, np.arange(len(bad))) % len(good)]
         if self._labels:
-            labels[:] = found[substitutes]
-        for i, (sample, substitute) in enumerate(zip(ids, substitutes, strict=True)):
-            augment_pair(images[substitute], self._order.seed, epoch, int(sample), self._augment, views[i])
-        return ids, bad
+            part["labels"][:] = labels[substitutes]
+        for i, substitute in enumerate(substitutes):
+            key = (self._order.seed, epoch, first + i)
+            augment_pair(images[substitute], *key, self._augment, part["views"][i])
+            if "local" in part:
+                augment_local(images[substitute], *key, self._augment, part["local"][i])
 
     def _read(self, first: int) -> tuple[list[np.ndarray | None], np.ndarray]:
         """The images of the slice that begins at row `first`, None for a bad one, and their labels if they are used."""

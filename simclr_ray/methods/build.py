@@ -85,7 +85,7 @@ def draw_method(
         case SwAVConfig():
             return SwAV(encoder, head, dim=dim, **_settings(method))
         case DINOConfig():
-            return DINO(encoder, head, dim=dim, **_settings(method))
+            return DINO(encoder, head, dim=dim, settings=method)
         case SupervisedConfig():
             require(method.classes is not None, "method.classes is not known: set it to the number of classes")
             return Supervised(encoder, **_settings(method))

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from simclr_ray.methods.method import Method, at_least_float32, global_rows
+from simclr_ray.methods.method import Method, Progress, at_least_float32, global_rows
 from simclr_ray.methods.momentum import rising, teacher_of, update_teacher
 from simclr_ray.model.encoder import Encoder
 
@@ -45,8 +45,10 @@ class BYOL(Method):
         view_a, view_b = outputs.chunk(3, dim=1)[1].chunk(2)
         return view_a, view_b
 
-    def after_step(self, outputs: Float[Tensor, "m three_d"], rows_per_worker: Sequence[int], progress: float) -> None:
-        momentum = rising(self.momentum, progress)
+    def after_step(
+        self, outputs: Float[Tensor, "m three_d"], rows_per_worker: Sequence[int], progress: Progress
+    ) -> None:
+        momentum = rising(self.momentum, progress.fraction)
         update_teacher(self.teacher_encoder, self.encoder, momentum)
         update_teacher(self.teacher_head, self.head, momentum)
 

@@ -1,7 +1,7 @@
 """DINO (Caron et al. 2021, arXiv 2104.14294): a momentum teacher's centred and sharpened distribution is the target.
 
-Official code: github.com/facebookresearch/dino, main_dino.py and vision_transformer.py (DINOHead). Of two views of one
-size; the official code's multi-crop and the warm-up of the teacher's temperature are left out.
+Official code: github.com/facebookresearch/dino, main_dino.py and vision_transformer.py (DINOHead). Local views
+(multi-crop) go through the student alone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from simclr_ray import collective
-from simclr_ray.methods.method import Method, at_least_float32, global_rows
+from simclr_ray.config import DINOConfig
+from simclr_ray.methods.method import Method, Progress, at_least_float32, global_rows, views_of
 from simclr_ray.methods.momentum import rising, teacher_of, update_teacher
 from simclr_ray.model.encoder import Encoder
 
@@ -31,7 +32,7 @@ class Prototypes(nn.Linear):
 
 
 class DINO(Method):
-    """`momentum`: the teacher's at the start. The centre is a running mean of the teacher's outputs (equation 4)."""
+    """Student and teacher; the centre is a running mean of the teacher's outputs (equation 4)."""
 
     center: Tensor
 
@@ -41,19 +42,14 @@ class DINO(Method):
         head: nn.Module,
         *,
         dim: int,
-        prototypes: int,
-        student_temperature: float,
-        teacher_temperature: float,
-        momentum: float,
-        center_momentum: float,
+        settings: DINOConfig,
     ) -> None:
         super().__init__()
-        self.encoder, self.head, self.prototypes = encoder, head, Prototypes(dim, prototypes)
+        self.encoder, self.head, self.prototypes = encoder, head, Prototypes(dim, settings.prototypes)
         self.teacher_encoder, self.teacher_head = teacher_of(encoder), teacher_of(head)
         self.teacher_prototypes = teacher_of(self.prototypes)
-        self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
-        self.momentum, self.center_momentum = momentum, center_momentum
-        self.register_buffer("center", torch.zeros(prototypes))
+        self.settings, self.teacher_temperature = settings, settings.teacher_temperature
+        self.register_buffer("center", torch.zeros(settings.prototypes))
 
     def forward(self, images: Float[Tensor, "m 3 h w"]) -> Float[Tensor, "m d_and_two_k"]:
         """Projection, the student's and the teacher's scores, side by side."""
@@ -62,13 +58,26 @@ class DINO(Method):
             teacher = self.teacher_prototypes(self.teacher_head(self.teacher_encoder(images)))
         return torch.cat([z.detach(), self.prototypes(z), teacher], dim=1)
 
+    def forward_local(self, images: Float[Tensor, "m 3 s s"]) -> Float[Tensor, "m d_and_two_k"]:
+        """As `forward`, with zeros in place of the teacher's scores, which no one needs."""
+        z = self.head(self.encoder(images))
+        student = self.prototypes(z)
+        return torch.cat([z.detach(), student, torch.zeros_like(student)], dim=1)
+
+    def start_step(self, progress: Progress) -> None:
+        settings = self.settings
+        self.prototypes.requires_grad_(progress.epoch >= settings.frozen_epochs)
+        warm = min(1.0, progress.epoch / settings.warmup_teacher_epochs) if settings.warmup_teacher_epochs else 1.0
+        first, last = settings.warmup_teacher_temperature, settings.teacher_temperature
+        self.teacher_temperature = last if warm == 1 else first + warm * (last - first)
+
     def loss(self, outputs: Float[Tensor, "m d_and_two_k"], rows_per_worker: Sequence[int]) -> Float[Tensor, ""]:
         _, student, teacher = self._parts(at_least_float32(outputs))
         return dino_loss(
-            list(student.chunk(2)),
-            list(teacher.chunk(2)),
+            views_of(student, rows_per_worker),
+            views_of(teacher, rows_per_worker)[:2],
             self.center,
-            self.student_temperature,
+            self.settings.student_temperature,
             self.teacher_temperature,
             rows_per_worker=rows_per_worker,
         )
@@ -79,15 +88,16 @@ class DINO(Method):
 
     @torch.no_grad()
     def after_step(
-        self, outputs: Float[Tensor, "m d_and_two_k"], rows_per_worker: Sequence[int], progress: float
+        self, outputs: Float[Tensor, "m d_and_two_k"], rows_per_worker: Sequence[int], progress: Progress
     ) -> None:
-        momentum = rising(self.momentum, progress)
+        momentum = rising(self.settings.momentum, progress.fraction)
         update_teacher(self.teacher_encoder, self.encoder, momentum)
         update_teacher(self.teacher_head, self.head, momentum)
         update_teacher(self.teacher_prototypes, self.prototypes, momentum)
-        total = collective.sum_over_workers(self._parts(at_least_float32(outputs))[2].sum(dim=0))
+        teacher = self._parts(at_least_float32(outputs[: 2 * rows_per_worker[collective.rank()]]))[2]
+        total = collective.sum_over_workers(teacher.sum(dim=0))
         mean = total / (2 * sum(rows_per_worker))
-        self.center.lerp_(mean.to(self.center.dtype), 1 - self.center_momentum)
+        self.center.lerp_(mean.to(self.center.dtype), 1 - self.settings.center_momentum)
 
     def _parts(self, outputs: Float[Tensor, "m d_and_two_k"]) -> tuple[Tensor, Tensor, Tensor]:
         k = len(self.center)

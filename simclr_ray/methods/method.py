@@ -7,6 +7,7 @@ its whole state; checkpoints hold them all, so a teacher or a queue resumes as e
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -15,8 +16,22 @@ from simclr_ray import collective
 from simclr_ray.model.encoder import Encoder
 
 
+class Progress(NamedTuple):
+    """How far the run is when a step begins."""
+
+    fraction: float
+    """From 0 at its start to 1 at its end."""
+    epoch: float
+
+
+START = Progress(0.0, 0.0)
+
+
 class Method(nn.Module):
-    """Rows of `images` and of `outputs` are all first views, then all second ones: they share one BatchNorm."""
+    """Rows of `images` and of `outputs` are all first views, then all second ones: they share one BatchNorm.
+
+    With multi-crop the rows of `outputs` go on with all first local views, all second ones, and so on.
+    """
 
     encoder: Encoder
     constant_rate: tuple[str, ...] = ()
@@ -25,6 +40,13 @@ class Method(nn.Module):
     def forward(self, images: Float[Tensor, "m 3 h w"]) -> Float[Tensor, "m d"]:
         """Everything that `loss` and `after_step` need; with several passes it is computed twice for each image."""
         raise NotImplementedError
+
+    def forward_local(self, images: Float[Tensor, "m 3 s s"]) -> Float[Tensor, "m d"]:
+        """`forward` of local views: outputs with the same columns."""
+        raise NotImplementedError
+
+    def start_step(self, progress: Progress) -> None:
+        """Sets what the method's own schedules say for this step, as a function of the progress alone."""
 
     def loss(self, outputs: Float[Tensor, "m d"], rows_per_worker: Sequence[int]) -> Float[Tensor, ""]:
         """This worker's share of the loss: the shares of all workers add up to the global batch's.
@@ -44,14 +66,18 @@ class Method(nn.Module):
         """The projections of the first and of the second views, for the collapse signals."""
         raise NotImplementedError
 
-    def after_step(self, outputs: Float[Tensor, "m d"], rows_per_worker: Sequence[int], progress: float) -> None:
-        """Updates the state that no gradient trains, after the optimizer's step. `progress`: 0 at the run's start, 1 at
-        its end."""
+    def after_step(self, outputs: Float[Tensor, "m d"], rows_per_worker: Sequence[int], progress: Progress) -> None:
+        """Updates the state that no gradient trains, after the optimizer's step."""
 
 
 def at_least_float32(values: Tensor) -> Tensor:
     """Losses are computed in float32 under bf16, and in float64 for float64."""
     return values if values.element_size() >= 4 else values.float()
+
+
+def views_of(outputs: Float[Tensor, "m d"], rows_per_worker: Sequence[int]) -> list[Float[Tensor, "n d"]]:
+    """The outputs view by view: the first, the second, then the local ones."""
+    return list(outputs.split(rows_per_worker[collective.rank()]))
 
 
 def global_rows(local: int, rows_per_worker: Sequence[int] | None) -> int:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from simclr_ray import collective
-from simclr_ray.methods.method import Method, at_least_float32, global_rows
+from simclr_ray.methods.method import Method, Progress, at_least_float32, global_rows
 from simclr_ray.methods.momentum import rising, teacher_of, update_teacher
 from simclr_ray.model.encoder import Encoder
 
@@ -53,7 +53,7 @@ class MoCoQueue(Method):
         return query, key
 
     @torch.no_grad()
-    def after_step(self, outputs: Float[Tensor, "m d"], rows_per_worker: Sequence[int], progress: float) -> None:
+    def after_step(self, outputs: Float[Tensor, "m d"], rows_per_worker: Sequence[int], progress: Progress) -> None:
         """The batch's keys replace the oldest: whole batches, so the queue holds the same keys for any workers."""
         update_teacher(self.teacher_encoder, self.encoder, self.momentum)
         update_teacher(self.teacher_head, self.head, self.momentum)
@@ -95,8 +95,8 @@ class MoCoV3(Method):
         view_a, view_b = outputs.chunk(2, dim=1)[0].chunk(2)
         return view_a, view_b
 
-    def after_step(self, outputs: Float[Tensor, "m two_d"], rows_per_worker: Sequence[int], progress: float) -> None:
-        momentum = rising(self.momentum, progress)
+    def after_step(self, outputs: Float[Tensor, "m two_d"], rows_per_worker: Sequence[int], progress: Progress) -> None:
+        momentum = rising(self.momentum, progress.fraction)
         update_teacher(self.teacher_encoder, self.encoder, momentum)
         update_teacher(self.teacher_head, self.head, momentum)
 

@@ -1,8 +1,8 @@
 """SwAV (Caron et al. 2020, arXiv 2006.09882): each view predicts the other's assignment to prototypes.
 
 Official code: github.com/facebookresearch/swav, main_swav.py. The assignment shares the prototypes out equally over the
-rows of all workers: the sums of Sinkhorn-Knopp over rows are summed over workers. Of two views of one size; the
-official code's multi-crop, its queue for small batches, and its first iterations with fixed prototypes are left out.
+rows of all workers: the sums of Sinkhorn-Knopp over rows are summed over workers. Local views (multi-crop) predict the
+assignments of the first two. The official code's queue for small batches is left out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from simclr_ray import collective
-from simclr_ray.methods.method import Method, at_least_float32, global_rows
+from simclr_ray.methods.method import Method, Progress, at_least_float32, global_rows, views_of
 from simclr_ray.model.encoder import Encoder
 
 
@@ -32,10 +32,11 @@ class SwAV(Method):
         temperature: float,
         epsilon: float,
         iterations: int,
+        frozen_epochs: float,
     ) -> None:
         super().__init__()
         self.encoder, self.head, self.temperature = encoder, head, temperature
-        self.epsilon, self.iterations = epsilon, iterations
+        self.epsilon, self.iterations, self.frozen_epochs = epsilon, iterations, frozen_epochs
         self.prototypes = nn.Linear(dim, prototypes, bias=False)
         self._normalise_prototypes()
 
@@ -44,10 +45,16 @@ class SwAV(Method):
         z = self.head(self.encoder(images))
         return torch.cat([z.detach(), self.prototypes(F.normalize(z, dim=1))], dim=1)
 
+    def forward_local(self, images: Float[Tensor, "m 3 s s"]) -> Float[Tensor, "m d_and_k"]:
+        return self(images)
+
+    def start_step(self, progress: Progress) -> None:
+        self.prototypes.requires_grad_(progress.epoch >= self.frozen_epochs)
+
     def loss(self, outputs: Float[Tensor, "m d_and_k"], rows_per_worker: Sequence[int]) -> Float[Tensor, ""]:
         scores = at_least_float32(outputs)[:, -self.prototypes.out_features :]
         return swav_loss(
-            list(scores.chunk(2)),
+            views_of(scores, rows_per_worker),
             self.temperature,
             epsilon=self.epsilon,
             iterations=self.iterations,
@@ -58,7 +65,9 @@ class SwAV(Method):
         view_a, view_b = outputs[:, : -self.prototypes.out_features].chunk(2)
         return view_a, view_b
 
-    def after_step(self, outputs: Float[Tensor, "m d_and_k"], rows_per_worker: Sequence[int], progress: float) -> None:
+    def after_step(
+        self, outputs: Float[Tensor, "m d_and_k"], rows_per_worker: Sequence[int], progress: Progress
+    ) -> None:
         self._normalise_prototypes()
 
     @torch.no_grad()

@@ -76,12 +76,13 @@ def _loader(plan: StreamPlan, *, build_cache: bool) -> SliceLoader:
 
 def plan_stream(config: Config, dataset: Dataset, order: Order, workers: int, cpus: float) -> StreamPlan:
     """Blocks hold about 32 MiB of views, but at most a worker's part of a pass: training waits for whole blocks."""
-    slice_bytes = 2 * 3 * config.augment.size**2 * order.slice_rows
+    augment = config.augment
+    slice_bytes = 3 * (2 * augment.size**2 + augment.local_views * augment.local_size**2) * order.slice_rows
     by_size = max(1, BLOCK_BYTES // slice_bytes)
     return StreamPlan(
         dataset=dataset,
         order=order,
-        augment=config.augment,
+        augment=augment,
         cache_gib=config.resources.cache_gib,
         cache_dir=config.resources.cache_dir,
         block_slices=min(by_size, math.ceil(order.slices_per_pass / workers)),

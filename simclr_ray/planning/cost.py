@@ -22,7 +22,7 @@ from simclr_ray.planning.machines import H200, Gpu
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCost:
-    """Of one source image: both views, forward and backward."""
+    """Of one source image: all its views, forward and backward."""
 
     flop: float
     activations: float
@@ -32,14 +32,21 @@ class ModelCost:
     """Layers; each is an all-reduce forward and one backward."""
 
 
-def model_cost(config: ModelConfig, size: int, method: MethodConfig | None = None) -> ModelCost:
+def model_cost(
+    config: ModelConfig,
+    size: int,
+    method: MethodConfig | None = None,
+    *,
+    local_views: int = 0,
+    local_size: int = 96,
+) -> ModelCost:
     """Counted on PyTorch's meta device, which knows shapes and computes nothing; views of `size` pixels.
 
     `method`: SimCLR by default. A teacher's forward is counted too.
     """
     with torch.device("meta"):
         model = draw_method(config, method or SimCLRConfig(), size)
-        views = torch.empty(2, 3, size, size)
+        views, local = torch.empty(2, 3, size, size), torch.empty(local_views, 3, local_size, local_size)
     sizes: list[int] = []
 
     def note(module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -50,6 +57,8 @@ def model_cost(config: ModelConfig, size: int, method: MethodConfig | None = Non
             module.register_forward_hook(note)
     with FlopCounterMode(display=False) as counter:
         model(views).sum().backward()
+        if local_views:
+            model.forward_local(local).sum().backward()
     return ModelCost(
         flop=counter.get_total_flops(),
         activations=sum(sizes),

@@ -152,7 +152,7 @@ def _cores(fleet: Fleet, figures: Figures) -> float:
 
 def _feed_images_per_s(job: Job, fleet: Fleet, figures: Figures) -> float:
     """Data workers next to training first, then those of the CPU nodes, whose views come through the network."""
-    view_bytes = 2 * 3 * job.size**2
+    view_bytes = 3 * job.view_pixels
     wanted = fleet.workers * max(1, int(fleet.data_cpus))
     left = fleet.nodes * fleet.machine.vcpus - fleet.workers * fleet.cpus_per_worker
     near = min(wanted, left) if fleet.cpu_nodes else wanted

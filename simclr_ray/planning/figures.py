@@ -134,11 +134,11 @@ def _step(job: Job, cost: ModelCost, machine: Instance, cores: Figure) -> Figure
 
 
 def _core(job: Job) -> Figure:
-    """Decoding goes with the image's bytes, rendering with the view's pixels."""
+    """Decoding goes with the image's bytes, rendering with the views' pixels."""
     decoding = 0.0 if job.cached else DECODE_S * job.image_kb / PHOTOGRAPH_KB
-    rendering = (PHOTOGRAPH_S - DECODE_S) * (job.size / PHOTOGRAPH_PX) ** 2
+    rendering = (PHOTOGRAPH_S - DECODE_S) * job.view_pixels / (2 * PHOTOGRAPH_PX**2)
     basis = "923/s measured, one Zen 5 core, JPEG of 110 KB, views of 224 with blur"
-    as_measured = job.size == PHOTOGRAPH_PX and abs(job.image_kb - PHOTOGRAPH_KB) < 1 and not job.cached
+    as_measured = job.view_pixels == 2 * PHOTOGRAPH_PX**2 and abs(job.image_kb - PHOTOGRAPH_KB) < 1 and not job.cached
     return Figure(value=1 / (decoding + rendering), source=basis if as_measured else f"assumed: by size from {basis}")
 
 

@@ -59,6 +59,8 @@ class Job:
     steps: int
     size: int
     """Side of a view in pixels."""
+    view_pixels: int
+    """Of all views of an image, local ones too."""
     threads: int
     image_kb: float
     cached: bool
@@ -77,6 +79,7 @@ class Job:
 def job_of(config: Config, cost: ModelCost, images: Images, workers: int, *, threads: int) -> Job:
     """`threads`: torch's of a worker. Raises BadInput where data, batch and workers do not fit, as the run would."""
     train, checks, saving, elasticity = config.train, config.evaluate, config.saving, config.elasticity
+    augment = config.augment
     order = order_over(config, images.count, SLICE_ROWS)
     passes = order.global_batch // order.pass_size
     return Job(
@@ -84,7 +87,8 @@ def job_of(config: Config, cost: ModelCost, images: Images, workers: int, *, thr
         passes=passes,
         busiest_rows=max(order.rows_per_pass(workers)) * passes,
         steps=train.epochs * order.steps_per_epoch,
-        size=config.augment.size,
+        size=augment.size,
+        view_pixels=2 * augment.size**2 + augment.local_views * augment.local_size**2,
         threads=threads,
         image_kb=images.kb,
         cached=images.cached,

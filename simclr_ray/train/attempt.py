@@ -15,6 +15,7 @@ from simclr_ray.config import BadInput, Config
 from simclr_ray.data.bridge import Block
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.order import Order, last_step, order_of
+from simclr_ray.methods.method import Progress
 from simclr_ray.model.initial import read_initial
 from simclr_ray.optim.schedule import rate_at
 from simclr_ray.storage.location import Location
@@ -124,8 +125,9 @@ def _step_of(config: Config, order: Order, state: TrainState, worker: Worker) ->
                 batch.views,
                 passes=passes,
                 rows_per_worker=rows,
+                local=batch.local,
                 labels=batch.labels,
-                progress=state.step / total,
+                progress=Progress(state.step / total, state.step / order.steps_per_epoch),
             )
 
     return step

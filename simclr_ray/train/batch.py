@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,35 +24,46 @@ class Batch:
     """(n,) sample ids, in the order of the rows."""
     bad: np.ndarray
     """(n,) True where an image could not be decoded and is replaced by the next good one of its slice."""
+    local: Tensor | None = None
+    """uint8 (n, k, s, s, 3), where there are local views."""
     labels: Tensor | None = None
     """int64 (n,), where the stream has them."""
+
+
+COLUMNS = ("views", "local", "labels")
+"""Of a block and of a batch: those that training uses on its device."""
 
 
 def batches(blocks: Iterable[Block], rows_per_step: int, first_step: int, *, pin: bool = False) -> Iterator[Batch]:
     """Cuts a stream of blocks into steps of `rows_per_step` rows: each row is copied once, into one fresh tensor."""
     stream, block, used, step = iter(blocks), None, 0, first_step
     while True:
-        views, labels, filled = None, None, 0
-        ids, bad = np.empty(rows_per_step, np.int64), np.zeros(rows_per_step, bool)
+        tensors: dict[str, Tensor] = {}
+        ids, bad, filled = np.empty(rows_per_step, np.int64), np.zeros(rows_per_step, bool), 0
         while filled < rows_per_step:
             if block is None or used == len(block["id"]):
                 block, used = next(stream, None), 0
                 if block is None:
                     assert filled == 0, "the stream ended inside a step"
                     return
-            if views is None:
-                views = torch.empty((rows_per_step, *block["views"].shape[1:]), dtype=torch.uint8, pin_memory=pin)
-                labels = torch.empty(rows_per_step, dtype=torch.int64, pin_memory=pin) if "label" in block else None
+            tensors = tensors or _empty(block, rows_per_step, pin=pin)
             take = min(rows_per_step - filled, len(block["id"]) - used)
-            part = slice(used, used + take)
-            views.numpy()[filled : filled + take] = block["views"][part]
-            ids[filled : filled + take], bad[filled : filled + take] = block["id"][part], block["bad"][part]
-            if labels is not None:
-                labels.numpy()[filled : filled + take] = block["label"][part]
+            part, rows = slice(used, used + take), slice(filled, filled + take)
+            for name, tensor in tensors.items():
+                tensor.numpy()[rows] = block[name][part]
+            ids[rows], bad[rows] = block["id"][part], block["bad"][part]
             filled, used = filled + take, used + take
-        assert views is not None
-        yield Batch(step, views, ids, bad, labels)
+        yield Batch(step, ids=ids, bad=bad, **tensors)
         step += 1
+
+
+def _empty(block: Block, rows: int, *, pin: bool) -> dict[str, Tensor]:
+    """Tensors for `rows` rows of the block's columns."""
+    columns = {name: torch.from_numpy(block[name]) for name in COLUMNS if name in block}
+    return {
+        name: torch.empty((rows, *column.shape[1:]), dtype=column.dtype, pin_memory=pin)
+        for name, column in columns.items()
+    }
 
 
 def on_device(source: Iterable[Batch], device: torch.device) -> Generator[Batch]:
@@ -65,15 +76,14 @@ def on_device(source: Iterable[Batch], device: torch.device) -> Generator[Batch]
         return
     side = torch.cuda.Stream(device)
     for batch in source:
+        present = {name: getattr(batch, name) for name in COLUMNS if getattr(batch, name) is not None}
         with torch.cuda.stream(side):
-            views = batch.views.to(device, non_blocking=True)
-            labels = None if batch.labels is None else batch.labels.to(device, non_blocking=True)
+            copied = {name: tensor.to(device, non_blocking=True) for name, tensor in present.items()}
         current = torch.cuda.current_stream(device)
         current.wait_stream(side)
-        for copied in (views, labels):
-            if copied is not None:
-                copied.record_stream(current)
-        yield Batch(batch.step, views, batch.ids, batch.bad, labels)
+        for tensor in copied.values():
+            tensor.record_stream(current)
+        yield replace(batch, **copied)
 
 
 def channel_scale(

@@ -1,25 +1,32 @@
 """One training step: forward over all views, the loss over the global batch, summed gradients, optimizer step.
 
-A batch that does not fit into memory is split into passes (`pass_size`): BatchNorm is then over each pass, the loss
-still over all of B, by the two forwards of GradCache (Gao et al. 2021). The number of workers changes only the
-rounding, and the step works with any method.
+Views of one size share a forward, and so a BatchNorm; local views (multi-crop) have one of their own, as in SwAV's and
+DINO's official code. A batch that does not fit into memory is split into passes (`pass_size`): BatchNorm is then over
+each pass, the loss still over all of B, by the two forwards of GradCache (Gao et al. 2021). The number of workers
+changes only the rounding, and the step works with any method.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from simclr_ray import collective
-from simclr_ray.methods.method import Method
+from simclr_ray.methods.method import START, Method, Progress
 from simclr_ray.model.batchnorm import set_update_running
 from simclr_ray.train.batch import channel_scale, normalise
 
-Forward = Callable[[UInt8[Tensor, "n h w 3"]], Float[Tensor, "n d"]]
+
+@runtime_checkable
+class Forward(Protocol):
+    """From pixels to the method's outputs; `local`: of local views, which are smaller."""
+
+    def __call__(self, pixels: UInt8[Tensor, "m h w 3"], *, local: bool = False) -> Float[Tensor, "m d"]: ...
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,7 @@ class StepResult:
     loss: Float[Tensor, ""]
     """This worker's share; the loss is the sum over workers."""
     outputs: Float[Tensor, "n d"]
-    """The method's outputs for this worker's rows: all first views, then all second ones."""
+    """The method's outputs for this worker's rows: all first views, then all second ones; not of local views."""
 
 
 def forward_of(
@@ -43,9 +50,10 @@ def forward_of(
     if compiled:
         torch._dynamo.reset()  # it counts the graphs of a function over all runs of a process, and fails after eight
 
-    def forward(pixels: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n d"]:
+    def forward(pixels: UInt8[Tensor, "m h w 3"], *, local: bool = False) -> Float[Tensor, "m d"]:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            return model(normalise(pixels, scale, shift))
+            images = normalise(pixels, scale, shift)
+            return model.forward_local(images) if local else model(images)
 
     return torch.compile(forward, fullgraph=True, dynamic=False) if compiled else forward
 
@@ -58,52 +66,62 @@ def training_step(
     *,
     passes: int,
     rows_per_worker: Sequence[int],
+    local: UInt8[Tensor, "n k s s 3"] | None = None,
     labels: Int64[Tensor, " n"] | None = None,
-    progress: float = 0.0,
+    progress: Progress = START,
 ) -> StepResult:
     """One optimizer step on this worker's rows `views`; `rows_per_worker`: images of one pass on each worker.
 
-    `labels`: of the rows, for a method that is trained on them. `progress`: how much of the run is done, from 0 to 1,
-    for the method's own schedules.
+    `local`: their local views; `labels`: theirs, for a method that is trained on them.
     """
     optimizer.zero_grad(set_to_none=True)
+    model.start_step(progress)
     batch_rows = [rows * passes for rows in rows_per_worker]
+    sizes = [views] if local is None else [views, local]
 
     def loss_of(outputs: Tensor) -> Tensor:
         return model.loss(outputs, batch_rows) if labels is None else model.labelled_loss(outputs, labels, batch_rows)
 
     if passes == 1:
-        outputs = forward(_view_by_view(views))
+        found = [forward(_view_by_view(size), local=i > 0) for i, size in enumerate(sizes)]
+        outputs = found[0] if local is None else torch.cat(found)
         loss = loss_of(outputs)
         loss.backward()
     else:
-        loss, outputs = _backward_in_passes(model, forward, views.chunk(passes), loss_of)
+        loss, outputs = _backward_in_passes(model, forward, [size.chunk(passes) for size in sizes], loss_of)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     collective.sum_gradients(parameters)
     optimizer.step()
     model.after_step(outputs.detach(), batch_rows, progress)
-    return StepResult(loss.detach(), outputs.detach())
+    return StepResult(loss.detach(), outputs.detach()[: 2 * len(views)])
 
 
 def _backward_in_passes(
-    model: Method, forward: Forward, parts: Sequence[Tensor], loss_of: Callable[[Tensor], Tensor]
+    model: Method, forward: Forward, sizes: Sequence[Sequence[Tensor]], loss_of: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
     """GradCache: forward every pass without a graph, take the loss's gradient with respect to all outputs; then forward
-    each pass again with a graph, and backpropagate its part of that gradient."""
+    each pass again with a graph, and backpropagate its part of that gradient. `sizes`: of each size, its passes."""
+    counts = [parts[0].shape[1] for parts in sizes]
     set_update_running(model, False)
     with torch.no_grad():
-        by_view = [forward(_view_by_view(part)).unflatten(0, (2, -1)) for part in parts]
+        by_view = [
+            torch.cat([forward(_view_by_view(part), local=i > 0).unflatten(0, (count, -1)) for part in parts], dim=1)
+            for i, (parts, count) in enumerate(zip(sizes, counts, strict=True))
+        ]
     set_update_running(model, True)
-    outputs = torch.cat(by_view, dim=1).flatten(0, 1).requires_grad_()
+    outputs = torch.cat(by_view).flatten(0, 1).requires_grad_()
     loss = loss_of(outputs)
     loss.backward()
     assert outputs.grad is not None
-    gradients = outputs.grad.unflatten(0, (2, -1)).chunk(len(parts), dim=1)
-    for part, gradient in zip(parts, gradients, strict=True):
-        forward(_view_by_view(part)).backward(gradient.flatten(0, 1))
+    gradients = outputs.grad.unflatten(0, (sum(counts), -1)).split(counts)
+    passes = len(sizes[0])
+    for number in range(passes):
+        for i, parts in enumerate(sizes):
+            gradient = gradients[i].chunk(passes, dim=1)[number]
+            forward(_view_by_view(parts[number]), local=i > 0).backward(gradient.flatten(0, 1))
     return loss, outputs
 
 
-def _view_by_view(views: UInt8[Tensor, "n 2 h w 3"]) -> UInt8[Tensor, "m h w 3"]:
-    """All first views, then all second ones: they share one forward, and so one BatchNorm."""
+def _view_by_view(views: UInt8[Tensor, "n k h w 3"]) -> UInt8[Tensor, "m h w 3"]:
+    """All first views, then all second ones, and so on: those of one size share one forward, and so one BatchNorm."""
     return views.transpose(0, 1).flatten(0, 1)

@@ -110,6 +110,6 @@ def test_labels_are_those_of_the_images_whose_views_are_loaded(dataset: Dataset,
     block = load(position_of_slice_0(order_of(TINY, damaged)))
     labels = SliceReader(damaged).read_slice(0)["label"].to_pylist()
     expected = {2: labels[4], 3: labels[4], 7: labels[0]}
-    assert block["label"].tolist() == [expected.get(row, label) for row, label in enumerate(labels)]
+    assert block["labels"].tolist() == [expected.get(row, label) for row, label in enumerate(labels)]
     assert len(set(labels)) > 1
-    assert "label" not in loader(damaged)(np.array([0]))
+    assert "labels" not in loader(damaged)(np.array([0]))

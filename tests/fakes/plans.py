@@ -17,6 +17,7 @@ JOB = Job(
     busiest_rows=500,
     steps=600,
     size=100,
+    view_pixels=2 * 100**2,
     threads=2,
     image_kb=100.0,
     cached=True,

@@ -194,6 +194,22 @@ def test_shares_of_unequal_workers_add_up_and_their_gradients_are_the_global_los
                 torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-12, msg=name)
 
 
+def test_local_views_are_predicted_from_the_first_two() -> None:
+    """SwAV: mean over all ordered pairs of different views whose code is of the first two; DINO: the teacher's two."""
+    a, b = (view.detach() for view in views())
+    c = (a - 0.5 * b).requires_grad_()
+    codes = [sinkhorn(view, 0.5, 3) for view in (a, b)]
+    targets = [((view - queue()[0]) / 0.4).softmax(dim=1) for view in (a, b)]
+    swav_terms, dino_terms = [], []
+    for i, other in ((0, b), (0, c), (1, a), (1, c)):
+        swav_terms.append(-(codes[i] * (other / 0.1).log_softmax(dim=1)).sum(dim=1).mean())
+        dino_terms.append(-(targets[i] * (other / 0.7).log_softmax(dim=1)).sum(dim=1).mean())
+    got = swav_loss([a, b, c], 0.1, epsilon=0.5)
+    torch.testing.assert_close(got, sum(swav_terms) / 4, rtol=1e-11, atol=1e-12)
+    got = dino_loss([a, b, c], [a, b], queue()[0], 0.7, 0.4)
+    torch.testing.assert_close(got, sum(dino_terms) / 4, rtol=1e-11, atol=1e-12)
+
+
 def test_a_single_dimension_far_from_collapse_has_no_variance_term() -> None:
     a = views(100.0)[0].detach()
     assert float(vicreg_loss(a, a, invariance=25.0, variance=25.0, covariance=0.0)) == 0.0

@@ -147,7 +147,7 @@ def test_a_device_is_known_by_its_name() -> None:
 
 def test_every_figure_says_where_it_comes_from_and_a_given_one_says_so() -> None:
     cost = model_cost(RESNET50, 224)
-    job = replace(JOB, size=224, image_kb=110.0, cached=False)
+    job = replace(JOB, size=224, view_pixels=2 * 224**2, image_kb=110.0, cached=False)
     h200, aws = (replace(FLEET, machine=machine) for machine in (GPU_NODE, instance("g6.xlarge")))
     figures = default_figures(job, cost, h200)
     assert figures.step_images_per_s.value == pytest.approx(3641, rel=0.01)

@@ -16,7 +16,7 @@ def blocks(sizes: list[int]) -> list[dict[str, np.ndarray]]:
     ids = np.arange(rows)
     views = (ids[:, None, None, None, None] + np.zeros((1, 2, 2, 2, 3), np.int64)).astype(np.uint8)
     edges = np.cumsum([0, *sizes])
-    columns = {"views": views, "id": ids, "bad": ids % 7 == 0, "label": ids % 5}
+    columns = {"views": views, "id": ids, "bad": ids % 7 == 0, "labels": ids % 5}
     return [{name: column[a:b] for name, column in columns.items()} for a, b in pairwise(edges)]
 
 

@@ -6,6 +6,7 @@ A new method joins these tests with its name in `METHODS`.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,28 +18,34 @@ from simclr_ray.config import METHODS, BadInput, Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.order import Order
 from simclr_ray.methods.byol import BYOL
+from simclr_ray.methods.dino import DINO
+from simclr_ray.methods.method import START, Progress
 from simclr_ray.methods.momentum import rising
 from simclr_ray.optim.build import set_rate
 from simclr_ray.storage.location import open_location
 from simclr_ray.train.state import TrainState, initial_state
-from simclr_ray.train.step import forward_of, training_step
+from simclr_ray.train.step import Forward, forward_of, training_step
 from small_runs import TINY, Killed, attempt, synthetic_dataset, weights
 
 BATCH, SLICE_ROWS = 32, 4
-SMALL = {
+LOCAL = {"augment.local_views": 3, "augment.local_size": 12}
+SMALL: dict[str, dict[str, Any]] = {
     "swav": {"method.prototypes": 12},
     "dino": {"method.prototypes": 12},
     "moco": {"method.queue": 2 * BATCH},
     "supervised": {"method.classes": 10},
+    "swav_multi_crop": {"method.prototypes": 12, "method.frozen_epochs": 0.5} | LOCAL,
+    "dino_multi_crop": LOCAL
+    | {"method.prototypes": 12, "method.frozen_epochs": 0.5, "method.warmup_teacher_epochs": 1.0},
     "moco_v3": {"method.queue": 0, "method.predictor_hidden": 24},
 }
-VARIANTS = [*METHODS, "moco_v3"]
+VARIANTS = [*METHODS, "moco_v3", "swav_multi_crop", "dino_multi_crop"]
 CPU = torch.device("cpu")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
 def with_method(config: Config, variant: str) -> Config:
-    name = "moco" if variant == "moco_v3" else variant
+    name = variant.removesuffix("_v3").removesuffix("_multi_crop")
     return config.with_overrides({"method.name": name} | SMALL.get(variant, {}))
 
 
@@ -47,21 +54,27 @@ def small(variant: str) -> Config:
     return with_method(TINY.with_overrides(values | {"optim.lr_per_256": 0.2, "method.temperature": 0.3}), variant)
 
 
-def own_rows(pass_size: int) -> tuple[Tensor, Tensor, list[int]]:
-    """This worker's views of the global batch and their labels, and the rows of a pass on every worker."""
-    drawn = torch.randint(0, 256, (BATCH, 2, 8, 8, 3), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
+def has_local(variant: str) -> bool:
+    return variant.endswith("_multi_crop")
+
+
+def own_rows(pass_size: int) -> tuple[Tensor, Tensor, Tensor, list[int]]:
+    """This worker's views of the global batch, local views and labels, and the rows of a pass on every worker."""
+    generator = torch.Generator().manual_seed(5)
+    drawn = torch.randint(0, 256, (BATCH, 2, 8, 8, 3), generator=generator, dtype=torch.uint8)
+    local = torch.randint(0, 256, (BATCH, 3, 4, 4, 3), generator=generator, dtype=torch.uint8)
     order = Order(seed=1, rows=BATCH, slice_rows=SLICE_ROWS, global_batch=BATCH, pass_size=pass_size)
     positions = order.worker_positions(0, 1, collective.rank(), collective.size())
     slices = [order.slice_at(position)[1] for position in positions.tolist()]
     rows = torch.cat([torch.arange(g * SLICE_ROWS, (g + 1) * SLICE_ROWS) for g in slices])
-    return drawn[rows], rows % 10, order.rows_per_pass(collective.size())
+    return drawn[rows], local[rows], rows % 10, order.rows_per_pass(collective.size())
 
 
 def trained(variant: str, pass_size: int, steps: int = 2) -> tuple[TrainState, Tensor]:
     """The state after `steps` steps, and their losses."""
     state = initial_state(small(variant), CPU)
     forward = forward_of(state.model, MEAN, STD, "float64", CPU, compiled=False)
-    views, labels, rows = own_rows(pass_size)
+    views, local, labels, rows = own_rows(pass_size)
     losses = []
     for step in range(steps):
         result = training_step(
@@ -72,7 +85,8 @@ def trained(variant: str, pass_size: int, steps: int = 2) -> tuple[TrainState, T
             passes=BATCH // pass_size,
             rows_per_worker=rows,
             labels=labels if variant == "supervised" else None,
-            progress=step / steps,
+            progress=Progress(step / steps, step / steps),
+            local=local if has_local(variant) else None,
         )
         losses.append(collective.sum_over_workers(result.loss.clone()))
     return state, torch.stack(losses)
@@ -101,15 +115,23 @@ def test_workers_equal_one_process() -> None:
                 )
 
 
+def by_view(forward: Forward, views: Tensor, *, local: bool) -> Tensor:
+    """Outputs of the views of one size in two passes, in one graph: all of the first view, all of the second, ..."""
+    parts = [forward(part.transpose(0, 1).flatten(0, 1), local=local) for part in views.chunk(2)]
+    return torch.cat([part.unflatten(0, (views.shape[1], -1)) for part in parts], dim=1).flatten(0, 1)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_passes_equal_autograd_through_the_whole_batch(variant: str) -> None:
     state, _ = trained(variant, BATCH // 2, steps=1)
     whole = initial_state(small(variant), CPU)
     forward = forward_of(whole.model, MEAN, STD, "float64", CPU, compiled=False)
-    views, labels, rows = own_rows(BATCH // 2)
-    parts = [forward(part.transpose(0, 1).flatten(0, 1)).unflatten(0, (2, -1)) for part in views.chunk(2)]
-    outputs, rows = torch.cat(parts, dim=1).flatten(0, 1), [2 * n for n in rows]
+    views, local, labels, rows = own_rows(BATCH // 2)
     model = whole.model
+    model.start_step(START)
+    sizes = [views, local] if has_local(variant) else [views]
+    outputs = torch.cat([by_view(forward, size, local=size is local) for size in sizes])
+    rows = [2 * n for n in rows]
     loss = model.labelled_loss(outputs, labels, rows) if variant == "supervised" else model.loss(outputs, rows)
     loss.backward()
     gradients = {name: p.grad for name, p in whole.model.named_parameters() if p.requires_grad}
@@ -118,7 +140,7 @@ def test_passes_equal_autograd_through_the_whole_batch(variant: str) -> None:
         if parameter.requires_grad:
             torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-9, atol=1e-12, msg=name)
         else:
-            assert name.startswith("teacher_")
+            assert name.startswith("teacher_") or (name == "prototypes.weight" and has_local(variant))
             assert parameter.grad is None
 
 
@@ -195,3 +217,21 @@ def test_another_method_under_the_same_name_is_refused_and_its_config_is_read_ag
         config.with_overrides({"method.temperature": 0.2})
     with pytest.raises(BadInput, match="no method is called 'byool'.*barlow_twins"):
         config.with_overrides({"method.name": "byool"})
+
+
+def test_schedules_follow_the_epoch() -> None:
+    """The prototypes are not trained at first, and the teacher of DINO becomes less sharp in a straight line."""
+    values = {"method.prototypes": 12, "method.frozen_epochs": 1, "method.warmup_teacher_epochs": 4}
+    config = small("dino").with_overrides(values | {"method.teacher_temperature": 0.08})
+    model = initial_state(config, CPU).model
+    assert isinstance(model, DINO)
+    found = {}
+    for epoch in (0.0, 0.5, 1.0, 4.0, 9.0):
+        model.start_step(Progress(epoch / 10, epoch))
+        found[epoch] = (round(model.teacher_temperature, 6), model.prototypes.weight.requires_grad)
+    assert found == {0.0: (0.04, False), 0.5: (0.045, False), 1.0: (0.05, True), 4.0: (0.08, True), 9.0: (0.08, True)}
+
+
+def test_local_views_are_for_methods_that_use_them() -> None:
+    with pytest.raises(BadInput, match="augment.local_views are for the methods swav and dino, not for byol"):
+        small("byol").with_overrides({"augment.local_views": 2})
