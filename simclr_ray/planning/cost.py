@@ -32,6 +32,10 @@ class ModelCost:
     """Layers; each is an all-reduce forward and one backward."""
 
 
+COUNTED = 2
+"""Images that are counted: a BatchNorm of features needs more than one row, and some methods part the views."""
+
+
 def model_cost(
     config: ModelConfig,
     size: int,
@@ -46,7 +50,8 @@ def model_cost(
     """
     with torch.device("meta"):
         model = draw_method(config, method or SimCLRConfig(), size)
-        views, local = torch.empty(2, 3, size, size), torch.empty(local_views, 3, local_size, local_size)
+        views = torch.empty(COUNTED * 2, 3, size, size)
+        local = torch.empty(COUNTED * local_views, 3, local_size, local_size)
     sizes: list[int] = []
 
     def note(module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -60,8 +65,8 @@ def model_cost(
         if local_views:
             model.forward_local(local).sum().backward()
     return ModelCost(
-        flop=counter.get_total_flops(),
-        activations=sum(sizes),
+        flop=counter.get_total_flops() / COUNTED,
+        activations=sum(sizes) / COUNTED,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         batchnorms=sum(isinstance(module, BatchNorm) for module in model.modules()),
     )

@@ -9,6 +9,16 @@ from collections.abc import Callable
 
 from simclr_ray.config import Config
 from simclr_ray.recipes.cifar10 import cifar10_rn18_200ep
+from simclr_ray.recipes.cifar10_methods import (
+    cifar10_barlow_twins_200ep,
+    cifar10_byol_200ep,
+    cifar10_dino_200ep,
+    cifar10_moco_200ep,
+    cifar10_simsiam_200ep,
+    cifar10_supervised_200ep,
+    cifar10_swav_200ep,
+    cifar10_vicreg_200ep,
+)
 from simclr_ray.recipes.imagenet import (
     imagenet_rn50_100ep,
     imagenet_rn50_1000ep,
@@ -18,10 +28,13 @@ from simclr_ray.recipes.imagenet import (
 from simclr_ray.recipes.imagenet_methods import (
     imagenet_barlow_twins_1000ep,
     imagenet_byol_1000ep,
+    imagenet_dino_rn50_100ep,
     imagenet_moco_v2_200ep,
     imagenet_simsiam_100ep,
+    imagenet_swav_800ep,
     imagenet_vicreg_1000ep,
 )
+from simclr_ray.recipes.imagenet_vit import imagenet_dino_vit_s_100ep, imagenet_moco_v3_vit_b_300ep
 from simclr_ray.recipes.quickstart import quickstart
 
 RECIPES: dict[str, Callable[[], Config]] = {
@@ -29,6 +42,14 @@ RECIPES: dict[str, Callable[[], Config]] = {
     for recipe in (
         quickstart,
         cifar10_rn18_200ep,
+        cifar10_byol_200ep,
+        cifar10_simsiam_200ep,
+        cifar10_moco_200ep,
+        cifar10_barlow_twins_200ep,
+        cifar10_vicreg_200ep,
+        cifar10_swav_200ep,
+        cifar10_dino_200ep,
+        cifar10_supervised_200ep,
         imagenet_rn50_b256_100ep,
         imagenet_rn50_100ep,
         imagenet_rn50_1000ep,
@@ -38,5 +59,9 @@ RECIPES: dict[str, Callable[[], Config]] = {
         imagenet_moco_v2_200ep,
         imagenet_barlow_twins_1000ep,
         imagenet_vicreg_1000ep,
+        imagenet_swav_800ep,
+        imagenet_dino_rn50_100ep,
+        imagenet_dino_vit_s_100ep,
+        imagenet_moco_v3_vit_b_300ep,
     )
 }

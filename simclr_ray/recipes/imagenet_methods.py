@@ -1,6 +1,6 @@
 """Recipes for ImageNet of the other methods, with the values of their papers and official code; here all unmeasured.
 
-Views are drawn from one distribution: BYOL's, Barlow Twins' and VICReg's papers blur one view more and solarise it.
+The projection heads have BatchNorm after the last layer too, which some of the official code lacks.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from simclr_ray.config import (
     BarlowTwinsConfig,
     BYOLConfig,
     Config,
+    DINOConfig,
     MoCoConfig,
     ModelConfig,
     OptimConfig,
     ResourcesConfig,
     SimSiamConfig,
+    SwAVConfig,
     TrainConfig,
     VICRegConfig,
 )
@@ -25,15 +27,21 @@ from simclr_ray.recipes.imagenet import imagenet_rn50_100ep
 MOCO_V2_VIEWS = AugmentConfig(crop_min=0.2, strength=0.5)
 """Colour jitter 0.4, 0.4, 0.4, 0.1 (Chen et al. 2020, arXiv 2003.04297), which SimSiam takes too."""
 
+BYOL_VIEWS = AugmentConfig(
+    strength=0.5, saturation=0.2, blur_p=1.0, second_blur_p=0.1, solarize_p=0.0, second_solarize_p=0.2
+)
+"""Of BYOL (appendix B), which Barlow Twins, VICReg and MoCo v3 take too."""
+
 
 def imagenet_byol_1000ep() -> Config:
-    """BYOL, ResNet-50, B 4096, 1000 epochs: 74.3 % linear in the paper, with its asymmetric views.
+    """BYOL, ResNet-50, B 4096, 1000 epochs: 74.3 % linear in the paper.
 
     python experiments/pretrain.py imagenet_byol_1000ep --data.train s3://bucket/imagenet --storage s3://bucket/runs
     """
     base = imagenet_rn50_100ep()
     return replace(
         base,
+        augment=BYOL_VIEWS,
         model=ModelConfig(arch="resnet50", head_hidden=4096, head_dim=256, head_batchnorm=True),
         method=BYOLConfig(momentum=0.996, predictor_hidden=4096),
         optim=OptimConfig(lr_per_256=0.2, weight_decay=1.5e-6, warmup_epochs=10),
@@ -72,12 +80,13 @@ def imagenet_moco_v2_200ep() -> Config:
 
 
 def imagenet_barlow_twins_1000ep() -> Config:
-    """Barlow Twins, ResNet-50, B 2048, 1000 epochs: 73.2 % linear in the paper, with its asymmetric views.
+    """Barlow Twins, ResNet-50, B 2048, 1000 epochs: 73.2 % linear in the paper.
 
     python experiments/pretrain.py imagenet_barlow_twins_1000ep --data.train s3://bucket/imagenet
     """
     return replace(
         imagenet_rn50_100ep(),
+        augment=BYOL_VIEWS,
         model=ModelConfig(arch="resnet50", head_layers=3, head_hidden=8192, head_dim=8192, head_batchnorm=True),
         method=BarlowTwinsConfig(off_diagonal_weight=0.005),
         optim=OptimConfig(lr_per_256=0.2, weight_decay=1e-6, warmup_epochs=10),
@@ -86,8 +95,39 @@ def imagenet_barlow_twins_1000ep() -> Config:
 
 
 def imagenet_vicreg_1000ep() -> Config:
-    """VICReg, ResNet-50, B 2048, 1000 epochs: 73.2 % linear in the paper, with its asymmetric views.
+    """VICReg, ResNet-50, B 2048, 1000 epochs: 73.2 % linear in the paper.
 
     python experiments/pretrain.py imagenet_vicreg_1000ep --data.train s3://bucket/imagenet --storage s3://bucket/runs
     """
     return replace(imagenet_barlow_twins_1000ep(), method=VICRegConfig())
+
+
+def imagenet_swav_800ep() -> Config:
+    """SwAV, ResNet-50, B 4096, 800 epochs, 2 x 224 + 6 x 96: 75.3 % linear in the paper.
+
+    python experiments/pretrain.py imagenet_swav_800ep --data.train s3://bucket/imagenet --storage s3://bucket/runs
+    """
+    return replace(
+        imagenet_rn50_100ep(),
+        augment=AugmentConfig(crop_min=0.14, local_views=6, local_size=96, local_crop_min=0.05, local_crop_max=0.14),
+        model=ModelConfig(arch="resnet50", head_hidden=2048, head_dim=128, head_batchnorm=True),
+        method=SwAVConfig(prototypes=3000, frozen_epochs=1),
+        optim=OptimConfig(lr_per_256=0.3, weight_decay=1e-6, warmup_epochs=10),
+        train=TrainConfig(epochs=800, global_batch=4096),
+    )
+
+
+def imagenet_dino_rn50_100ep() -> Config:
+    """DINO, ResNet-50, B 512, 100 epochs, 2 x 224 + 8 x 96, by the command in the official code's README.
+
+    python experiments/pretrain.py imagenet_dino_rn50_100ep --data.train s3://bucket/imagenet --storage s3://bucket/runs
+    """
+    local = replace(BYOL_VIEWS, crop_min=0.14, local_views=8, local_size=96, local_crop_max=0.14, local_blur_p=0.5)
+    return replace(
+        imagenet_rn50_100ep(),
+        augment=local,
+        model=ModelConfig(arch="resnet50", head_layers=3, head_hidden=2048, head_dim=256),
+        method=DINOConfig(prototypes=65_536, frozen_epochs=1),
+        optim=OptimConfig(optimizer="sgd", lr_per_256=0.03, weight_decay=1e-4, warmup_epochs=10),
+        train=TrainConfig(epochs=100, global_batch=512),
+    )
