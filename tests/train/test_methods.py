@@ -5,6 +5,7 @@ A new method joins these tests with its name in `METHODS`.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from simclr_ray.methods.method import START, Progress
 from simclr_ray.methods.momentum import rising
 from simclr_ray.optim.build import set_rate
 from simclr_ray.storage.location import open_location
+from simclr_ray.storage.run_folder import LEDGER, METRICS, read_rows
 from simclr_ray.train.state import TrainState, initial_state
 from simclr_ray.train.step import Forward, forward_of, training_step
 from small_runs import TINY, Killed, attempt, synthetic_dataset, weights
@@ -167,7 +169,7 @@ def resumed_and_undisturbed(
     return found
 
 
-@pytest.mark.parametrize(("workers", "variants"), [(1, ["byol", "moco", "dino"]), (2, VARIANTS)])
+@pytest.mark.parametrize(("workers", "variants"), [(1, ["moco", "dino_multi_crop"]), (2, VARIANTS)])
 def test_resumed_equals_undisturbed_bitwise(
     workers: int, variants: list[str], dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -177,6 +179,38 @@ def test_resumed_equals_undisturbed_bitwise(
             assert whole.keys() == resumed.keys()
             for name, value in whole.items():
                 assert torch.equal(resumed[name], value), f"{variant}: {name}"
+
+
+CHANGING = [variant for variant in VARIANTS if variant not in ("swav", "dino")]  # these are there with multi-crop
+
+
+def in_float64(variant: str) -> Config:
+    """Batches of six slices, so that one, two or three workers have as many each and end at the same step."""
+    changes = {"saving.every_steps": 1, "train.epochs": 2, "train.global_batch": 48, "logging.every_steps": 1}
+    config = TINY.with_overrides(changes | {"train.precision": "float64", "logging.ledger": True})
+    name, settings = variant.partition("_v3")[0].removesuffix("_multi_crop"), SMALL.get(variant, {})
+    queue = {"method.queue": 96} if settings.get("method.queue") else {}
+    return config.with_overrides({"method.name": name} | settings | queue)
+
+
+def some_steps(dataset: Dataset, folder: Path, steps: int | None) -> None:
+    """`steps` more steps of every method's run in `folder`, by this group of workers; None: all that are left."""
+    for variant in CHANGING:
+        with pytest.raises(Killed) if steps else nullcontext():
+            attempt(in_float64(variant), dataset, folder / variant, die_after_step=steps)
+
+
+def test_changing_workers_give_the_same_samples_and_losses(dataset: Dataset, tmp_path: Path) -> None:
+    """Of three, then one, then two workers, each group's end a kill, against one that is not disturbed."""
+    for workers, steps in ((3, 1), (1, 1), (2, None)):
+        run_workers(workers, some_steps, dataset, tmp_path / "changing", steps)
+    some_steps(dataset, tmp_path / "whole", None)
+    for variant in CHANGING:
+        changing, whole = (open_location(str(tmp_path / kind / variant)) for kind in ("changing", "whole"))
+        assert read_rows(changing / LEDGER) == read_rows(whole / LEDGER)
+        losses = [[row["loss"] for row in read_rows(run / METRICS)] for run in (changing, whole)]
+        assert losses[0] == pytest.approx(losses[1], abs=1e-8), variant
+        assert len(losses[1]) == 4
 
 
 def test_a_teacher_is_the_moving_average_of_the_student() -> None:
