@@ -5,13 +5,16 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Literal
 
-from simclr_ray.config import EvaluateConfig
+from torch import Tensor
+
+from simclr_ray.config import Config, EvaluateConfig
 from simclr_ray.evaluate.compare import Candidate, baselines_of, by_knn, by_linear, compare, require_settings
 from simclr_ray.evaluate.labels import require_same_classes
 from simclr_ray.evaluate.results import append_result
 from simclr_ray.export.encoder import encoder_file, load_pretrained
 from simclr_ray.model.initial import read_initial
 from simclr_ray.orchestrate.prepare import prepare_into
+from simclr_ray.storage.location import Location
 from simclr_ray.storage.run_folder import INITIAL, Row
 
 
@@ -49,11 +52,14 @@ def evaluate_run(
     encoder, classifiers = pretrained.encoder, scoring.classifiers
     candidates = [Candidate(name="pretrained", encoder=encoder, size=size, classifiers=classifiers)]
     if baselines:
-        # A file that was copied out of its run folder has left the run's initial weights behind.
-        sha256 = pretrained.config.model.init_sha256 if (folder / INITIAL).exists() else None
-        candidates += baselines_of(pretrained.config, size, scoring, read_initial(folder, sha256))
+        candidates += baselines_of(pretrained.config, size, scoring, _initial(folder, pretrained.config))
     row = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "method": method, "settings": scoring.settings}
     row |= {"train": train, "test": test}
     row |= compare(candidates, scoring, bank, queries, pretrained.mean, pretrained.std)
     append_result(folder, row)
     return row
+
+
+def _initial(folder: Location, config: Config) -> dict[str, Tensor] | None:
+    """The weights that the run started from, if any. A file that was copied out of its run folder left them there."""
+    return read_initial(folder, config.model.init_sha256 if (folder / INITIAL).exists() else None)

@@ -82,12 +82,9 @@ def pretrain(
     order.rows_per_pass(share.max_workers)
     training = loading.result()
     config, bank, test = _resolved(config, requested, dataset, storage, share, earlier)
-    config, initial = (config, None) if earlier else _with_initial(config)
     with lease(run) as driver:
-        config, _ = _same_science(run, config)  # again, under the lease: another driver may have started it since
-        if initial:
-            (run / INITIAL).write_bytes(initial)
-        (run / CONFIG).write_bytes(config.to_json().encode())
+        # Again, under the lease: another driver may have started it since.
+        config = _started(run, *_same_science(run, config))
         task = Task(config=config, dataset=dataset, bank=bank, test=test, run=run, driver=driver, share=share)
         training.train(task, last_step(config, order), on_row, _attempts(training, share, alone=alone))
     return result_of(run)
@@ -169,6 +166,15 @@ def _with_initial(config: Config) -> tuple[Config, bytes | None]:
 
     content, sha256 = initial_of(config)
     return config.with_overrides({"model.init_sha256": sha256}), content
+
+
+def _started(run: Location, config: Config, earlier: Config | None) -> Config:
+    """Writes the initial weights, at the first start, and then the config, which promises that they are there."""
+    config, initial = (config, None) if earlier else _with_initial(config)
+    if initial:
+        (run / INITIAL).write_bytes(initial)
+    (run / CONFIG).write_bytes(config.to_json().encode())
+    return config
 
 
 def _require_same_data(run: Location, source: str, storage: str, earlier: str) -> None:

@@ -32,7 +32,7 @@ TYPED = {
     PRETRAIN: "check: rankme on images held out of photos, because it ",
     "evaluate.py runs/quickstart knn --train labelled --test synthetic:64:test": "pretrained",
     f"pretrain.py quickstart --data.train labelled --method byol --model.init runs/quickstart --name warm {SETTINGS}": (
-        "check: none"
+        "done at step 2"
     ),
     "evaluate.py runs/warm knn --train labelled --test synthetic:64:test --baselines": "initial",
     "report.py runs/quickstart": "rankme ",
