@@ -15,7 +15,7 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from simclr_ray.config import AugmentConfig, Config
+from simclr_ray.config import Config, SupervisedConfig
 from simclr_ray.data.cache import open_cache
 from simclr_ray.data.dataset import Dataset, is_dataset, open_dataset
 from simclr_ray.data.load import SliceLoader
@@ -77,7 +77,7 @@ def measure(config: Config, job: Job, *, seconds: float = 10.0) -> Measured:
     """About `seconds` for each of the two, and the warm-up. The feed first: its views are what the step trains on."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with _images(config, job) as (dataset, images), TemporaryDirectory() as cache_dir:
-        loader = _loader(dataset, config.augment, config.resources.cache_gib, cache_dir)
+        loader = _loader(dataset, config, cache_dir)
         core, block = _feed(loader, dataset.rows // dataset.slice_rows, job, seconds)
     step = _step(config, job, block, device, seconds)
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {job.threads} threads"
@@ -99,10 +99,11 @@ def _images(config: Config, job: Job) -> Iterator[tuple[Dataset, str]]:
         yield write_dataset(source, place, checked, seed=0, max_side=None, slice_rows=SLICE_ROWS), spec
 
 
-def _loader(dataset: Dataset, augment: AugmentConfig, cache_gib: float, cache_dir: str) -> SliceLoader:
-    rows = dataset.slice_rows
+def _loader(dataset: Dataset, config: Config, cache_dir: str) -> SliceLoader:
+    rows, labels = dataset.slice_rows, isinstance(config.method, SupervisedConfig)
     order = Order(seed=0, rows=dataset.rows, slice_rows=rows, global_batch=rows, pass_size=rows)
-    return SliceLoader(dataset, order, augment, open_cache(dataset, cache_gib, cache_dir))
+    cache = open_cache(dataset, config.resources.cache_gib, cache_dir)
+    return SliceLoader(dataset, order, config.augment, cache, labels=labels)
 
 
 def _feed(loader: SliceLoader, slices: int, job: Job, seconds: float) -> tuple[float, dict[str, np.ndarray]]:
@@ -135,8 +136,17 @@ def _step(config: Config, job: Job, block: dict[str, np.ndarray], device: torch.
     took: list[float] = []
     while len(took) < WARM_UP + 3 or sum(took[WARM_UP:]) < seconds:
         before = perf_counter()
-        views = next(stream).views
-        training_step(state.model, forward, state.optimizer, views, passes=1, rows_per_worker=[rows])
+        batch = next(stream)
+        training_step(
+            state.model,
+            forward,
+            state.optimizer,
+            batch.views,
+            passes=1,
+            rows_per_worker=[rows],
+            local=batch.local,
+            labels=batch.labels,
+        )
         if on_gpu:
             torch.cuda.synchronize(device)
         took.append(perf_counter() - before)

@@ -77,7 +77,7 @@ def _domain(key: str, text: str) -> Range | Choices:
         is_science(key) and not key.startswith("evaluate."),
         f"--space: {key} does not change what is learnt; search over data, augment, model, method, optim or train",
     )
-    if ":" not in text:
+    if ":" not in text or hint is str:  # model.arch=resnet18,torchvision:vit_b_16
         return Choices(choices=tuple(_value(key, hint, word) for word in text.split(",")))
     low, high, *rest = text.split(":")
     require(rest in ([], ["log"]), f"--space {key}={text}: after LOW:HIGH only :log may follow")

@@ -33,6 +33,7 @@ BUDGET = 900
         ("--optim.lr-per-256=0.05:2", Range(low=0.05, high=2.0)),
         ("model.head_dim=32:256:log", Range(low=32, high=256, log=True)),
         ("model.head=linear,mlp", Choices(choices=("linear", "mlp"))),
+        ("model.arch=resnet18,torchvision:vit_b_16", Choices(choices=("resnet18", "torchvision:vit_b_16"))),
         ("model.head_batchnorm=true,false", Choices(choices=(True, False))),
         ("model.head_layers=2,3", Choices(choices=(2, 3))),
         ("model.head_hidden=None,64", Choices(choices=(None, 64))),
