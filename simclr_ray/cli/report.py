@@ -44,12 +44,14 @@ def main(argv: list[str]) -> None:
         raise BadInput("name the folder of a run or a sweep, STORAGE/NAME")
     if arguments.goodput and (sweeps or len(arguments.runs) > 1):
         raise BadInput("--goodput is for one run, such as SWEEP/trial-0000")
-    if len(arguments.runs) == 1:
-        _report_sweep(sweeps[0]) if sweeps else _report_run(arguments.runs[0], goodput=arguments.goodput)
-    elif sweeps:
+    if sweeps and len(arguments.runs) > 1:
         raise BadInput(f"{sweeps[0]} is a sweep: name runs to compare, such as SWEEP/trial-0000")
-    else:
+    if sweeps:
+        _report_sweep(sweeps[0])
+    elif len(arguments.runs) > 1:
         print(comparison(arguments.runs))
+    else:
+        _report_run(arguments.runs[0], goodput=arguments.goodput)
 
 
 def _report_sweep(folder: str) -> None:

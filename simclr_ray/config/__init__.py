@@ -3,6 +3,7 @@
 from simclr_ray.config.checks import BadInput
 from simclr_ray.config.machine import ElasticityConfig, LoggingConfig, ResourcesConfig, SavingConfig
 from simclr_ray.config.method import (
+    LABELLED,
     METHODS,
     BarlowTwinsConfig,
     BYOLConfig,
@@ -28,6 +29,7 @@ from simclr_ray.config.science import (
 
 __all__ = [
     "FORMAT",
+    "LABELLED",
     "METHODS",
     "AugmentConfig",
     "BYOLConfig",

@@ -175,6 +175,10 @@ MethodConfig = (
     | DINOConfig
     | SupervisedConfig
 )
+MULTI_CROP = (SwAVConfig, DINOConfig)
+"""Methods that take local views."""
+LABELLED = (SupervisedConfig,)
+"""Methods that are trained on labels."""
 METHODS: dict[str, type[MethodConfig]] = {cls.name: cls for cls in get_args(MethodConfig)}
 """By `method.name`."""
 

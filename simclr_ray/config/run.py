@@ -17,11 +17,10 @@ from simclr_ray.config.checks import checked, require
 from simclr_ray.config.machine import ElasticityConfig, LoggingConfig, ResourcesConfig, SavingConfig
 from simclr_ray.config.method import (
     METHODS,
-    DINOConfig,
+    MULTI_CROP,
     MethodConfig,
     MoCoConfig,
     SimCLRConfig,
-    SwAVConfig,
     method_config,
 )
 from simclr_ray.config.renamed import current_key
@@ -57,10 +56,10 @@ class Config:
     logging: LoggingConfig = field(default_factory=LoggingConfig)
 
     def __post_init__(self) -> None:
-        multi_crop = isinstance(self.method, (SwAVConfig, DINOConfig))
         require(
-            multi_crop or not self.augment.local_views,
-            f"augment.local_views are for the methods swav and dino, not for {self.method.name}: set it to 0",
+            isinstance(self.method, MULTI_CROP) or not self.augment.local_views,
+            f"augment.local_views are for the methods {' and '.join(cls.name for cls in MULTI_CROP)}, "
+            f"not for {self.method.name}: set it to 0",
         )
         queue, batch = self.method.queue if isinstance(self.method, MoCoConfig) else 0, self.train.global_batch
         require(

@@ -70,10 +70,9 @@ def _of_torchvision(name: str) -> dict[str, Tensor]:
 
 
 def _of_timm(name: str) -> dict[str, Tensor]:
-    try:
-        import timm
-    except ImportError:
-        raise BadInput(f"timm:{name} needs timm, which is not installed: pip install 'simclr_ray[timm]'") from None
+    from simclr_ray.model.backbones import timm_for  # imports torchvision, which takes a second
+
+    timm = timm_for(name)
     if not timm.list_pretrained(name):
         raise BadInput(f"timm has no weights {name!r}{suggestion(name, timm.list_pretrained())}")
     try:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -111,15 +113,20 @@ def _settings(name: str, size: int) -> dict[str, Any]:
     return {}
 
 
+def timm_for(name: str) -> ModuleType:
+    """timm, an optional dependency. Raises BadInput if it is not installed; `name`: what of it is wanted."""
+    try:
+        return import_module("timm")
+    except ImportError:
+        raise BadInput(f"timm:{name} needs timm, which is not installed: pip install 'simclr_ray[timm]'") from None
+
+
 def timm_encoder(name: str, size: int) -> Encoder:
     """The network `name` of timm without its classifier; for views of `size` pixels where it has a fixed size.
 
     Raises BadInput if timm is not installed, for an unknown name, and for a size that it cannot take.
     """
-    try:
-        import timm
-    except ImportError:
-        raise BadInput(f"timm:{name} needs timm, which is not installed: pip install 'simclr_ray[timm]'") from None
+    timm = timm_for(name)
     if not timm.is_model(name):
         raise BadInput(f"timm has no network {name!r}{suggestion(name.partition('.')[0], timm.list_models())}")
     # Only networks of a fixed size have these arguments; which they are is known when they are tried.

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from simclr_ray.config import BadInput
@@ -63,5 +62,4 @@ def read_initial(run: Location, expected_sha256: str | None) -> dict[str, Tensor
         raise BadInput(f"{run / INITIAL}, the weights that the run starts from, is gone: use another --name") from None
     if sha256(content).hexdigest() != expected_sha256:
         raise BadInput(f"{run / INITIAL} is not the file that the run was started from: use another --name")
-    with torch.device("cpu"):
-        return safetensors.torch.load(content)
+    return safetensors.torch.load(content)

@@ -15,7 +15,7 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from simclr_ray.config import Config, SupervisedConfig
+from simclr_ray.config import LABELLED, Config
 from simclr_ray.data.cache import open_cache
 from simclr_ray.data.dataset import Dataset, is_dataset, open_dataset
 from simclr_ray.data.load import SliceLoader
@@ -100,7 +100,7 @@ def _images(config: Config, job: Job) -> Iterator[tuple[Dataset, str]]:
 
 
 def _loader(dataset: Dataset, config: Config, cache_dir: str) -> SliceLoader:
-    rows, labels = dataset.slice_rows, isinstance(config.method, SupervisedConfig)
+    rows, labels = dataset.slice_rows, isinstance(config.method, LABELLED)
     order = Order(seed=0, rows=dataset.rows, slice_rows=rows, global_batch=rows, pass_size=rows)
     cache = open_cache(dataset, config.resources.cache_gib, cache_dir)
     return SliceLoader(dataset, order, config.augment, cache, labels=labels)

@@ -31,6 +31,10 @@ BYOL_VIEWS = AugmentConfig(
     strength=0.5, saturation=0.2, blur_p=1.0, second_blur_p=0.1, solarize_p=0.0, second_solarize_p=0.2
 )
 """Of BYOL (appendix B), which Barlow Twins, VICReg and MoCo v3 take too."""
+DINO_VIEWS = replace(
+    BYOL_VIEWS, crop_min=0.14, local_views=8, local_size=96, local_crop_min=0.05, local_crop_max=0.14, local_blur_p=0.5
+)
+"""Of DINO for ResNet-50; vision transformers have larger global and local crops."""
 
 
 def imagenet_byol_1000ep() -> Config:
@@ -122,10 +126,9 @@ def imagenet_dino_rn50_100ep() -> Config:
 
     python experiments/pretrain.py imagenet_dino_rn50_100ep --data.train s3://bucket/imagenet --storage s3://bucket/runs
     """
-    local = replace(BYOL_VIEWS, crop_min=0.14, local_views=8, local_size=96, local_crop_max=0.14, local_blur_p=0.5)
     return replace(
         imagenet_rn50_100ep(),
-        augment=local,
+        augment=DINO_VIEWS,
         model=ModelConfig(arch="resnet50", head_layers=3, head_hidden=2048, head_dim=256),
         method=DINOConfig(prototypes=65_536, frozen_epochs=1),
         optim=OptimConfig(optimizer="sgd", lr_per_256=0.03, weight_decay=1e-4, warmup_epochs=10),

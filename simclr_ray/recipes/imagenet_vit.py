@@ -6,12 +6,7 @@ from dataclasses import replace
 
 from simclr_ray.config import Config, DINOConfig, MoCoConfig, ModelConfig, OptimConfig, TrainConfig
 from simclr_ray.recipes.imagenet import imagenet_rn50_100ep
-from simclr_ray.recipes.imagenet_methods import BYOL_VIEWS
-
-DINO_VIEWS = replace(
-    BYOL_VIEWS, crop_min=0.4, local_views=8, local_size=96, local_crop_min=0.05, local_crop_max=0.4, local_blur_p=0.5
-)
-"""The official code's defaults, for vision transformers."""
+from simclr_ray.recipes.imagenet_methods import BYOL_VIEWS, DINO_VIEWS
 
 
 def imagenet_moco_v3_vit_b_300ep() -> Config:
@@ -39,7 +34,7 @@ def imagenet_dino_vit_s_100ep() -> Config:
     """
     return replace(
         imagenet_rn50_100ep(),
-        augment=DINO_VIEWS,
+        augment=replace(DINO_VIEWS, crop_min=0.4, local_crop_max=0.4),
         model=ModelConfig(arch="timm:vit_small_patch16_224", head_layers=3, head_hidden=2048, head_dim=256),
         method=DINOConfig(prototypes=65_536, frozen_epochs=1),
         optim=OptimConfig(optimizer="adamw", lr_per_256=5e-4, weight_decay=0.04, warmup_epochs=10),

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from simclr_ray.config import Config, SupervisedConfig
+from simclr_ray.config import LABELLED, Config
 from simclr_ray.data.dataset import IMAGE, Dataset
 from simclr_ray.data.load import SliceLoader
 from simclr_ray.data.order import order_of
@@ -71,7 +71,7 @@ def local_blocks(
     config: Config, dataset: Dataset, positions: np.ndarray, slices: int = 3
 ) -> Iterator[dict[str, np.ndarray]]:
     """The blocks of a Ray Data stream, loaded in this process; blocks of 3 slices straddle passes and steps."""
-    labels = isinstance(config.method, SupervisedConfig)
+    labels = isinstance(config.method, LABELLED)
     loader = SliceLoader(dataset, order_of(config, dataset), config.augment, None, labels=labels)
     for start in range(0, len(positions), slices):
         yield loader(positions[start : start + slices])

@@ -46,9 +46,9 @@ CPU = torch.device("cpu")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
 
-def with_method(config: Config, variant: str) -> Config:
+def with_method(config: Config, variant: str, **changes: Any) -> Config:
     name = variant.removesuffix("_v3").removesuffix("_multi_crop")
-    return config.with_overrides({"method.name": name} | SMALL.get(variant, {}))
+    return config.with_overrides({"method.name": name} | SMALL.get(variant, {}) | changes)
 
 
 def small(variant: str) -> Config:
@@ -188,9 +188,7 @@ def in_float64(variant: str) -> Config:
     """Batches of six slices, so that one, two or three workers have as many each and end at the same step."""
     changes = {"saving.every_steps": 1, "train.epochs": 2, "train.global_batch": 48, "logging.every_steps": 1}
     config = TINY.with_overrides(changes | {"train.precision": "float64", "logging.ledger": True})
-    name, settings = variant.partition("_v3")[0].removesuffix("_multi_crop"), SMALL.get(variant, {})
-    queue = {"method.queue": 96} if settings.get("method.queue") else {}
-    return config.with_overrides({"method.name": name} | settings | queue)
+    return with_method(config, variant, **({"method.queue": 96} if variant == "moco" else {}))
 
 
 def some_steps(dataset: Dataset, folder: Path, steps: int | None) -> None:
