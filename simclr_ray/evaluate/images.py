@@ -35,6 +35,7 @@ class ImageBatch:
     labels: Int64[np.ndarray, " n"]
     """UNLABELLED where the dataset has none."""
     ids: Int64[np.ndarray, " n"]
+    paths: list[str | None]
     bad: int
     """Images that could not be decoded and were left out."""
 
@@ -102,4 +103,5 @@ def _batch(table: pa.Table, views: Iterator[Any]) -> ImageBatch:
         raise BadInput(f"none of the images {ids[0]}..{ids[-1]} can be decoded; prepare the dataset again")
     labels = table["label"].fill_null(UNLABELLED).to_numpy().astype(np.int64)
     pixels = np.stack([view for view in decoded if view is not None])
-    return ImageBatch(pixels, labels[good], ids[good], int((~good).sum()))
+    paths = table["path"].filter(good).to_pylist()
+    return ImageBatch(pixels, labels[good], ids[good], paths, int((~good).sum()))

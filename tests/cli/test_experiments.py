@@ -35,6 +35,8 @@ TYPED = {
         "done at step 2"
     ),
     "evaluate.py runs/warm knn --train labelled --test synthetic:64:test --baselines": "initial",
+    "embed.py runs/quickstart labelled features": "256 images, features of 32 numbers: ",
+    "neighbours.py features --query 0 --neighbours 5": "sheet: neighbours.png",
     "report.py runs/quickstart": "rankme ",
     "report.py runs/quickstart --goodput": "goodput",
     "report.py runs/quickstart runs/warm": "the runs were not trained on the same data",
