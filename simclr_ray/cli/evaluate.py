@@ -2,6 +2,7 @@
 
     python experiments/evaluate.py RUN knn --train TRAIN --test TEST
     python experiments/evaluate.py RUN linear --train TRAIN --test TEST --baselines --crops 8
+    python experiments/evaluate.py RUN finetune --train TRAIN --test TEST --baselines --fraction 0.1
 
 TRAIN, TEST: datasets, or anything that prepare.py takes. The result is printed and appended to RUN/evaluation.jsonl.
 """
@@ -17,19 +18,25 @@ from simclr_ray.cli.command import parse
 from simclr_ray.config import EvaluateConfig
 from simclr_ray.evaluate.results import summary
 from simclr_ray.orchestrate.evaluate import evaluate_run
+from simclr_ray.orchestrate.finetune import finetune_run
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
     run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
     """A run folder or an encoder.safetensors, local or by URI."""
-    method: tyro.conf.Positional[Literal["knn", "linear"]]
+    method: tyro.conf.Positional[Literal["knn", "linear", "finetune"]]
+    """finetune: the whole encoder is trained on, in a run of its own beside RUN; the same command resumes it."""
     train: str
     """Labelled images, the bank: they vote in kNN, and the linear classifier is trained on them."""
     test: str
     """Labelled images, the queries: they are classified."""
+    fraction: float = 1.0
+    """Of the labels: so many of each class's training images, chosen by the seed."""
     baselines: bool = False
-    """Also score the untrained encoder, the weights of model.init, and the raw pixels."""
+    """Also score the untrained encoder, the weights of model.init, and, but for finetune, the raw pixels."""
+    epochs: int | None = None
+    """finetune: None: 15, or 30 below 5 % of the labels, and more where they are few."""
     crops: int = 0
     """linear: randomly cropped and flipped views of each training image; 0: its centre alone."""
     neighbours: int = EvaluateConfig.neighbours
@@ -37,10 +44,16 @@ class Arguments:
     temperature: float = EvaluateConfig.temperature
     """knn: they vote with weight exp(cosine similarity / temperature)."""
     seed: int = 0
-    """linear: for the order of the batches, and for the crops."""
+    """linear: for the order of the batches, and for the crops; finetune: for everything."""
 
 
 def main(argv: list[str]) -> None:
-    arguments = parse(Arguments, argv, description=__doc__)
-    row = evaluate_run(**vars(arguments))
+    settings = vars(parse(Arguments, argv, description=__doc__))
+    run, method, train, test = (settings.pop(name) for name in ("run", "method", "train", "test"))
+    finetunes = method == "finetune"
+    for unused in ("crops", "neighbours", "temperature") if finetunes else ("epochs",):
+        del settings[unused]
+    row = (
+        finetune_run(run, train, test, **settings) if finetunes else evaluate_run(run, method, train, test, **settings)
+    )
     print(summary(row))

@@ -142,6 +142,8 @@ class OptimConfig:
     """linear: lr_per_256 x B / 256; sqrt: lr_per_256 x sqrt(B / 256) (the paper's 0.075 sqrt(B) is 1.2 here)."""
     momentum: float = 0.9
     """Momentum of lars and sgd."""
+    nesterov: bool = False
+    """sgd: with Nesterov's momentum."""
     weight_decay: float = 1e-6
     trust_coefficient: float = 0.001
     """LARS's eta."""
@@ -151,6 +153,10 @@ class OptimConfig:
         require_positive("optim", self, "lr_per_256", "trust_coefficient")
         require(0 <= self.momentum < 1, f"optim.momentum must lie in [0, 1), not {self.momentum}")
         require_at_least(0, "optim", self, "weight_decay", "warmup_epochs")
+        require(
+            not self.nesterov or (self.optimizer == "sgd" and self.momentum > 0),
+            "optim.nesterov is for optim.optimizer sgd with momentum: leave it out",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ VIEW_B = 1
 ORDER = 2
 PREPARE = 3
 SYNTHETIC = 5
+SUBSET = 6
 LOCAL = 16
 """Of the first local view; the next ones follow."""
 

@@ -15,7 +15,7 @@ from simclr_ray.evaluate.images import ImageBatch, centered, read_images
 from simclr_ray.evaluate.knn import KnnConfig
 from simclr_ray.evaluate.label_free import rankme
 from simclr_ray.evaluate.linear import probe_config
-from simclr_ray.evaluate.score import Classifier, score
+from simclr_ray.evaluate.score import RANKS, Classifier, accuracy, score
 from simclr_ray.methods.method import Method
 from simclr_ray.train.check import Evaluate
 from simclr_ray.train.metrics import Diverged
@@ -38,7 +38,7 @@ def check_during(config: Config, bank: Dataset, test: Dataset | None, device: to
     """A function that measures what `evaluate.method` asks for; it returns the same on every worker.
 
     rankme: {"rankme"}, of the queries; knn: also {"knn_top1", "knn_top5"} in percent; linear: {"linear_top1",
-    "linear_top5"} as well.
+    "linear_top5"} as well. knn and linear of a supervised run: also {"top1", "top5"} of its own classifier.
 
     `check_control`, which the function is given, is a collective: a worker that called it once more than the others
     would wait for them forever. So all workers call it equally often, whatever their shares of the images.
@@ -61,6 +61,7 @@ def check_during(config: Config, bank: Dataset, test: Dataset | None, device: to
         own = share(model, bank, bank_rows, check_control)
         features, labels = _of_all_workers(own.h), _of_all_workers(own.labels)
         classes = int(labels.max()) + 1 if bank.classes is None else len(bank.classes)
+        found |= _own_accuracy(model, queries)
         return found | _accuracies(settings, queries, features, labels, classes, check_control)
 
     return check
@@ -90,6 +91,16 @@ def _of_all_workers(rows: torch.Tensor) -> torch.Tensor:
     of the labels, gathered apart, still belongs to row i of the features.
     """
     return collective.gather_rows(rows, collective.gather_counts(len(rows)))
+
+
+def _own_accuracy(model: Method, queries: Features) -> dict[str, float]:
+    """That of the method's own classifier, if it has one."""
+    with torch.no_grad():
+        logits = model.classify(queries.h)
+    if logits is None:
+        return {}
+    top1, top5 = accuracy(logits.topk(min(RANKS, logits.shape[1])).indices, queries.labels)
+    return {"top1": round(top1, 3), "top5": round(top5, 3)}
 
 
 def _accuracies(

@@ -62,6 +62,10 @@ class Method(nn.Module):
         """`loss` of a method that is trained on labels, those of this worker's images."""
         raise NotImplementedError
 
+    def classify(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n classes"] | None:
+        """Logits by the method's own classifier, or None where it has none."""
+        return None
+
     def projections(self, outputs: Float[Tensor, "m d"]) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n d"]]:
         """The projections of the first and of the second views, for the collapse signals."""
         raise NotImplementedError

@@ -26,6 +26,9 @@ class Supervised(Method):
     def forward(self, images: Float[Tensor, "m 3 h w"]) -> Float[Tensor, "m classes"]:
         return self.classifier(self.encoder(images))
 
+    def classify(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n classes"]:
+        return self.classifier(features.to(self.classifier.weight.dtype))
+
     def labelled_loss(
         self, outputs: Float[Tensor, "m classes"], labels: Int64[Tensor, " n"], rows_per_worker: Sequence[int]
     ) -> Float[Tensor, ""]:

@@ -27,7 +27,7 @@ def build_optimizer(
     for group in groups:
         del group["adapt"]
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr, momentum=config.momentum)
+        return torch.optim.SGD(groups, lr, momentum=config.momentum, nesterov=config.nesterov)
     return torch.optim.AdamW(groups, lr)
 
 

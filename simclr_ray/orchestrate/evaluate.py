@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from simclr_ray.config import Config, EvaluateConfig
+from simclr_ray.data.prepare.subset import subset_into
 from simclr_ray.evaluate.compare import Candidate, baselines_of, by_knn, by_linear, compare, require_settings
 from simclr_ray.evaluate.labels import require_same_classes
 from simclr_ray.evaluate.results import append_result
@@ -24,6 +25,7 @@ def evaluate_run(
     train: str,
     test: str,
     *,
+    fraction: float = 1.0,
     baselines: bool = False,
     crops: int = 0,
     neighbours: int = EvaluateConfig.neighbours,
@@ -33,9 +35,9 @@ def evaluate_run(
     """Scores the encoder of a run folder or file, on a GPU if there is one, and appends the row to evaluation.jsonl.
 
     `train` (the bank) and `test` (the queries) are datasets, or anything that prepare takes: it is then prepared once
-    beside the run folder. `crops`: cropped and flipped views of each training image for the linear classifier; 0: its
-    centre view. With `baselines` the encoder stands beside its own untrained weights, those that the run
-    started from if it was given any, and the pixels themselves.
+    beside the run folder. `fraction` of each class's images make the bank. `crops`: cropped and flipped views of each
+    training image for the linear classifier; 0: its centre view. With `baselines` the encoder stands beside its own
+    untrained weights, those that the run started from if it was given any, and the pixels themselves.
 
     The row: time, method, settings, addresses, and what `compare` returns, `pretrained` first. Raises BadInput for a
     run without an encoder, and for data without labels or with other classes.
@@ -45,6 +47,7 @@ def evaluate_run(
     storage, size = folder.parent.uri, pretrained.size
     bank, queries = prepare_into(storage, train), prepare_into(storage, test)
     require_same_classes(bank, queries)
+    bank = subset_into(storage, bank, fraction, seed)
     if method == "knn":
         scoring = by_knn(size, neighbours, temperature)
     else:
@@ -53,8 +56,8 @@ def evaluate_run(
     candidates = [Candidate(name="pretrained", encoder=encoder, size=size, classifiers=classifiers)]
     if baselines:
         candidates += baselines_of(pretrained.config, size, scoring, _initial(folder, pretrained.config))
-    row = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "method": method, "settings": scoring.settings}
-    row |= {"train": train, "test": test}
+    row: Row = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "method": method, "settings": scoring.settings}
+    row |= {"train": train, "test": test, "fraction": fraction}
     row |= compare(candidates, scoring, bank, queries, pretrained.mean, pretrained.std)
     append_result(folder, row)
     return row
