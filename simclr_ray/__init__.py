@@ -7,7 +7,7 @@ collective   what torch.distributed is asked; storage: files, run folders; recip
 data         from a source of images to augmented views; model: encoders, heads, BatchNorm over all workers
 methods      the objectives; optim: LARS and the learning rate
 train        the step, the loop, checkpoints, one attempt at a run, without Ray
-evaluate     kNN, linear classification, label-free; export: the encoder as a file; sweep, planning: what needs no Ray
+evaluate     kNN, linear, fine-tuning, label-free; export: the encoder as a file; sweep, planning: what needs no Ray
 report       what run and sweep folders say afterwards
 orchestrate  the same under Ray: streams, worker groups, failures, preemption, sweeps
 cli          the commands
@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from simclr_ray.export.transform import Transform
     from simclr_ray.model.encoder import Encoder
 
 
@@ -29,3 +30,12 @@ def load(run_or_file: str) -> Encoder:
     from simclr_ray.export.encoder import load_encoder  # here, so that data workers never import torch
 
     return load_encoder(run_or_file)
+
+
+def load_with_transform(run_or_file: str) -> tuple[Encoder, Transform]:
+    """`load`, and the transform from a Pillow image or uint8 (h, w, 3) pixels to one normalised image of its input."""
+    from simclr_ray.export.encoder import load_pretrained
+    from simclr_ray.export.formats import transform_of
+
+    pretrained = load_pretrained(run_or_file)
+    return pretrained.encoder, transform_of(pretrained)

@@ -8,7 +8,10 @@ from simclr_ray.cli.command import run_command
 from simclr_ray.config import BadInput
 from simclr_ray.config.suggest import suggestion
 
-COMMANDS = ("pretrain", "prepare", "sweep", "evaluate", "embed", "neighbours", "report", "plan", "status", "demo")
+COMMANDS = (
+    *("pretrain", "prepare", "sweep", "evaluate", "embed", "neighbours", "export"),
+    *("report", "plan", "status", "demo"),
+)
 USAGE = f"usage: simclr-ray COMMAND ...\ncommands: {', '.join(COMMANDS)}\nsimclr-ray COMMAND --help lists its settings"
 
 

@@ -120,22 +120,34 @@ def encoder_file(run_or_file: Location | str) -> Location:
 def loading_lines(file: Location, config: Config) -> str:
     """Python lines that load the file; without simclr_ray too, where torchvision or timm has the same network."""
     lines = ["import simclr_ray", f"encoder = simclr_ray.load({file.uri!r})"]
-    model, path = config.model, str(file.local) if file.local else file.name
-    if model.width == 1 and model.stem == "imagenet":
-        library, _, name = model.arch.rpartition(":")
-        with torch.device("meta"):
-            settings = getattr(draw_encoder(model, config.augment.size), "settings", {})
+    path = str(file.local) if file.local else file.name
+    found = library_network(config.model, config.augment.size)
+    if found:
+        library, name, settings = found
         arguments = "".join(f", {key}={value!r}" for key, value in settings.items())
-        imported, build = LIBRARY_LINES[library or "torchvision"]
+        imported, build = LIBRARY_LINES[library]
         lines += [
             "",
-            f"# or with {library or 'torchvision'} alone" + ("" if file.local else f", from a copy of {file.uri}"),
+            f"# or with {library} alone" + ("" if file.local else f", from a copy of {file.uri}"),
             "from safetensors.torch import load_file",
             imported,
             f"model = {build}({name!r}{arguments})",
             f"model.load_state_dict(load_file({path!r}), strict=False)  # all but the classifier",
         ]
     return "\n".join(lines) + "\n"
+
+
+def library_network(model: ModelConfig, size: int) -> tuple[str, str, dict[str, Any]] | None:
+    """The library that has this network, its name there, and what it is asked for beside the name; None: no library.
+
+    A resnet of torchvision's shape is called by torchvision's name, which is timm's too.
+    """
+    if model.width != 1 or model.stem != "imagenet":
+        return None
+    library, _, name = model.arch.rpartition(":")
+    with torch.device("meta"):
+        settings = getattr(draw_encoder(model, size), "settings", {})
+    return library or "torchvision", name, dict(settings)
 
 
 def _with_metadata(content: bytes, metadata: dict[str, str]) -> bytes:

@@ -57,7 +57,7 @@ class ViT(Backbone):
         net = self.net
         patches = net.conv_proj(images)
         tokens = patches.flatten(2).transpose(1, 2)
-        tokens = torch.cat([net.class_token.expand(len(tokens), -1, -1), tokens], dim=1)
+        tokens = torch.cat([net.class_token.expand(tokens.shape[0], -1, -1), tokens], dim=1)
         tokens = tokens + self._positions(patches.shape[2], patches.shape[3])
         return net.encoder.ln(net.encoder.layers(tokens))[:, 0]
 

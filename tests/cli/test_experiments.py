@@ -37,6 +37,10 @@ TYPED = {
     "evaluate.py runs/warm knn --train labelled --test synthetic:64:test --baselines": "initial",
     "embed.py runs/quickstart labelled features": "256 images, features of 32 numbers: ",
     "neighbours.py features --query 0 --neighbours 5": "sheet: neighbours.png",
+    "export.py runs/quickstart exported --format torch.export": "model = torch.export.load(",
+    "evaluate.py runs/quickstart finetune --train labelled --test synthetic:64:test --fraction 0.5 --epochs 2": (
+        "fine-tuning pretrained: 2 epochs on 128 images"
+    ),
     "report.py runs/quickstart": "rankme ",
     "report.py runs/quickstart --goodput": "goodput",
     "report.py runs/quickstart runs/warm": "the runs were not trained on the same data",

@@ -1,0 +1,120 @@
+"""The model card of an exported encoder: what it is, how it was trained, what it reaches, how it is loaded."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from simclr_ray.config import BadInput, Config
+from simclr_ray.data.dataset import open_dataset
+from simclr_ray.export.encoder import Pretrained
+from simclr_ray.export.formats import Format, transform_of
+from simclr_ray.storage.location import Location
+from simclr_ray.storage.run_folder import EVALUATIONS, METRICS, Row, read_rows
+
+CARD, PREPROCESSING = "README.md", "preprocessing.json"
+LIBRARY_NAMES: dict[Format, str] = {"timm": "timm", "onnx": "onnx", "safetensors": "simclr_ray"}
+"""As the Hugging Face hub calls them."""
+
+TEMPLATE = """\
+---
+license: unknown
+tags:
+- image-feature-extraction
+- self-supervised
+- {method}{library}
+---
+
+# {network}, pretrained by {method}
+
+An encoder without a classifier: {size} x {size} images in, features of {dim} numbers out. Trained by simclr_ray.
+
+## Use
+
+```python
+{lines}
+```
+
+Images are resized, cropped and normalised as `preprocessing.json` says.
+
+## Training
+
+{training}
+
+All settings are in the run's `config.json`. The program that wrote this card does not know the licence of the training
+images: set `license` above to what they allow.
+
+## Evaluation
+
+{evaluation}
+
+Written by `{command}`.
+"""
+
+
+def write_card(form: Format, pretrained: Pretrained, run: Location, out: Location, lines: str, command: str) -> None:
+    """README.md, in the Hugging Face hub's form, and preprocessing.json. `lines` load the encoder."""
+    transform = transform_of(pretrained).to_dict()
+    (out / PREPROCESSING).write_bytes((json.dumps(transform, indent=1) + "\n").encode())
+    text = _card(form, pretrained, read_rows(run / METRICS), read_rows(run / EVALUATIONS), lines, command)
+    (out / CARD).write_bytes(text.encode())
+
+
+def _card(
+    form: Format, pretrained: Pretrained, metrics: list[Row], evaluations: list[Row], lines: str, command: str
+) -> str:
+    config, model = pretrained.config, pretrained.config.model
+    library = f"\nlibrary_name: {LIBRARY_NAMES[form]}" if form in LIBRARY_NAMES else ""
+    return TEMPLATE.format(
+        method=config.method.name,
+        library=library,
+        network=f"{model.arch} of width {model.width:g}" if model.width != 1 else model.arch,
+        size=pretrained.size,
+        dim=pretrained.encoder.feature_dim,
+        lines=lines,
+        training="\n".join(_table(_training(config, metrics))),
+        evaluation="\n".join(_accuracies(evaluations)),
+        command=command,
+    )
+
+
+def _training(config: Config, metrics: list[Row]) -> dict[str, Any]:
+    steps = metrics[-1]["step"] if metrics else None
+    return {
+        "method": config.method.name,
+        "images": _images(config.data.train),
+        "epochs": config.train.epochs,
+        "global batch": config.train.global_batch,
+        "steps": steps if steps is not None else "not recorded beside the encoder",
+        "optimizer": f"{config.optim.optimizer}, learning rate {config.optim.lr_per_256:g} per 256 images",
+        "weights at the start": f"{config.model.init} ({config.model.init_sha256})" if config.model.init else "random",
+        "precision": config.train.precision,
+        "seed": config.train.seed,
+    }
+
+
+def _images(train: str) -> str:
+    try:
+        dataset = open_dataset(train)
+    except BadInput:  # on another machine, or deleted
+        return train
+    return f"{dataset.rows:,} of {dataset.source['spec']}, fingerprint {dataset.fingerprint}"
+
+
+def _table(rows: dict[str, Any]) -> list[str]:
+    return ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
+
+
+def _accuracies(evaluations: list[Row]) -> list[str]:
+    """The newest row of each method and share of the labels."""
+    newest = {(row["method"], row.get("fraction", 1.0)): row for row in evaluations}
+    if not newest:
+        return ["Not evaluated: `evaluate.py RUN knn --train TRAIN --test TEST` measures it."]
+    lines = ["| method | labels | encoder | top-1 % | top-5 % | tested on |", "|---|---|---|---|---|---|"]
+    for (method, fraction), row in newest.items():
+        for name, found in row["results"].items():
+            lines.append(
+                f"| {method} | {100 * fraction:g} % | {name} | {found['top1']:.2f} | {found['top5']:.2f} "
+                f"| {row['test']} ({row['test_rows']:,} images) |"
+            )
+    return lines
