@@ -39,7 +39,7 @@ def _trainer(task: Task) -> ray.train.torch.TorchTrainer:
     drop_reservation(run)
     elastic = share.min_workers < share.max_workers
     selector = rank_0_selector(share)
-    callbacks: list[RayTrainCallback] = [StopOnFailure(run, task.driver)]
+    callbacks: list[RayTrainCallback] = [StopOnFailure(run, task.driver, share.max_workers)]
     if elastic:
         callbacks.append(CorrectedPlacement(share))
         selector = selector or unrestricted_selector(share)
