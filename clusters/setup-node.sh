@@ -27,6 +27,20 @@ find_python() {
     uv python find "$PYTHON"
 }
 
+# Triton compiles a C file against Python's headers at the first training step on a GPU.
+require_compiler() {
+    local missing=() headers
+    command -v nvidia-smi >/dev/null || return 0
+    command -v "${CC:-gcc}" >/dev/null || command -v clang >/dev/null || missing+=(gcc libc6-dev)
+    headers=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("include"))')
+    [[ -e $headers/Python.h ]] || missing+=("python$PYTHON-dev")
+    if ((${#missing[@]})); then
+        echo "setup-node: training on a GPU compiles, and this machine lacks what that takes:" \
+            "sudo apt-get install ${missing[*]}" >&2
+        exit 1
+    fi
+}
+
 wanted=$(cat constraints.txt pyproject.toml clusters/versions.env - <<<"$*" | sha256sum)
 if [[ -x $venv/bin/ray && $(cat "$venv/set-up" 2>/dev/null) == "$wanted" ]]; then
     echo "setup-node: up to date"
@@ -36,6 +50,7 @@ fi
 extras=$(IFS=,; echo "$*")
 rm -f "$venv/set-up"
 "$(find_python)" -m venv --clear "$venv"
+require_compiler
 "$venv/bin/pip" install --quiet --disable-pip-version-check --retries 10 -c constraints.txt -e ".${extras:+[$extras]}"
 unpinned=$("$venv/bin/pip" freeze --exclude-editable | grep -vixFf constraints.txt || true)
 if [[ $unpinned ]]; then

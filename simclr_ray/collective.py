@@ -91,6 +91,23 @@ def maximum_over_workers(values: Sequence[int]) -> list[int]:
     return word.tolist()
 
 
+def wait_for_all() -> None:
+    """A barrier, on the CPU group: it may take as long as a failing store is retried, which NCCL's timeout does not
+    allow for."""
+    maximum_over_workers([0])
+
+
+def leave_group() -> None:
+    """Ends the process group, once all workers are here.
+
+    Not for the exception of one worker: NCCL's shutdown waits for kernels whose peers are in another collective, and
+    the exception would not be seen until their timeout. Such a worker raises, and Ray ends the others.
+    """
+    if dist.is_available() and dist.is_initialized():
+        wait_for_all()
+        dist.destroy_process_group()
+
+
 def gather_objects(value: T) -> list[T]:
     """Small Python values of every worker in rank order; pickled, so for rare events and not for every step."""
     if alone():

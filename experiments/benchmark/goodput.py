@@ -30,7 +30,6 @@ from simclr_ray.report.run import read_run
 FAST = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
-    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "2",
 }
 NODE_CPUS = 2
 SETTINGS = """quickstart --name troubled --train.epochs 10000 --evaluate.every-epochs 0 --model.width 0.125

@@ -17,7 +17,7 @@ from simclr_ray.planning.cost import model_cost
 from simclr_ray.planning.estimate import plan
 from simclr_ray.planning.figures import default_figures
 from simclr_ray.planning.fleet import fleet_of
-from simclr_ray.planning.job import images_of, job_of, memory_warning
+from simclr_ray.planning.job import images_of, job_of, memory_warning, share_warning
 from simclr_ray.planning.machines import LOCAL, instance
 from simclr_ray.planning.measure import this_machine, with_measured
 from simclr_ray.planning.shares import training_threads
@@ -83,7 +83,8 @@ def main(argv: list[str]) -> None:
     )
     found = plan(job, fleet, figures)
     print(table(found, job, fleet, figures))
-    if warning := memory_warning(config, cost, job, fleet):
-        print(f"\nwarning: {warning}")
+    for warning in (memory_warning(config, cost, job, fleet), share_warning(config, job, fleet)):
+        if warning:
+            print(f"\nwarning: {warning}")
     if arguments.against:
         print(f"\n{comparison(against(found, config, arguments.against, time()))}")

@@ -12,6 +12,7 @@ from simclr_ray.orchestrate.failure import FailedAttempts
 from simclr_ray.orchestrate.group_failure import StopOnFailure, cause_of, lost_while_starting
 from simclr_ray.orchestrate.interrupt import saved_at_interrupt
 from simclr_ray.orchestrate.placement import CorrectedPlacement, unrestricted_selector
+from simclr_ray.orchestrate.process_group import ProcessGroupConfig
 from simclr_ray.orchestrate.reservation import drop_reservation
 from simclr_ray.orchestrate.task import Task
 from simclr_ray.orchestrate.train_fn import train_fn
@@ -38,7 +39,7 @@ def _trainer(task: Task) -> ray.train.torch.TorchTrainer:
     drop_reservation(run)
     elastic = share.min_workers < share.max_workers
     selector = rank_0_selector(share)
-    callbacks: list[RayTrainCallback] = [StopOnFailure(run, task.driver)]
+    callbacks: list[RayTrainCallback] = [StopOnFailure(run, task.driver, share.max_workers)]
     if elastic:
         callbacks.append(CorrectedPlacement(share))
         selector = selector or unrestricted_selector(share)
@@ -55,9 +56,9 @@ def _trainer(task: Task) -> ray.train.torch.TorchTrainer:
     return ray.train.torch.TorchTrainer(
         train_fn,
         train_loop_config={"task": task},
-        torch_config=ray.train.torch.TorchConfig(
+        torch_config=ProcessGroupConfig(
             backend="cpu:gloo,cuda:nccl" if share.gpus else "gloo",
-            # The others wait in a collective while rank 0 retries its last save.
+            # Gloo's: the others wait in a collective on the CPU while rank 0 retries its last save.
             timeout_s=int(task.config.saving.patience_s) + 1800,
         ),
         scaling_config=ScalingConfig(

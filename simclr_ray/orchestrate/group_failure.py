@@ -13,6 +13,7 @@ from simclr_ray.orchestrate.failure import ATTEMPTS, is_final, layers, newest_st
 from simclr_ray.orchestrate.preemption.drain import draining, staying
 from simclr_ray.storage.location import Location
 from simclr_ray.train.control import Interrupted
+from simclr_ray.train.memory import too_few_workers
 
 NODE_DIED = "its node has died"
 """From Ray's message: the error has no field that distinguishes a lost node from a process that died on a live one."""
@@ -31,11 +32,13 @@ class StopOnFailure(UserCallback):
 
     At once for bad input, a diverged loss and saves that failed for too long; for any other exception after ATTEMPTS in
     a row without a new checkpoint. Lost nodes and planned ends are not counted; a worker that died on a node that is
-    still there is, because it would probably die again, out of memory for example.
+    still there is, because it would probably die again, out of memory for example. Too few workers for the memory of
+    their GPUs are no bad input while more may come, up to `max_workers`: `CorrectedPlacement` waits for them.
     """
 
-    def __init__(self, run: Location, driver: str) -> None:
-        self._run, self._driver = run, driver
+    def __init__(self, run: Location, driver: str, max_workers: int) -> None:
+        self._run, self._driver, self._max_workers = run, driver, max_workers
+        self._too_few = 0
         self._newest, self._count = newest_step(run), 0
         self._nodes = _nodes()
 
@@ -43,11 +46,11 @@ class StopOnFailure(UserCallback):
         causes = [unwrapped(error) for error in worker_exceptions.values()]
         note_failure(self._driver, causes[0])
         for cause in causes:
-            if is_final(cause):
+            if is_final(cause) and not 0 < too_few_workers(cause) < self._max_workers:
                 raise GivenUp(cause)
-        newest = newest_step(self._run)
-        if newest not in (None, self._newest):
-            self._newest, self._count = newest, 0
+        newest, too_few = newest_step(self._run), max(map(too_few_workers, causes))
+        if newest not in (None, self._newest) or self._too_few < too_few < self._max_workers:
+            self._newest, self._count, self._too_few = newest, 0, max(self._too_few, too_few)
         before, self._nodes = self._nodes, _nodes()
         # Losing one worker breaks the others' collectives, so their errors do not count either.
         if before <= self._nodes and not any(_is_not_counted(cause) for cause in causes):

@@ -10,15 +10,18 @@ import logging
 import socket
 from collections.abc import Container, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
+from simclr_ray.orchestrate.failure import unwrapped
 from simclr_ray.orchestrate.preemption.drain import draining, staying
 from simclr_ray.orchestrate.reservation import COORDINATOR, TIMEOUT_S
 from simclr_ray.planning.shares import Share, workers_that_fit
+from simclr_ray.train.memory import too_few_workers
 
 NODE_ID = "ray.io/node-id"
 CONNECT_S = 2.0
@@ -40,6 +43,8 @@ class CorrectedPlacement(ControllerCallback, WorkerGroupCallback):
 
     A node counts if it is alive, not draining, and its raylet accepts a connection. Runs in Ray Train's controller,
     whose decision stands wherever the cluster cannot be looked up: an error raised here would be the run's failure.
+    After a group whose share of a pass did not fit into its GPUs' memory the next one has more workers, or waits for
+    them as for `min_workers`.
     """
 
     def __init__(self, share: Share) -> None:
@@ -49,6 +54,16 @@ class CorrectedPlacement(ControllerCallback, WorkerGroupCallback):
 
     def after_controller_start(self, train_run_context: Any) -> None:
         self._run_context = train_run_context
+
+    def after_worker_group_poll_status(self, worker_group_status: Any) -> None:
+        """Called before the controller decides what follows an error."""
+        errors = worker_group_status.errors.values()
+        enough = 1 + max((too_few_workers(unwrapped(error)) for error in errors), default=0)
+        if self._share.min_workers < enough <= self._share.max_workers:
+            self._share = replace(self._share, min_workers=enough)
+            logging.getLogger(__name__).warning(
+                "a pass does not fit into the memory of %d workers: the run goes on with %d or more", enough - 1, enough
+            )
 
     def before_controller_execute_resize_decision(self, resize_decision: Any) -> None:
         """The controller reads the decision after this call."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import ray.train.torch
-import torch.distributed as dist
 
 from simclr_ray import collective
 from simclr_ray.orchestrate.attempt import attempt
 from simclr_ray.orchestrate.reservation import note_reservation
 from simclr_ray.orchestrate.task import Task
+from simclr_ray.train.control import Interrupted
 
 
 def train_fn(settings: dict[str, Task]) -> None:
@@ -18,7 +18,7 @@ def train_fn(settings: dict[str, Task]) -> None:
         note_reservation(task.run)
     try:
         attempt(task, ray.train.torch.get_device())
-    finally:
-        # Otherwise the process group would keep its ports and threads into the next attempt.
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    except Interrupted:
+        collective.leave_group()
+        raise
+    collective.leave_group()

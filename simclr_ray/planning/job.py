@@ -18,6 +18,8 @@ PIXELS_PER_BYTE = 5
 """Bytes of a photograph decoded over those of its JPEG (465 x 385 pixels, 110 KB)."""
 PHOTOGRAPH_KB_PER_PIXEL = 110 / 224**2
 USABLE_MEMORY = 0.9
+MAX_IDLE = 0.15
+"""Of the workers' time in a pass, without a warning: a pass of 32 slices or more stays below it on up to eight."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,3 +131,29 @@ def memory_warning(config: Config, cost: ModelCost, job: Job, fleet: Fleet) -> s
         f"a pass takes about {needed:,.0f} GiB on each GPU, with the fewest workers that the run goes on with "
         f"({fewest}); it has {usable_gib:,.0f} to spare: {', or '.join(remedies) or 'more workers or larger GPUs'}"
     )
+
+
+def share_warning(config: Config, job: Job, fleet: Fleet) -> str | None:
+    """What to set where the slices of a pass divide badly among a number of workers that the run may go on with.
+
+    A worker's share of a pass is whole slices, and all wait for the largest one. None where that costs little.
+    """
+    batch, fewest = config.train.global_batch, min(config.resources.min_workers, fleet.workers)
+    slices, numbers = batch // job.passes // SLICE_ROWS, range(fewest, fleet.workers + 1)
+    worst = max(numbers, key=lambda workers: _idle(slices, workers))
+    if _idle(slices, worst) <= MAX_IDLE:
+        return None
+    as_fast = ceil(slices / ceil(slices / worst))
+    larger = [count for count in range(slices + 1, batch // SLICE_ROWS + 1) if batch % (count * SLICE_ROWS) == 0]
+    even = next((count for count in larger if all(_idle(count, n) <= MAX_IDLE for n in numbers)), None)
+    return (
+        f"a pass of {slices * SLICE_ROWS} images is {slices} slices of {SLICE_ROWS}: {worst} workers are no faster "
+        f"than {as_fast} and idle for {_idle(slices, worst):.0%} of it: "
+        + (f"--train.pass-size {even * SLICE_ROWS}, or " if even else "")
+        + "another number of workers"
+    )
+
+
+def _idle(slices: int, workers: int) -> float:
+    """The part of a pass for which workers wait for those with the most slices."""
+    return 1 - slices / (workers * ceil(slices / workers))

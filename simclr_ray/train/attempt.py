@@ -93,7 +93,8 @@ def _train(
     def lr_at(step: int) -> float:
         return rate_at(config, step, order.steps_per_epoch)
 
-    with closing(_stream(order, worker, blocks, state.step, until)) as stream:
+    fits = naming_too_little_memory(order, worker.size, worker.device)  # the step, the copies to the device, the logs
+    with fits, closing(_stream(order, worker, blocks, state.step, until)) as stream:
         train(state, stream, step, lr_at, log, control, check, until=until, pending_row=pending_row)
     if recorder and state.step == config.train.epochs * order.steps_per_epoch:
         recorder.event("done", state.step)
@@ -117,18 +118,17 @@ def _step_of(config: Config, order: Order, state: TrainState, worker: Worker) ->
     total = config.train.epochs * order.steps_per_epoch
 
     def step(batch: Batch) -> StepResult:
-        with naming_too_little_memory(order, worker.size, worker.device):
-            return training_step(
-                state.model,
-                forward,
-                state.optimizer,
-                batch.views,
-                passes=passes,
-                rows_per_worker=rows,
-                local=batch.local,
-                labels=batch.labels,
-                progress=Progress(state.step / total, state.step / order.steps_per_epoch),
-            )
+        return training_step(
+            state.model,
+            forward,
+            state.optimizer,
+            batch.views,
+            passes=passes,
+            rows_per_worker=rows,
+            local=batch.local,
+            labels=batch.labels,
+            progress=Progress(state.step / total, state.step / order.steps_per_epoch),
+        )
 
     return step
 

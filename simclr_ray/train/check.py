@@ -8,6 +8,7 @@ from time import monotonic
 from simclr_ray.methods.method import Method
 from simclr_ray.storage.run_folder import Row
 from simclr_ray.train.control_word import ControlWord
+from simclr_ray.train.memory import naming_too_large_check
 from simclr_ray.train.state import TrainState
 from simclr_ray.train.step_log import StepLog
 
@@ -29,6 +30,7 @@ class Check:
         """Evaluates the model of this step and writes its metrics row with the results."""
         assert self._evaluate is not None
         start = monotonic()
-        found = self._evaluate(state.model, state.step, lambda: self._control.during_evaluation(state, row))
+        with naming_too_large_check():
+            found = self._evaluate(state.model, state.step, lambda: self._control.during_evaluation(state, row))
         self._log.write(row | found)
         self._log.evaluated(state.step, monotonic() - start)

@@ -26,7 +26,7 @@ class Action(IntEnum):
 
     CONTINUE = 0
     SAVE = 1
-    """Rank 0 saves and waits until it is done; the others wait for it in the next step's collective."""
+    """Rank 0 saves; all wait until it is done."""
     RESIZE = 2
     """Save, and start again with the workers that now fit."""
     STOP = 3

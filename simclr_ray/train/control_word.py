@@ -40,7 +40,7 @@ class ControlWord:
         action = Action(word)
         if self._recorder and (last or action or pending_row is not None or self._recorder.save_is_due(state.step)):
             self._save(self._recorder, state, action, pending_row, last=last)
-        self._raise_if_ending(state, action)
+        self._wait_for_save(state, action)
 
     def during_evaluation(self, state: TrainState, pending_row: Row) -> None:
         """The same between two batches of an evaluation; the next attempt starts that evaluation again."""
@@ -49,17 +49,20 @@ class ControlWord:
         action = Action(word)
         if self._recorder and action:
             self._save(self._recorder, state, action, pending_row, last=False)
-        self._raise_if_ending(state, action)
+        self._wait_for_save(state, action)
 
     def _save(self, recorder: Recorder, state: TrainState, action: Action, pending_row: Row | None, last: bool) -> None:
         wait = last or action != Action.CONTINUE
         recorder.save(state, wait=wait, must_succeed=last or action >= Action.RESIZE, pending_row=pending_row)
 
-    def _raise_if_ending(self, state: TrainState, action: Action) -> None:
-        if action < Action.RESIZE:
+    def _wait_for_save(self, state: TrainState, action: Action) -> None:
+        """On every worker, after rank 0 has saved; raises Interrupted or Ended if the group shall end."""
+        if action == Action.CONTINUE:
             return
-        if self._recorder:
+        if self._recorder and action >= Action.RESIZE:
             self._recorder.record_end(action, state.step, self._worker)
-        # A barrier: an exception on any worker tears the group down, so none is raised before rank 0 has saved.
-        collective.maximum_over_workers([0])
-        raise (Ended if action == Action.END else Interrupted)(action.name)
+        # An exception on any worker tears the group down, so none is raised before rank 0 has saved. Without an end the
+        # others would wait in the next step's collective, on the accelerator.
+        collective.wait_for_all()
+        if action >= Action.RESIZE:
+            raise (Ended if action == Action.END else Interrupted)(action.name)

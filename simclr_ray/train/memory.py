@@ -13,7 +13,10 @@ from simclr_ray.data.order import Order
 
 
 class TooLittleMemory(BadInput):
-    """A pass does not fit into an accelerator."""
+    """Training does not fit into an accelerator."""
+
+    workers = 0
+    """How many shared the pass that did not fit; 0: it is no pass, and more workers would not help."""
 
 
 def keep_freed_memory() -> None:
@@ -27,12 +30,35 @@ def keep_freed_memory() -> None:
 
 @contextmanager
 def naming_too_little_memory(order: Order, workers: int, device: torch.device) -> Iterator[None]:
-    """Turns the accelerator's out-of-memory error into TooLittleMemory, which names the setting to change."""
+    """For training on a share of each pass: turns the accelerator's out-of-memory error into TooLittleMemory."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        named = TooLittleMemory(
+            f"a pass of {order.pass_size} images over {workers} workers does not fit into the memory of {device} "
+            f"({_first_line(error)}): set resources.min_workers to a number that fits, or train.pass_size to a "
+            f"smaller divisor of {order.global_batch} under another --name"
+        )
+        named.workers = workers
+        raise named from None
+
+
+def too_few_workers(error: BaseException) -> int:
+    """Over how many workers a pass did not fit; 0 for any other error."""
+    return error.workers if isinstance(error, TooLittleMemory) else 0
+
+
+@contextmanager
+def naming_too_large_check() -> Iterator[None]:
+    """The same for the check during training."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise TooLittleMemory(
-            f"a pass of {order.pass_size} images over {workers} workers does not fit into the memory of {device} "
-            f"({str(error).splitlines()[0]}): set resources.min_workers to a number that fits, or train.pass_size to a "
-            f"smaller divisor of {order.global_batch} under another --name"
+            f"the check during training does not fit into the accelerator's memory ({_first_line(error)}): lower "
+            "evaluate.bank_rows, or set evaluate.method rankme or evaluate.every_epochs 0, under another --name"
         ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

@@ -73,6 +73,14 @@ def test_versions_equal_those_of_versions_env() -> None:
         assert set(re.findall(r"ray(?:/ray)?[:=]+(\d+\.\d+\.\d+)", file.read_text())) <= {pinned["RAY"]}, file
 
 
+def test_the_image_has_a_compiler_and_runs_as_ray() -> None:
+    """Triton compiles at the first step on a GPU: without gcc every pod fails there."""
+    dockerfile = (CLUSTERS / "Dockerfile").read_text()
+    [installed] = re.findall(r"apt-get install .*--no-install-recommends (.*?) &&", dockerfile)
+    assert set(installed.split()) >= {"gcc", "libc6-dev"}
+    assert re.findall(r"^USER (\S+)$", dockerfile, re.MULTILINE)[-1] == "ray"
+
+
 def test_every_worker_starts_ray_with_its_watcher_and_the_head_never_trains() -> None:
     for name in LAUNCHED:
         config = cluster(name)

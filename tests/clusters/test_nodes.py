@@ -104,6 +104,50 @@ def test_a_node_that_does_not_start_is_an_error_with_its_cause(tmp_path: Path) -
     assert "no such luck" in done.stderr
 
 
+TOOLS = ("bash", "cat", "chmod", "dirname", "grep", "ln", "mkdir", "rm", "sha256sum")
+STUB_PYTHON = """#!/bin/bash
+# `python -m venv --clear VENV`; the environment's python answers with the folder of its headers.
+mkdir -p "$4/bin"
+for name in pip ray; do echo '#!/bin/bash' >"$4/bin/$name"; done
+printf '#!/bin/bash\necho "$HEADERS"\n' >"$4/bin/python"
+chmod +x "$4"/bin/*
+"""
+
+
+@pytest.mark.parametrize(
+    ("has", "remedy"),
+    [
+        (("nvidia-smi",), "sudo apt-get install gcc libc6-dev python3.11-dev"),
+        (("nvidia-smi", "Python.h"), "sudo apt-get install gcc libc6-dev"),
+        (("nvidia-smi", "gcc"), "sudo apt-get install python3.11-dev"),
+        (("nvidia-smi", "clang", "Python.h"), None),
+        ((), None),
+    ],
+)
+def test_set_up_names_what_a_gpu_machine_lacks_to_compile(
+    has: tuple[str, ...], remedy: str | None, tmp_path: Path
+) -> None:
+    root, tools = tmp_path / "root", tmp_path / "bin"
+    shutil.copytree(CLUSTERS, root / "clusters")
+    for name in ("constraints.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, root)
+    tools.mkdir()
+    for name in TOOLS:
+        (tools / name).symlink_to(str(shutil.which(name)))
+    for name, content in {"python3.11": STUB_PYTHON, **dict.fromkeys(has, "#!/bin/bash\n")}.items():
+        (tools / name).write_text(content)
+        (tools / name).chmod(0o755)
+    environment = {"PATH": str(tools), "HOME": str(tmp_path / "home"), "HEADERS": str(tools)}
+    command = [str(tools / "bash"), str(root / "clusters" / "setup-node.sh")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    last = (done.stderr.strip().splitlines() or [""])[-1]
+    if remedy:
+        assert (done.returncode, last.endswith(remedy)) == (1, True), done.stderr
+        assert not (root / ".venv" / "set-up").exists()
+    else:
+        assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.slow
 def test_set_up_installs_exactly_the_constraints_and_is_quick_the_second_time(tmp_path: Path) -> None:
     root, home = tmp_path / "root", tmp_path / "home"

@@ -19,7 +19,6 @@ TIMEOUT_S = 300.0
 FAST = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
-    "TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S": "2",
 }
 # The quickstart made small: STEPS steps of 128 images.
 SMALL = {

@@ -19,8 +19,10 @@ from simclr_ray.orchestrate.failure import ATTEMPTS
 from simclr_ray.orchestrate.group_failure import GivenUp, StopOnFailure, cause_of, lost_while_starting
 from simclr_ray.storage.location import open_location
 from simclr_ray.train.control import Interrupted
+from simclr_ray.train.memory import TooLittleMemory
 
 WORKER_DIED = "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR"
+MOST_WORKERS = 4
 NODE_DIED = "The actor died because its node has died. Node Id: 0ab0a9"
 
 
@@ -43,7 +45,7 @@ def stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int |
         nodes = {str(number) for number in range(most + 1)}
         monkeypatch.setattr(group_failure, "_nodes", lambda: set(nodes))
         monkeypatch.setattr(failure.internal_kv, "_internal_kv_put", lambda *_, **__: None)
-        callback = StopOnFailure(open_location(str(tmp_path)), "driver")
+        callback = StopOnFailure(open_location(str(tmp_path)), "driver", MOST_WORKERS)
         for attempt in range(1, most + 1):
             if losing:
                 nodes.pop()
@@ -73,10 +75,32 @@ def test_bad_input_ends_the_run_at_once(stop: Callable[..., int | None]) -> None
     assert stop(died(NODE_DIED), raised(BadInput("no such file"))) == 1
 
 
+def too_little_memory(workers: int) -> Exception:
+    error = TooLittleMemory("a pass does not fit")
+    error.workers = workers
+    return raised(pickle.loads(pickle.dumps(error)))
+
+
+def test_too_few_workers_for_a_pass_are_no_bad_input_while_more_may_come(stop: Callable[..., int | None]) -> None:
+    assert stop(too_little_memory(3), too_little_memory(3)) == ATTEMPTS  # more have not come: the same again
+    assert stop(too_little_memory(MOST_WORKERS)) == 1
+    assert stop(too_little_memory(0)) == 1
+
+
+def test_each_larger_group_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_failure, "_nodes", set)
+    monkeypatch.setattr(failure.internal_kv, "_internal_kv_put", lambda *_, **__: None)
+    callback = StopOnFailure(open_location(str(tmp_path)), "driver", 2 * ATTEMPTS)
+    for workers in range(1, 2 * ATTEMPTS):
+        callback.after_exception(None, {0: too_little_memory(workers)})
+    with pytest.raises(GivenUp):
+        callback.after_exception(None, {0: too_little_memory(2 * ATTEMPTS)})
+
+
 def test_the_cause_is_the_dead_worker_not_the_others_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_failure, "_nodes", set)
     monkeypatch.setattr(failure.internal_kv, "_internal_kv_put", lambda *_, **__: None)
-    callback = StopOnFailure(open_location(str(tmp_path)), "driver")
+    callback = StopOnFailure(open_location(str(tmp_path)), "driver", MOST_WORKERS)
     errors = {0: raised(RuntimeError("Connection closed by peer")), 1: died(WORKER_DIED)}
     for _ in range(ATTEMPTS - 1):
         callback.after_exception(None, errors)

@@ -23,6 +23,7 @@ from simclr_ray.orchestrate.placement import (
     usable_nodes,
 )
 from simclr_ray.planning.shares import Share
+from simclr_ray.train.memory import TooLittleMemory
 
 SHARE = Share(min_workers=2, max_workers=4, cpus=1.5, gpus=0.0)
 WHOLE, ONE = {"CPU": 4.0}, {"CPU": 1.5}  # a node holds two workers
@@ -105,6 +106,23 @@ def test_a_group_is_kept_off_the_nodes_that_do_not_count(
     nodes = [node("a", raylet), node("d", silent), node("b", raylet), node("e", raylet, alive=False)]
     off = {"ray.io/node-id": "!in(b, d)"}
     assert started(monkeypatch, nodes) == (2, [{"ray.io/market-type": "on-demand"} | off, off])
+
+
+def test_a_group_too_small_for_its_memory_is_followed_by_a_larger_one(
+    monkeypatch: pytest.MonkeyPatch, raylet: int
+) -> None:
+    monkeypatch.setattr(placement.ray, "nodes", lambda: [node("a", raylet), node("b", raylet)])
+    monkeypatch.setattr(placement, "draining", dict)
+    monkeypatch.setattr(placement, "reserved_resources", lambda run_id: {"a": {"CPU": 3.0}})
+    callback = CorrectedPlacement(SHARE)
+    callback.after_controller_start(SimpleNamespace(run_id="1"))
+    for workers, following in ((0, 2), (2, 3), (2, 3), (3, 4), (4, 4)):
+        error = TooLittleMemory("a pass does not fit")
+        error.workers = workers
+        decision = SimpleNamespace(num_workers=2)
+        callback.after_worker_group_poll_status(SimpleNamespace(errors={0: error}))
+        callback.before_controller_execute_resize_decision(decision)
+        assert decision.num_workers == following
 
 
 @pytest.mark.parametrize("error", [*LOOKUP_ERRORS, GetTimeoutError])

@@ -20,7 +20,7 @@ from simclr_ray.planning.cost import gpu_images_per_s, model_cost, pass_gib
 from simclr_ray.planning.estimate import plan
 from simclr_ray.planning.figures import Figure, default_figures
 from simclr_ray.planning.fleet import nodes_for
-from simclr_ray.planning.job import Images, images_of, job_of, memory_warning
+from simclr_ray.planning.job import Images, images_of, job_of, memory_warning, share_warning
 from simclr_ray.planning.machines import A100_80, H100, H100_NVL, H200, INSTANCES, Gpu, instance, kind_of
 from simclr_ray.planning.measure import measure, this_machine
 from simclr_ray.report.plan import against, comparison, table
@@ -87,6 +87,28 @@ def test_a_pass_that_does_not_fit_is_reported_with_what_does() -> None:
         warning = memory_warning(config, cost, job, fleet)
         assert warning is None if says is None else says in (warning or "")
     assert pass_gib(cost, 512) == pytest.approx(41, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("pass_size", "fewest", "workers", "says"),
+    [
+        (256, 1, 8, "8 slices of 32: 7 workers are no faster than 4 and idle for 43% of it: --train.pass-size 1024"),
+        (256, 5, 5, "5 workers are no faster than 4"),
+        (256, 8, 8, None),
+        (1024, 3, 8, None),
+        (4096, 7, 100, "100 workers are no faster than 64 and idle for 36% of it: another number"),
+    ],
+)
+def test_slices_that_divide_badly_are_reported_with_a_pass_that_does_not(
+    pass_size: int, fewest: int, workers: int, says: str | None
+) -> None:
+    config = Config().with_overrides(
+        {"train.global_batch": 4096, "train.pass_size": pass_size, "resources.min_workers": fewest}
+    )
+    images = Images(count=50_000, kb=2.0, cached=True)
+    job = job_of(config, model_cost(CIFAR, 32), images, workers, threads=1)
+    warning = share_warning(config, job, replace(FLEET, workers=workers))
+    assert warning is None if says is None else says in (warning or "")
 
 
 # What a model costs

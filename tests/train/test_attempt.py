@@ -19,6 +19,7 @@ from simclr_ray.train import checkpoint
 from simclr_ray.train.attempt import run_attempt
 from simclr_ray.train.checkpoint import steps_in
 from simclr_ray.train.control import ClusterSignals, Ended, Interrupted
+from simclr_ray.train.memory import TooLittleMemory
 from simclr_ray.train.metrics import Diverged
 from simclr_ray.train.state import Snapshot
 from simclr_ray.train.worker import LocalWorker
@@ -166,14 +167,25 @@ def test_a_store_that_fails_for_too_long_ends_the_run(
         attempt(config, dataset, tmp_path)
 
 
-def test_too_little_memory_names_pass_size(dataset: Dataset, tmp_path: Path) -> None:
-    def too_large(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+def too_large(*_: object, **__: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
 
+
+@pytest.mark.parametrize("where", ["attempt.training_step", "attempt.on_device", "step_log.metrics_row"])
+def test_too_little_memory_for_a_share_of_a_pass_names_pass_size(dataset: Dataset, tmp_path: Path, where: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("simclr_ray.train.attempt.training_step", too_large)
-        with pytest.raises(BadInput, match="or train.pass_size to a smaller divisor of 48"):
+        patch.setattr(f"simclr_ray.train.{where}", too_large)
+        with pytest.raises(TooLittleMemory, match="or train.pass_size to a smaller divisor of 48") as named:
             attempt(TINY, dataset, tmp_path)
+    assert named.value.workers == 1
+
+
+def test_too_little_memory_for_the_check_names_its_settings(dataset: Dataset, tmp_path: Path) -> None:
+    config, worker = TINY.with_overrides({"evaluate.every_epochs": 1}), LocalWorker(torch.device("cpu"))
+    run = open_location(str(tmp_path))
+    with pytest.raises(TooLittleMemory, match="lower evaluate.bank_rows") as named:
+        run_attempt(config, dataset, run, worker, lambda p: local_blocks(config, dataset, p), evaluate=too_large)
+    assert named.value.workers == 0  # more of them would not help
 
 
 def test_an_interrupted_evaluation_is_repeated_on_resume(dataset: Dataset, tmp_path: Path) -> None:
