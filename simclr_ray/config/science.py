@@ -202,8 +202,16 @@ class EvaluateConfig:
     """The first so many rows of the test set, or without one the last of the training set (at most half of it)."""
     neighbours: int = 200
     temperature: float = 0.1
+    keep_best: bool = False
+    """Also write the encoder of the best check, as best.safetensors."""
+    patience: int | None = None
+    """End the run after so many checks in a row without a better one than the best before; None: never."""
 
     def __post_init__(self) -> None:
         require_at_least(0, "evaluate", self, "every_epochs")
-        require_at_least(1, "evaluate", self, "bank_rows", "test_rows", "neighbours")
+        require_at_least(1, "evaluate", self, "bank_rows", "test_rows", "neighbours", "patience")
+        require(
+            self.every_epochs > 0 or not (self.keep_best or self.patience),
+            "evaluate.keep_best and evaluate.patience go by the checks: set evaluate.every_epochs",
+        )
         require_positive("evaluate", self, "temperature")

@@ -36,7 +36,10 @@ def fitted_checks(
                 f"evaluate.every_epochs {check.every_epochs}: {source} has too few images to hold any out; name a test "
                 "set by --evaluate.test, or use --evaluate.every-epochs 0"
             )
-        check, reason = replace(check, every_epochs=0), "it has too few images to hold any out"
+        check, reason = (
+            replace(check, every_epochs=0, keep_best=False, patience=None),
+            "it has too few images to hold any out",
+        )
     measured = f"{check.method} on images held out of {source}" if check.every_epochs else f"none on {source}"
     return replace(config, evaluate=check), test, f"check: {measured}, because {reason}" if reason else ""
 

@@ -44,8 +44,8 @@ class Pretrained:
         return Config.from_json(self.config_json)
 
 
-def export_encoder(encoder: Encoder, config: Config, folder: Location | str) -> Location:
-    """Writes `encoder.safetensors` into the run folder and returns its location.
+def export_encoder(encoder: Encoder, config: Config, folder: Location | str, name: str = ENCODER) -> Location:
+    """Writes the file `name` into the run folder and returns its location.
 
     The weights are written in their own precision, under the names of torchvision or timm: their network of the same
     name loads them, all but its classifier, a resnet's at width 1 with the imagenet stem. Equal weights and configs
@@ -62,7 +62,7 @@ def export_encoder(encoder: Encoder, config: Config, folder: Location | str) -> 
         "config": config.to_json(),
     }
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.network.state_dict().items()}
-    location = _opened(folder) / ENCODER
+    location = _opened(folder) / name
     location.write_bytes(_with_metadata(safetensors.torch.save(weights), metadata))
     return location
 

@@ -13,12 +13,14 @@ from simclr_ray.config import BadInput
 from simclr_ray.data.order import order_of
 from simclr_ray.evaluate.during import check_during
 from simclr_ray.export.encoder import export_encoder
+from simclr_ray.methods.method import Method
 from simclr_ray.orchestrate.failure import last_failure
 from simclr_ray.orchestrate.stream import blocks, plan_stream
 from simclr_ray.orchestrate.task import Task
 from simclr_ray.orchestrate.worker import RayWorker
 from simclr_ray.planning.shares import data_cpus, training_threads
 from simclr_ray.storage.lease import holds, require_held
+from simclr_ray.storage.run_folder import BEST
 from simclr_ray.train.attempt import run_attempt
 from simclr_ray.train.control import Ended
 from simclr_ray.train.memory import keep_freed_memory
@@ -49,10 +51,17 @@ def attempt(task: Task, device: torch.device) -> None:
             lambda positions: blocks(plan, positions),
             still_ours=lambda: holds(task.run, task.driver),
             evaluate=evaluate,
+            save_best=lambda model: _save_best(task, model),
             last_failure=last_failure(task.driver),
         )
-        if worker.rank == 0 and state.step == config.train.epochs * order.steps_per_epoch:
+        if worker.rank == 0 and state.done:
             export_encoder(state.model.encoder, config, task.run)
+
+
+def _save_best(task: Task, model: Method) -> None:
+    """A failing store is retried for a while; then training goes on, and the next better encoder is written."""
+    with suppress(OSError):
+        export_encoder(model.encoder, task.config, task.run, BEST)
 
 
 def _require_precision(precision: str, device: torch.device) -> None:

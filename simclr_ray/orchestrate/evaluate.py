@@ -36,8 +36,8 @@ def evaluate_run(
 
     `train` (the bank) and `test` (the queries) are datasets, or anything that prepare takes: it is then prepared once
     beside the run folder. `fraction` of each class's images make the bank. `crops`: cropped and flipped views of each
-    training image for the linear classifier; 0: its centre view. With `baselines` the encoder stands beside its own
-    untrained weights, those that the run started from if it was given any, and the pixels themselves.
+    for the linear classifier; 0: its centre view. With `baselines` the encoder stands beside its own untrained
+    weights, those that the run started from if it was given any, and the pixels themselves.
 
     The row: time, method, settings, addresses, and what `compare` returns, `pretrained` first. Raises BadInput for a
     run without an encoder, and for data without labels or with other classes.
@@ -48,12 +48,9 @@ def evaluate_run(
     bank, queries = prepare_into(storage, train), prepare_into(storage, test)
     require_same_classes(bank, queries)
     bank = subset_into(storage, bank, fraction, seed)
-    if method == "knn":
-        scoring = by_knn(size, neighbours, temperature)
-    else:
-        scoring = by_linear(size, bank.rows, crops, seed)
-    encoder, classifiers = pretrained.encoder, scoring.classifiers
-    candidates = [Candidate(name="pretrained", encoder=encoder, size=size, classifiers=classifiers)]
+    knn = method == "knn"
+    scoring = by_knn(size, neighbours, temperature) if knn else by_linear(size, bank.rows, crops, seed)
+    candidates = [Candidate(name="pretrained", encoder=pretrained.encoder, size=size, classifiers=scoring.classifiers)]
     if baselines:
         candidates += baselines_of(pretrained.config, size, scoring, _initial(folder, pretrained.config))
     row: Row = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "method": method, "settings": scoring.settings}

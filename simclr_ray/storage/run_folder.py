@@ -29,6 +29,8 @@ TENSORBOARD = "tensorboard"
 """Folder of TensorBoard's event files."""
 ENCODER = "encoder.safetensors"
 """The trained encoder, written at the end."""
+BEST = "best.safetensors"
+"""The encoder of the best check, where evaluate.keep_best is set."""
 CHECKPOINT = re.compile(r"step-(\d{8,})")
 """The folder of a checkpoint; its step is group 1."""
 MANIFEST = "manifest.json"

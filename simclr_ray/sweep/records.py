@@ -11,7 +11,12 @@ from simclr_ray.storage.location import Location, open_location
 from simclr_ray.storage.run_folder import STUDY, SWEEP, is_sweep
 from simclr_ray.sweep.trials import Setting, Trial, read_trials, setting
 
-UNITS = {"knn_top1": "kNN top-1 (%)", "linear_top1": "linear top-1 (%)", "rankme": "RankMe (effective rank)"}
+UNITS = {
+    "knn_top1": "kNN top-1 (%)",
+    "linear_top1": "linear top-1 (%)",
+    "top1": "top-1 (%)",
+    "rankme": "RankMe (effective rank)",
+}
 
 
 @dataclass(frozen=True, kw_only=True)

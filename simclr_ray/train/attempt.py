@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing, nullcontext
+from functools import partial
 
 import numpy as np
 
@@ -15,14 +16,14 @@ from simclr_ray.config import BadInput, Config
 from simclr_ray.data.bridge import Block
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.order import Order, last_step, order_of
-from simclr_ray.methods.method import Progress
+from simclr_ray.methods.method import Method, Progress
 from simclr_ray.model.initial import read_initial
 from simclr_ray.optim.schedule import rate_at
 from simclr_ray.storage.location import Location
 from simclr_ray.storage.run_folder import EVENTS, METRICS, Row, read_rows
 from simclr_ray.train import checkpoint
 from simclr_ray.train.batch import Batch, batches, on_device
-from simclr_ray.train.check import Check, Evaluate
+from simclr_ray.train.check import Check, Evaluate, objective_of
 from simclr_ray.train.checkpoint import Saver
 from simclr_ray.train.control import Control, refused_workers
 from simclr_ray.train.control_word import ControlWord
@@ -48,13 +49,14 @@ def run_attempt(
     *,
     still_ours: Callable[[], bool] = lambda: True,
     evaluate: Evaluate | None = None,
+    save_best: Callable[[Method], None] | None = None,
     last_failure: str | None = None,
 ) -> TrainState:
     """Trains to the end, writes checkpoints and logs to `run`, and returns the final state.
 
-    `still_ours` is called before each save; False: another driver has taken the run over. `last_failure`: what ended
-    the previous attempt, for events.jsonl. Raises Interrupted when rank 0 has saved so that another group of workers
-    can resume, and Ended when it has saved because an end of the run was requested.
+    `still_ours` is called before each save; False: another driver has taken the run over. `save_best`: see `Check`.
+    `last_failure`: what ended the previous attempt, for events.jsonl. Raises Interrupted when rank 0 has saved so that
+    another group of workers can resume, and Ended when it has saved because an end of the run was requested.
     """
     order = order_of(config, dataset)
     log = start_log(run, worker.size, last_failure) if worker.rank == 0 else None
@@ -67,7 +69,8 @@ def run_attempt(
             recorder = _recorder(log, config, dataset, order, run, still_ours, refused)
             recorder.restored(state.step, worker.size, skipped)
         with recorder or nullcontext():
-            _train(config, order, state, worker, blocks, recorder, evaluate, pending_row)
+            check = _checks(config, order, evaluate, save_best, read_rows(run / METRICS) if recorder else [])
+            _train(config, order, state, worker, blocks, recorder, check, pending_row)
     finally:
         if log:
             log.close()
@@ -81,13 +84,13 @@ def _train(
     worker: Worker,
     blocks: Blocks,
     recorder: Recorder | None,
-    evaluate: Evaluate | None,
+    new_check: Callable[[StepLog, ControlWord], Check],
     pending_row: Row | None,
 ) -> None:
     until, logging = max(state.step, last_step(config, order)), config.logging
     log = StepLog(worker, recorder, order, every_steps=logging.every_steps, ledger=logging.ledger)
     control = ControlWord(worker, recorder, order, config.data.max_bad_fraction)
-    check = Check(evaluate, config.evaluate.every_epochs * order.steps_per_epoch, log, control)
+    check = new_check(log, control)
     step = _step_of(config, order, state, worker)
 
     def lr_at(step: int) -> float:
@@ -96,10 +99,31 @@ def _train(
     fits = naming_too_little_memory(order, worker.size, worker.device)  # the step, the copies to the device, the logs
     with fits, closing(_stream(order, worker, blocks, state.step, until)) as stream:
         train(state, stream, step, lr_at, log, control, check, until=until, pending_row=pending_row)
-    if recorder and state.step == config.train.epochs * order.steps_per_epoch:
-        recorder.event("done", state.step)
+    state.done = check.exhausted or state.step == config.train.epochs * order.steps_per_epoch
+    if recorder and state.done:
+        recorder.wait_for_save()  # `done` is the last event
+        recorder.event("done", state.step, **{"reason": "evaluate.patience"} if check.exhausted else {})
     elif recorder:
         recorder.event("stop", state.step, reason="saving.stop_after_epochs")
+
+
+def _checks(
+    config: Config,
+    order: Order,
+    evaluate: Evaluate | None,
+    save_best: Callable[[Method], None] | None,
+    rows: list[Row],
+) -> Callable[[StepLog, ControlWord], Check]:
+    settings = config.evaluate
+    return partial(
+        Check,
+        evaluate,
+        settings.every_epochs * order.steps_per_epoch,
+        objective=objective_of(config),
+        rows=rows,
+        patience=settings.patience,
+        save_best=save_best if settings.keep_best else None,
+    )
 
 
 def _stream(order: Order, worker: Worker, blocks: Blocks, first: int, until: int) -> Generator[Batch]:

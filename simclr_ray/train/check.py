@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 
+from simclr_ray import collective
+from simclr_ray.config import LABELLED, Config
 from simclr_ray.methods.method import Method
 from simclr_ray.storage.run_folder import Row
 from simclr_ray.train.control_word import ControlWord
@@ -16,12 +18,45 @@ Evaluate = Callable[[Method, int, Callable[[], None]], dict[str, float]]
 """(model, step, check_control) -> the results that join the metrics row. All workers call check_control equally often,
 between two batches or two epochs of a classifier; it saves or ends there if rank 0 has decided so."""
 
+OBJECTIVES = {"knn": "knn_top1", "linear": "linear_top1", "rankme": "rankme"}
+"""The result by which checks are compared, by evaluate.method: more is better."""
+
+
+def objective_of(config: Config) -> str:
+    """That of a method which is trained on labels: the accuracy of its own classifier."""
+    method = config.evaluate.method
+    return "top1" if isinstance(config.method, LABELLED) and method != "rankme" else OBJECTIVES[method]
+
 
 class Check:
-    """Decides when the check is due, and runs it. Without `evaluate` it is never due."""
+    """Decides when the check is due, runs it, and knows the best. Without `evaluate` it is never due.
 
-    def __init__(self, evaluate: Evaluate | None, every_steps: int, log: StepLog, control: ControlWord) -> None:
+    `rows`: rank 0's metrics rows up to the step at which this attempt begins. They hold all that is to be known of
+    earlier checks, so a resumed run finds the same best and ends at the same step. `save_best` is called on rank 0 with
+    the model of each check that is better than all before, and before the row of that check is written.
+    """
+
+    def __init__(
+        self,
+        evaluate: Evaluate | None,
+        every_steps: int,
+        log: StepLog,
+        control: ControlWord,
+        *,
+        objective: str,
+        rows: Sequence[Row] = (),
+        patience: int | None = None,
+        save_best: Callable[[Method], None] | None = None,
+    ) -> None:
         self._evaluate, self._every_steps, self._log, self._control = evaluate, every_steps, log, control
+        self._objective, self._patience, self._save_best = objective, patience, save_best
+        self._found: list[float] = collective.from_rank_0([row[objective] for row in rows if objective in row])
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the last `patience` checks were no better than the best before them."""
+        since_best = len(self._found) - 1 - self._found.index(max(self._found)) if self._found else 0
+        return self._patience is not None and since_best >= self._patience
 
     def is_due(self, step: int, last: int) -> bool:
         return self._evaluate is not None and self._every_steps > 0 and (step == last or step % self._every_steps == 0)
@@ -32,5 +67,14 @@ class Check:
         start = monotonic()
         with naming_too_large_check():
             found = self._evaluate(state.model, state.step, lambda: self._control.during_evaluation(state, row))
+        self._compare(state.model, found)
         self._log.write(row | found)
         self._log.evaluated(state.step, monotonic() - start)
+
+    def _compare(self, model: Method, found: dict[str, float]) -> None:
+        if self._objective not in found:
+            return
+        value = found[self._objective]
+        if self._save_best and collective.rank() == 0 and value > max(self._found, default=float("-inf")):
+            self._save_best(model)
+        self._found.append(value)

@@ -29,13 +29,15 @@ def train(
     until: int,
     pending_row: Row | None = None,
 ) -> None:
-    """Trains from `state.step` to the step `until`. `stream` holds the batches between them.
+    """Trains from `state.step` to the step `until`, or until `check` is exhausted. `stream` holds the batches between.
 
     `pending_row` is the metrics row of `state.step` whose evaluation the interrupted attempt did not finish. Raises
     Interrupted when rank 0 decides that another group of workers shall resume, and Ended when the run shall end.
     """
     if pending_row is not None:
         check.run(state, pending_row)
+    if check.exhausted:
+        return
     for batch in log.timed(stream):
         assert batch.step == state.step, f"the stream is at step {batch.step}, the state at {state.step}"
         lr = lr_at(state.step)
@@ -49,4 +51,6 @@ def train(
         control.after_step(state, batch, row if check_is_due else None, last=last)
         if row is not None and check_is_due:
             check.run(state, row)
+            if check.exhausted:
+                return
     assert state.step == until, f"the stream ended at step {state.step} of {until}"

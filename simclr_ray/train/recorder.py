@@ -91,12 +91,16 @@ class Recorder:
             self.event("stop", step, reason="preemption" if action == Action.STOP else "asked to end")
         self._log.flush(patience_s=None)  # before the others end and take this process with them
 
+    def wait_for_save(self) -> None:
+        """Until the save under way, if any, has ended and is recorded."""
+        self._note(self._saver.collect(wait=True))
+
     def __enter__(self) -> Recorder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Waits for the save under way, whatever ended the attempt."""
-        self._note(self._saver.collect(wait=True))
+        """Whatever ended the attempt."""
+        self.wait_for_save()
 
     def _note(self, ended: list[SaveResult]) -> None:
         for save in ended:

@@ -28,6 +28,8 @@ class TrainState:
     """Global steps done."""
     bad_ids: set[int] = field(default_factory=set)
     """Ids of images that could not be decoded so far."""
+    done: bool = False
+    """No step follows, whatever the next command: the last epoch is trained, or the checks no longer improve."""
 
 
 @dataclass(frozen=True)

@@ -32,11 +32,10 @@ from simclr_ray.storage.location import Location
 from simclr_ray.storage.run_folder import SWEEP, is_sweep
 from simclr_ray.sweep.space import Choices, Space
 from simclr_ray.sweep.study import Study
+from simclr_ray.train.check import objective_of
 
 TRIAL_CPUS = 0.01
 """CPUs of the process that starts a trial's run and waits for it."""
-OBJECTIVES = {"knn": "knn_top1", "linear": "linear_top1", "rankme": "rankme"}
-"""The key of the metrics rows by evaluate.method."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +188,7 @@ def _record(config: Config, settings: SweepSettings, budget: int) -> dict[str, A
         "overrides": {key: value for key, value in now.items() if value != before.get(key)},
         "defaults": {key: now[key] for key in settings.space},
         "space": {key: domain.to_json() for key, domain in settings.space.items()},
-        "objective": OBJECTIVES[config.evaluate.method],
+        "objective": objective_of(config),
         "sampler": settings.sampler,
         "startup": settings.startup,
         "reduction": settings.reduction,
@@ -234,7 +233,7 @@ def _trial_config(config: Config, folder: Location, trial: FrozenTrial, share: S
         "storage": folder.uri,
         "share": asdict(share),
         "alone": share.max_workers == 1,
-        "objective": OBJECTIVES[config.evaluate.method],
+        "objective": objective_of(config),
         "budget_samples": budget,
         "reported": sorted(trial.intermediate_values),
     }
