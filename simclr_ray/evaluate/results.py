@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
+from typing import Any
 
 from simclr_ray.config import BadInput
 from simclr_ray.storage.location import Location
 from simclr_ray.storage.run_folder import EVALUATIONS, Row
+
+
+def result_row(method: str, settings: dict[str, Any], train: str, test: str, fraction: float) -> Row:
+    """The first columns of a row: when, how, and on what the encoder was scored."""
+    row: Row = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "method": method, "settings": settings}
+    return row | {"train": train, "test": test, "fraction": fraction}
 
 
 def append_result(run: Location, row: Row) -> None:

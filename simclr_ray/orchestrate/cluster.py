@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import ray
+from ray.exceptions import RayTaskError
 
+from simclr_ray.config import BadInput
 from simclr_ray.planning.shares import Share, workers_that_fit
 
 ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
@@ -29,6 +33,17 @@ def join_or_start() -> None:
     ray.init(
         log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False, runtime_env={"env_vars": ONE_ARENA}
     )
+
+
+@contextmanager
+def bad_input_unwrapped() -> Iterator[None]:
+    """Raises the BadInput of a task as it is, in one line; Ray wraps it and adds lines about its retries."""
+    try:
+        yield
+    except RayTaskError as error:
+        if isinstance(error.cause, BadInput):
+            raise BadInput(str(error.cause).splitlines()[0]) from None
+        raise
 
 
 def started_here() -> bool:

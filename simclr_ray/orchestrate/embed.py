@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import ray
 import torch
-from ray.exceptions import RayTaskError
 
 from simclr_ray.config import BadInput
 from simclr_ray.data.dataset import Dataset, open_dataset
@@ -20,7 +19,7 @@ from simclr_ray.evaluate.embeddings import Embeddings, Precision, begin_embeddin
 from simclr_ray.evaluate.features import encode, frozen
 from simclr_ray.evaluate.images import UNLABELLED, centered, read_images
 from simclr_ray.export.encoder import encoder_file, load_pretrained
-from simclr_ray.orchestrate.cluster import join_or_start
+from simclr_ray.orchestrate.cluster import bad_input_unwrapped, join_or_start
 from simclr_ray.orchestrate.prepare import prepare_into
 from simclr_ray.storage.location import open_location
 
@@ -119,10 +118,6 @@ def _on_ray(embeddings: Embeddings, dataset: Dataset, parts: list[int]) -> Itera
     running = [task.remote(*addresses, part) for part in islice(waiting, IN_FLIGHT)]
     while running:
         done, running = ray.wait(running)
-        try:
+        with bad_input_unwrapped():
             yield ray.get(done[0])
-        except RayTaskError as error:
-            if isinstance(error.cause, BadInput):
-                raise BadInput(str(error.cause).splitlines()[0]) from None  # Ray adds lines about its retries
-            raise
         running += [task.remote(*addresses, part) for part in islice(waiting, 1)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Literal
 
 from torch import Tensor
@@ -11,7 +10,7 @@ from simclr_ray.config import Config, EvaluateConfig
 from simclr_ray.data.prepare.subset import subset_into
 from simclr_ray.evaluate.compare import Candidate, baselines_of, by_knn, by_linear, compare, require_settings
 from simclr_ray.evaluate.labels import require_same_classes
-from simclr_ray.evaluate.results import append_result
+from simclr_ray.evaluate.results import append_result, result_row
 from simclr_ray.export.encoder import encoder_file, load_pretrained
 from simclr_ray.model.initial import read_initial
 from simclr_ray.orchestrate.prepare import prepare_into
@@ -53,8 +52,7 @@ def evaluate_run(
     candidates = [Candidate(name="pretrained", encoder=pretrained.encoder, size=size, classifiers=scoring.classifiers)]
     if baselines:
         candidates += baselines_of(pretrained.config, size, scoring, _initial(folder, pretrained.config))
-    row: Row = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "method": method, "settings": scoring.settings}
-    row |= {"train": train, "test": test, "fraction": fraction}
+    row = result_row(method, scoring.settings, train, test, fraction)
     row |= compare(candidates, scoring, bank, queries, pretrained.mean, pretrained.std)
     append_result(folder, row)
     return row

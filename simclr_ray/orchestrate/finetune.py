@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import UTC, datetime
 
 from simclr_ray.config import Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.prepare.subset import count_classes, subset_into
 from simclr_ray.evaluate.finetune import finetune_config
 from simclr_ray.evaluate.labels import require_same_classes
-from simclr_ray.evaluate.results import append_result
+from simclr_ray.evaluate.results import append_result, result_row
 from simclr_ray.export.encoder import encoder_file, load_pretrained
 from simclr_ray.orchestrate.prepare import prepare_into
 from simclr_ray.orchestrate.pretrain import pretrain
@@ -52,8 +51,7 @@ def finetune_run(
         metrics = pretrain(config, name, storage).metrics
         results[candidate] = {"top1": metrics["top1"], "top5": metrics["top5"]}
     optim = {"lr_per_256": config.optim.lr_per_256, "batch": config.train.global_batch, "epochs": config.train.epochs}
-    row: Row = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "method": "finetune"}
-    row |= {"settings": optim | {"seed": seed}, "train": train, "test": test, "fraction": fraction}
+    row = result_row("finetune", optim | {"seed": seed}, train, test, fraction)
     row |= {"train_rows": part.rows, "test_rows": queries.rows, "bad": 0, "results": results}
     append_result(folder, row)
     return row

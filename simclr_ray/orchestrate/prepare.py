@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 import ray
-from ray.exceptions import RayTaskError
 
 from simclr_ray.config import BadInput
 from simclr_ray.data.dataset import BAD_LIST, Dataset, is_dataset, open_dataset
@@ -17,7 +16,7 @@ from simclr_ray.data.prepare.build import check, in_threads, ordered_work, requi
 from simclr_ray.data.prepare.progress import shown
 from simclr_ray.data.prepare.source import Source, is_address, open_source, source_digest
 from simclr_ray.data.prepare.writer import require_writable
-from simclr_ray.orchestrate.cluster import join_or_start
+from simclr_ray.orchestrate.cluster import bad_input_unwrapped, join_or_start
 from simclr_ray.storage.location import open_location
 
 # Up to this size the threads of one machine are about done when a cluster's first tasks return (1-3 s).
@@ -94,12 +93,8 @@ def on_ray(source: Source, work: pa.Table, max_side: int | None) -> Iterator[pa.
     checked.context.execution_options.preserve_order = True
     checked.context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # it logs every execution, and that progress bars are off
-    try:
+    with bad_input_unwrapped():
         yield from checked.iter_batches(batch_size=None, batch_format="pyarrow")
-    except RayTaskError as error:
-        if isinstance(error.cause, BadInput):
-            raise BadInput(str(error.cause).splitlines()[0]) from None  # Ray adds lines about its retries
-        raise
 
 
 def _require_apart(source: str, dest: str) -> None:

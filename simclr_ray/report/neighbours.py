@@ -56,15 +56,15 @@ def find_neighbours(uri: str, query: str, neighbours: int) -> Found:
     dataset = open_dataset(embeddings.dataset)
     if dataset.fingerprint != embeddings.fingerprint:
         raise BadInput(f"{dataset.uri} has changed since it was embedded: embed it again into a new place")
-    own = int(query) if query.isdecimal() else None
-    image = _decoded(query) if own is None else _image(dataset, own)
+    reader, own = SliceReader(dataset), int(query) if query.isdecimal() else None
+    image = _decoded(query) if own is None else _image(dataset, reader, own)
     feature = _feature(embeddings, image) if own is None else feature_of(embeddings, own)
     found = nearest(embeddings, feature, neighbours, without=own)
     return Found(
         query=image,
         title=f"query\n{query}",
         neighbours=found,
-        images=[_image(dataset, neighbour.id) for neighbour in found],
+        images=[_image(dataset, reader, neighbour.id) for neighbour in found],
         classes=dataset.classes,
     )
 
@@ -77,10 +77,10 @@ def _feature(embeddings: Embeddings, image: Pixels) -> Float[np.ndarray, " d"]:
         return encode(pretrained.encoder, pixels, pretrained.mean, pretrained.std)[0].numpy()
 
 
-def _image(dataset: Dataset, row: int) -> Pixels:
+def _image(dataset: Dataset, reader: SliceReader, row: int) -> Pixels:
     if not 0 <= row < dataset.rows:
         raise BadInput(f"there is no image {row}: {dataset.uri} has ids 0 to {dataset.rows - 1}")
-    (table,) = SliceReader(dataset).rows(row, row + 1)
+    (table,) = reader.rows(row, row + 1)
     return decode(table["image"][0].as_py())
 
 

@@ -23,13 +23,12 @@ def subset_into(storage: str, dataset: Dataset, fraction: float, seed: int) -> D
 
     Raises BadInput for a fraction out of (0, 1], or if images have no label.
     """
-    _require_fraction(fraction)
     if fraction == 1:
         return dataset
     dest = open_location(storage) / "data" / f"{dataset.fingerprint[:8]}-{100 * fraction:g}-percent-seed{seed}"
     if is_dataset(dest.uri):
         return open_dataset(dest.uri)
-    return write_subset(dataset, dest, balanced_rows(dataset, fraction, seed), _described(fraction, seed))
+    return _write_balanced(dataset, dest, fraction, seed)
 
 
 def take_part(source: str, dest: str, *, fraction: float | None, paths: str | None, seed: int) -> Dataset:
@@ -41,8 +40,7 @@ def take_part(source: str, dest: str, *, fraction: float | None, paths: str | No
     dataset, location = open_dataset(source), open_location(dest)
     require_writable(location)
     if fraction is not None:
-        _require_fraction(fraction)
-        return write_subset(dataset, location, balanced_rows(dataset, fraction, seed), _described(fraction, seed))
+        return _write_balanced(dataset, location, fraction, seed)
     try:
         listed = open_location(str(paths)).read_bytes().decode().splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -52,7 +50,12 @@ def take_part(source: str, dest: str, *, fraction: float | None, paths: str | No
 
 
 def balanced_rows(dataset: Dataset, fraction: float, seed: int) -> np.ndarray:
-    """Ids of `fraction` of each class's images, rounded but at least one, sorted; those with the lowest keyed words."""
+    """Ids of `fraction` of each class's images, rounded but at least one, sorted; those with the lowest keyed words.
+
+    Raises BadInput for a fraction out of (0, 1], or if images have no label.
+    """
+    if not 0 < fraction <= 1:
+        raise BadInput(f"fraction must lie in (0, 1], not {fraction}")
     if not dataset.labelled:
         raise BadInput(f"{dataset.uri} has images without labels: a part of each class needs them")
     labels = np.concatenate([table["label"].to_numpy() for table in _columns(dataset, ["label"])])
@@ -99,13 +102,9 @@ def write_subset(dataset: Dataset, dest: Location, rows: np.ndarray, part: str) 
         return writer.finish(dataset.classes, dataset.source | {"spec": spec, "of": dataset.fingerprint})
 
 
-def _require_fraction(fraction: float) -> None:
-    if not 0 < fraction <= 1:
-        raise BadInput(f"fraction must lie in (0, 1], not {fraction}")
-
-
-def _described(fraction: float, seed: int) -> str:
-    return f"{100 * fraction:g} % of each class, seed {seed}"
+def _write_balanced(dataset: Dataset, dest: Location, fraction: float, seed: int) -> Dataset:
+    part = f"{100 * fraction:g} % of each class, seed {seed}"
+    return write_subset(dataset, dest, balanced_rows(dataset, fraction, seed), part)
 
 
 def _taken(dataset: Dataset, rows: np.ndarray) -> Iterator[pa.Table]:
