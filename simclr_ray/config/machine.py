@@ -73,10 +73,12 @@ class ElasticityConfig:
     """Time between capacity for more workers and growing: nodes that come together are used together."""
     stop_margin_s: float | None = 3.0
     """The group saves and stops so long before a preemption's deadline; None: it goes on training, saving every
-    second."""
+    second. Where the others can go on without the workers to be taken, these leave then."""
+    wait_s: float = 0.0
+    """How long those that survive the loss of a worker wait for another in its place before they go on without it."""
 
     def __post_init__(self) -> None:
-        require_at_least(0, "elasticity", self, "resize_every_s", "settle_s", "stop_margin_s")
+        require_at_least(0, "elasticity", self, "resize_every_s", "settle_s", "stop_margin_s", "wait_s")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from simclr_ray.config import BadInput
+
 Block = dict[str, np.ndarray]
 """views uint8 (n, 2, size, size, 3), id int64 (n,), bad bool (n,): rows of whole slices, in the worker's order."""
 
 STREAM_START_S = 5.0
+OPENINGS = 3
 MOST_BLOCKS = 16
 """The stream begins at most so many blocks ahead, however fast this process loads: it does so with one core."""
 
@@ -34,10 +37,11 @@ def bridged(
     """The blocks of `positions` in order: the first by `load`, on a thread; the others from `stream`.
 
     The stream is opened once the first block is in use, at a position that `load` reaches at about the time of its
-    first block. If that comes later, `load` continues, and the rows that the stream repeats are dropped.
+    first block. If that comes later, `load` continues, and the rows that the stream repeats are dropped. A stream that
+    fails to open, as where a part of it was on a node that is just lost, is opened again, OPENINGS times in all.
     """
     total = len(positions)
-    done, handover = 0, total
+    done, handover, failed = 0, total, 0
     opened: Future[_Opened] | None = None
     with _thread("first-blocks") as own, _thread("open-stream") as opener:
         try:
@@ -45,6 +49,8 @@ def bridged(
             while done < total:
                 block, _ = ahead.result()
                 done = min(done + block_slices, total)
+                if opened and opened.done() and _may_open_again(opened) and failed + 1 < OPENINGS:
+                    opened, failed = None, failed + 1
                 if opened and done >= handover and opened.done():
                     yield block
                     yield from _after((done - handover) * slice_rows, opened.result())
@@ -75,6 +81,11 @@ def _thread(name: str) -> Iterator[ThreadPoolExecutor]:
 def _timed(load: Callable[[np.ndarray], Block], positions: np.ndarray) -> tuple[Block, float]:
     start = monotonic()
     return load(positions), monotonic() - start
+
+
+def _may_open_again(opened: Future[_Opened]) -> bool:
+    error = opened.exception()
+    return error is not None and not isinstance(error, BadInput)
 
 
 class _Opened(NamedTuple):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
 from contextlib import suppress
 
+import numpy as np
 import ray
 import torch
 
@@ -13,6 +15,7 @@ from simclr_ray.config import BadInput
 from simclr_ray.data.order import order_of
 from simclr_ray.evaluate.during import check_during
 from simclr_ray.export.encoder import export_encoder
+from simclr_ray.membership.member import Member
 from simclr_ray.methods.method import Method
 from simclr_ray.orchestrate.failure import last_failure
 from simclr_ray.orchestrate.stream import blocks, plan_stream
@@ -26,36 +29,44 @@ from simclr_ray.train.control import Ended
 from simclr_ray.train.memory import keep_freed_memory
 
 
-def attempt(task: Task, device: torch.device) -> None:
-    """Trains on `device` until the run is done, an end is requested or it fails; rank 0 writes a done run's encoder."""
-    config, worker = task.config, RayWorker(device, task.progress_key, task.end_key, task.share)
+def attempt(task: Task, device: torch.device, member: Member | None = None) -> None:
+    """Trains on `device` until the run is done, an end is requested or it fails; rank 0 writes a done run's encoder.
+
+    `member`: of a group whose workers survive each other.
+    """
+    config, on_gpu = task.config, device.type == "cuda"
+    resources, order = config.resources, order_of(config, task.dataset)
     require_held(task.run, task.driver)
     _require_precision(config.train.precision, device)
-    on_gpu, total_cpus = device.type == "cuda", task.share.part * ray.cluster_resources()["CPU"]
-    node_cpus = len(os.sched_getaffinity(0))
-    threads = training_threads(config.resources, worker.size, total_cpus, node_cpus=node_cpus, on_gpu=on_gpu)
-    torch.set_num_threads(threads)
+    total_cpus, node_cpus = task.share.part * ray.cluster_resources()["CPU"], len(os.sched_getaffinity(0))
     if not on_gpu:
         keep_freed_memory()
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-    cpus = data_cpus(config.resources, worker.size, total_cpus, on_gpu=on_gpu)
-    order = order_of(config, task.dataset)
-    plan = plan_stream(config, task.dataset, order, worker.size, cpus)
-    evaluate = check_during(config, task.bank, task.test, device, threads) if task.bank else None
+
+    def set_threads(workers: int) -> int:
+        threads = training_threads(resources, workers, total_cpus, node_cpus=node_cpus, on_gpu=on_gpu)
+        torch.set_num_threads(threads)
+        return threads
+
+    def load(positions: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+        cpus = data_cpus(resources, worker.size, total_cpus, on_gpu=on_gpu)
+        return blocks(plan_stream(config, task.dataset, order, worker.size, cpus), positions)
+
+    worker = RayWorker(device, task.progress_key, task.end_key, task.share, member, set_threads)
+    threads = set_threads(member.slots if member else worker.size)
     with suppress(Ended), worker.polling():
-        state = run_attempt(
+        run_attempt(
             config,
             task.dataset,
             task.run,
             worker,
-            lambda positions: blocks(plan, positions),
+            load,
             still_ours=lambda: holds(task.run, task.driver),
-            evaluate=evaluate,
+            evaluate=check_during(config, task.bank, task.test, device, threads) if task.bank else None,
             save_best=lambda model: _save_best(task, model),
+            on_done=lambda model: export_encoder(model.encoder, config, task.run),
             last_failure=last_failure(task.driver),
         )
-        if worker.rank == 0 and state.done:
-            export_encoder(state.model.encoder, config, task.run)
 
 
 def _save_best(task: Task, model: Method) -> None:

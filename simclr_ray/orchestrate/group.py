@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from time import monotonic
+
 import ray.train
 import ray.train.torch
+from ray.train.torch import TorchConfig
 from ray.train.v2.api.callback import RayTrainCallback
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig  # ray.train's own names are typed as V1
 
+from simclr_ray.membership.coordinator import Coordinator
 from simclr_ray.orchestrate.cluster import rank_0_selector
 from simclr_ray.orchestrate.failure import FailedAttempts
 from simclr_ray.orchestrate.group_failure import StopOnFailure, cause_of, lost_while_starting
@@ -14,23 +20,51 @@ from simclr_ray.orchestrate.interrupt import saved_at_interrupt
 from simclr_ray.orchestrate.placement import CorrectedPlacement, unrestricted_selector
 from simclr_ray.orchestrate.process_group import ProcessGroupConfig
 from simclr_ray.orchestrate.reservation import drop_reservation
+from simclr_ray.orchestrate.survivors import ReplaceLost, RunEnded, SurvivorsConfig, coordinated
 from simclr_ray.orchestrate.task import Task
 from simclr_ray.orchestrate.train_fn import train_fn
 from simclr_ray.storage.object_store import with_retries
 
 NEVER_S = 1e9
 """Interval that turns Ray's own resize monitor off, because it would lose the steps since the last save."""
+GRACE_S = 60.0
 
 
 def train_in_group(task: Task) -> None:
-    """Runs Ray Train to the end of the run; runs it again if a node was lost while a group was starting."""
+    """Runs Ray Train to the end of the run; runs it again if a node was lost while a group was starting.
+
+    On CPUs the workers of a group survive each other. On GPUs they do not yet: NCCL's groups cannot be left so.
+    """
+    if task.share.gpus or task.share.max_workers == 1:
+        return _train(task, None)
+    with coordinated(task.driver, task.share, task.config.elasticity.wait_s) as (address, coordinator):
+        _train(replace(task, address=address), coordinator)
+
+
+def _train(task: Task, coordinator: Coordinator | None) -> None:
     failed = FailedAttempts(task.run)
+    over = _over_for(coordinator, GRACE_S) if coordinator else None
     while True:
         try:
-            return saved_at_interrupt(_trainer(task).fit, task.run)
+            return saved_at_interrupt(_trainer(task).fit, task.run, over)
         except ray.train.TrainingFailedError as error:
+            cause = cause_of(error)
+            if isinstance(cause, RunEnded):
+                return
             if failed.one_too_many() or not lost_while_starting(error):
-                raise cause_of(error) from None
+                raise cause from None
+
+
+def _over_for(coordinator: Coordinator, seconds: float) -> Callable[[], bool]:
+    """Whether the run has been trained to its end for so long: then its controller hangs in a replacement."""
+    since: list[float] = []
+
+    def over() -> bool:
+        if coordinator.members.finished and not since:
+            since.append(monotonic())
+        return bool(since) and monotonic() - since[0] > seconds
+
+    return over
 
 
 def _trainer(task: Task) -> ray.train.torch.TorchTrainer:
@@ -43,6 +77,8 @@ def _trainer(task: Task) -> ray.train.torch.TorchTrainer:
     if elastic:
         callbacks.append(CorrectedPlacement(share))
         selector = selector or unrestricted_selector(share)
+    if task.address:
+        callbacks.append(ReplaceLost(task.driver))
     run_config = RunConfig(
         name="ray",
         storage_path=run.path,
@@ -56,11 +92,7 @@ def _trainer(task: Task) -> ray.train.torch.TorchTrainer:
     return ray.train.torch.TorchTrainer(
         train_fn,
         train_loop_config={"task": task},
-        torch_config=ProcessGroupConfig(
-            backend="cpu:gloo,cuda:nccl" if share.gpus else "gloo",
-            # Gloo's: the others wait in a collective on the CPU while rank 0 retries its last save.
-            timeout_s=int(task.config.saving.patience_s) + 1800,
-        ),
+        torch_config=_process_group(task),
         scaling_config=ScalingConfig(
             num_workers=(share.min_workers, share.max_workers) if elastic else share.max_workers,
             use_gpu=share.gpus > 0,
@@ -69,4 +101,14 @@ def _trainer(task: Task) -> ray.train.torch.TorchTrainer:
             elastic_resize_monitor_interval_s=NEVER_S,
         ),
         run_config=run_config,  # type: ignore[arg-type]
+    )
+
+
+def _process_group(task: Task) -> TorchConfig:
+    if task.address:
+        return SurvivorsConfig(backend="gloo")
+    return ProcessGroupConfig(
+        backend="cpu:gloo,cuda:nccl" if task.share.gpus else "gloo",
+        # Gloo's: the others wait in a collective on the CPU while rank 0 retries its last save.
+        timeout_s=int(task.config.saving.patience_s) + 1800,
     )

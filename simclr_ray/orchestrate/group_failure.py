@@ -11,6 +11,7 @@ from torch.distributed import DistNetworkError
 
 from simclr_ray.orchestrate.failure import ATTEMPTS, is_final, layers, newest_step, note_failure, unwrapped
 from simclr_ray.orchestrate.preemption.drain import draining, staying
+from simclr_ray.orchestrate.survivors import members_of
 from simclr_ray.storage.location import Location
 from simclr_ray.train.control import Interrupted
 from simclr_ray.train.memory import too_few_workers
@@ -31,9 +32,10 @@ class StopOnFailure(UserCallback):
     """Raises GivenUp in Ray Train's controller, which ends the run: with `max_failures=-1` nothing else does.
 
     At once for bad input, a diverged loss and saves that failed for too long; for any other exception after ATTEMPTS in
-    a row without a new checkpoint. Lost nodes and planned ends are not counted; a worker that died on a node that is
-    still there is, because it would probably die again, out of memory for example. Too few workers for the memory of
-    their GPUs are no bad input while more may come, up to `max_workers`: `CorrectedPlacement` waits for them.
+    a row without a new checkpoint. Not counted are lost nodes, planned ends, and workers that others survive; a worker
+    that died on a node that is still there is, because it would probably die again, out of memory for example. Too few
+    workers for the memory of their GPUs are no bad input while more may come, up to `max_workers`: `CorrectedPlacement`
+    waits for them.
     """
 
     def __init__(self, run: Location, driver: str, max_workers: int) -> None:
@@ -48,6 +50,8 @@ class StopOnFailure(UserCallback):
         for cause in causes:
             if is_final(cause) and not 0 < too_few_workers(cause) < self._max_workers:
                 raise GivenUp(cause)
+        if members_of(self._driver).training:
+            return  # others train on: no attempt has failed
         newest, too_few = newest_step(self._run), max(map(too_few_workers, causes))
         if newest not in (None, self._newest) or self._too_few < too_few < self._max_workers:
             self._newest, self._count, self._too_few = newest, 0, max(self._too_few, too_few)

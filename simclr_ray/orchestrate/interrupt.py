@@ -6,12 +6,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 
 from simclr_ray.orchestrate.task import request_end
 from simclr_ray.storage.location import Location
 
+POLL_S = 0.5
 SAVING = "\nsaving; Ctrl-C again ends at once"
 
 
@@ -42,9 +43,9 @@ def saving_at_interrupt(run: Location) -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def saved_at_interrupt(train: Callable[[], object], run: Location) -> None:
+def saved_at_interrupt(train: Callable[[], object], run: Location, over: Callable[[], bool] | None = None) -> None:
     """Calls `train`; at Ctrl-C the run saves and ends before KeyboardInterrupt is raised, at a second one it ends at
-    once.
+    once. Once `over` says so, it does not wait for `train` any longer.
 
     On a thread, because on the main one Ray handles Ctrl-C itself, without a save and with the exit code of a failure.
     """
@@ -59,4 +60,6 @@ def saved_at_interrupt(train: Callable[[], object], run: Location) -> None:
 
     threading.Thread(target=call, name="train", daemon=True).start()
     with saving_at_interrupt(run):
-        ended.result()
+        while not (over and over()):
+            if wait([ended], POLL_S).done:
+                return ended.result()

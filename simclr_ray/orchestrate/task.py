@@ -8,6 +8,7 @@ from ray.experimental import internal_kv
 
 from simclr_ray.config import Config
 from simclr_ray.data.dataset import Dataset
+from simclr_ray.membership.member import Address
 from simclr_ray.planning.shares import Share
 from simclr_ray.storage.location import Location
 
@@ -24,6 +25,8 @@ class Task:
     run: Location
     driver: str
     share: Share
+    address: Address | None = None
+    """Of the coordinator of a group whose workers survive each other; None: the group ends with any of them."""
 
     @property
     def progress_key(self) -> str:

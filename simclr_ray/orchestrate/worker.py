@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from time import time
 
 import ray
@@ -15,6 +16,7 @@ from ray.exceptions import RayError
 from ray.experimental import internal_kv
 
 from simclr_ray import collective
+from simclr_ray.membership.member import Member
 from simclr_ray.orchestrate.preemption.drain import draining, save_requested_at, staying
 from simclr_ray.periodic import repeating
 from simclr_ray.planning.shares import Share, workers_that_fit
@@ -24,18 +26,31 @@ from simclr_ray.train.control import ClusterSignals
 POLL_S = 1.0
 
 
+BETWEEN = "/"
+"""A member's name is its node's id, this, and what tells it from others on the node."""
+
+
 class RayWorker:
     """`progress_key`: the key in Ray's key-value store of the newest metrics row, which the driver polls.
 
-    `end_key`: the key that requests the end of the run.
+    `end_key`: the key that requests the end of the run. `set_up` is called with the number of workers whenever that may
+    have changed.
     """
 
-    def __init__(self, device: torch.device, progress_key: str, end_key: str, share: Share) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        progress_key: str,
+        end_key: str,
+        share: Share,
+        member: Member | None,
+        set_up: Callable[[int], object],
+    ) -> None:
         self._device, self._progress_key, self._end_key, self._share = device, progress_key, end_key, share
+        self._member, self._set_up = member, set_up
         self._signals = ClusterSignals()
         self._checked: Row | None = None
-        node = ray.get_runtime_context().get_node_id()
-        self._nodes = frozenset(collective.gather_objects(node))
+        self._nodes: list[str] = []
         self._deadlines: dict[str, float] = {}
 
     @property
@@ -50,6 +65,18 @@ class RayWorker:
     def device(self) -> torch.device:
         return self._device
 
+    @property
+    def member(self) -> Member | None:
+        return self._member
+
+    def begin_generation(self) -> None:
+        if self._member:
+            self._nodes = [name.split(BETWEEN)[0] for name in self._member.names]
+        else:
+            self._nodes = collective.gather_objects(ray.get_runtime_context().get_node_id())
+        self._signals = ClusterSignals()
+        self._set_up(self.size)
+
     def report(self, row: Row) -> None:
         """Replaces the published row; the newest row with a check's results is added under `checked`."""
         if "rankme" in row:
@@ -57,16 +84,22 @@ class RayWorker:
         internal_kv._internal_kv_put(self._progress_key, json.dumps(row | {"checked": self._checked}), overwrite=True)
 
     def poll_signals(self) -> ClusterSignals:
-        return self._signals
+        if self._member is None:
+            return self._signals
+        ranks = tuple(rank for rank, node in enumerate(self._nodes) if node in self._signals.nodes)
+        joining, places = self._member.waiting, self._member.slots
+        return replace(self._signals, leaving=ranks, joining=joining, places=places)
 
     @contextmanager
     def polling(self) -> Iterator[None]:
         """Polls the cluster every POLL_S on a thread of rank 0, so that `poll_signals` does not block."""
-        if self.rank != 0:
+        if self.rank != 0 and self._member is None:
             yield
             return
 
         def refresh() -> None:
+            if self.rank != 0 or not self._nodes:  # it may become rank 0
+                return
             with contextlib.suppress(RayError):  # the head is busy: the last signals stay until it answers
                 self._signals = self._poll()
 

@@ -29,7 +29,8 @@ class Attempt:
     """Its last record."""
     cause: str | None
     """What ended it: failure, resize, the reason of a stop, done, or DRIVER_GONE; None if no record says it."""
-    workers: int
+    sizes: list[tuple[float, int]]
+    """(from when, workers): it loses and gains workers without an end."""
     from_step: int
     reached: list[tuple[int, float]]
     """(step, time) of every record of a step of its own, ascending."""
@@ -37,6 +38,19 @@ class Attempt:
     """(step, seconds)"""
     stalls: list[tuple[int, float]]
     """(step, seconds) of training held up by each save."""
+
+    @property
+    def workers(self) -> int:
+        """At its end."""
+        return self.sizes[-1][1]
+
+    def seconds_by_workers(self, begin: float, end: float) -> dict[int, float]:
+        """The time between the two by the number of workers."""
+        found: dict[int, float] = {}
+        starts = [begin, *(min(max(time, begin), end) for time, _ in self.sizes[1:]), end]
+        for (_, workers), start, following in zip(self.sizes, starts[:-1], starts[1:], strict=True):
+            found[workers] = found.get(workers, 0.0) + following - start
+        return found
 
     @property
     def last_step(self) -> int:
@@ -84,7 +98,7 @@ def _attempt(group: list[Row]) -> Attempt:
         ready=ready["time"] if ready else inf,
         end=max(event["time"] for event in group),
         cause=_cause(ends[-1]) if ends else None,
-        workers=next((event["workers"] for event in group if event["event"] in ("attempt", *READY)), 0),
+        sizes=_sizes(group),
         from_step=from_step,
         reached=sorted(
             (event["step"], _time_of_step(event))
@@ -94,6 +108,12 @@ def _attempt(group: list[Row]) -> Attempt:
         evaluations=[(event["step"], event["seconds"]) for event in group if event["event"] == "evaluate"],
         stalls=[(save["step"], save["stall_s"]) for save in saves],
     )
+
+
+def _sizes(group: list[Row]) -> list[tuple[float, int]]:
+    first = next((event["workers"] for event in group if event["event"] in ("attempt", *READY)), 0)
+    later = [(event["time"], event["workers"]["to"]) for event in group if event["event"] == "regroup"]
+    return [(group[0]["time"], first), *later]
 
 
 def _time_of_step(event: Row) -> float:

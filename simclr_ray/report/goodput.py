@@ -47,6 +47,11 @@ class Goodput:
     step: int
     """Reached at the end."""
     steps_lost: int
+    pauses: list[float]
+    """Seconds from the end of each group of workers to the next group, where no restart was needed."""
+    workers_lost: int
+    """Survived by others, notices included."""
+    workers_joined: int
     notices: int
     save_seconds: list[float]
     """How long each save took to write."""
@@ -78,7 +83,7 @@ class Goodput:
 def account(events: Sequence[Row], rows: Sequence[Row], *, now: float | None = None) -> Goodput:
     """From events.jsonl (at least one event) and metrics.jsonl. `now`: unix time, for a run that goes on."""
     attempts = attempts_of(events, rows)
-    seconds, by_workers = dict.fromkeys(CATEGORIES, 0.0), dict.fromkeys((a.workers for a in attempts), 0.0)
+    seconds, by_workers = dict.fromkeys(CATEGORIES, 0.0), Counter[int]()
     resumed, steps_lost = _resumed(attempts), 0
     clock = attempts[0].begin
     for attempt, step, following in zip(attempts, resumed, [*attempts[1:], None], strict=True):
@@ -88,19 +93,23 @@ def account(events: Sequence[Row], rows: Sequence[Row], *, now: float | None = N
             end = max(end, until)
         for category, spent in _spent(attempt, step, clock, end).items():
             seconds[category] += spent
-        by_workers[attempt.workers] += end - clock
+        by_workers.update(attempt.seconds_by_workers(clock, end))
         steps_lost += max(0, attempt.last_step - max(step, attempt.from_step))
         clock = max(end, until)
         if clock > end:
             waiting = f"waiting after {attempt.cause or DRIVER_GONE}"
             seconds[waiting] = seconds.get(waiting, 0.0) + clock - end
     kinds = Counter(event["event"] for event in events)
+    regroups = [event for event in events if event["event"] == "regroup"]
     return Goodput(
         seconds=seconds,
-        seconds_by_workers=by_workers,
+        seconds_by_workers=dict(by_workers),
         restarts=dict(Counter(attempt.cause or DRIVER_GONE for attempt in attempts[:-1])),
         step=attempts[-1].last_step,
         steps_lost=steps_lost,
+        pauses=[event["pause_s"] for event in regroups],
+        workers_lost=sum(event["lost"] for event in regroups),
+        workers_joined=sum(event["joined"] for event in regroups),
         notices=kinds["notice"],
         save_seconds=[event["seconds"] for event in events if event["event"] == "save"],
         saves_failed=kinds["save_failed"],
@@ -142,6 +151,7 @@ def table(goodput: Goodput) -> str:
     workers = ", ".join(f"{n} for {_part(s, alive):.1%}" for n, s in sorted(goodput.seconds_by_workers.items()))
     restarts = ", ".join(f"{count} after {cause}" for cause, count in goodput.restarts.items())
     typical = f", {median(goodput.save_seconds):.2f} s each (median)" if goodput.save_seconds else ""
+    pauses = f", {median(goodput.pauses):.2f} s each (median)" if goodput.pauses else ""
     rows = [*goodput.seconds.items(), ("total", total)]
     return "\n".join(
         [
@@ -151,6 +161,7 @@ def table(goodput: Goodput) -> str:
             *(f"{name:<30}{seconds:>12,.1f}{100 * _part(seconds, total):>9.2f}" for name, seconds in rows),
             "",
             f"restarts  {sum(goodput.restarts.values())}" + (f" ({restarts})" if restarts else ""),
+            f"survived  {goodput.workers_lost} workers lost, {goodput.workers_joined} joined{pauses}",
             f"steps     {goodput.step:,} reached, {goodput.steps_lost:,} lost and trained again",
             f"notices   {goodput.notices}",
             f"saves     {len(goodput.save_seconds)}{typical}, {goodput.saves_failed} failed; training waited for "

@@ -6,16 +6,20 @@ Without Ray. The first attempt and every later one run the same code: an attempt
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
-from contextlib import closing, nullcontext
-from functools import partial
+from contextlib import ExitStack
+from functools import cache, partial
+from time import time
 
 import numpy as np
+import torch
 
 from simclr_ray import collective
 from simclr_ray.config import BadInput, Config
 from simclr_ray.data.bridge import Block
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.order import Order, last_step, order_of
+from simclr_ray.membership.generation import Generation
+from simclr_ray.membership.member import Fenced
 from simclr_ray.methods.method import Method, Progress
 from simclr_ray.model.initial import read_initial
 from simclr_ray.optim.schedule import rate_at
@@ -25,14 +29,16 @@ from simclr_ray.train import checkpoint
 from simclr_ray.train.batch import Batch, batches, on_device
 from simclr_ray.train.check import Check, Evaluate, objective_of
 from simclr_ray.train.checkpoint import Saver
+from simclr_ray.train.committed import Committed
 from simclr_ray.train.control import Control, refused_workers
 from simclr_ray.train.control_word import ControlWord
+from simclr_ray.train.generations import Change, closing_aside, over_generations
 from simclr_ray.train.loop import train
 from simclr_ray.train.memory import naming_too_little_memory
 from simclr_ray.train.recorder import Recorder
-from simclr_ray.train.run_log import RunLog, start_log
+from simclr_ray.train.run_log import RunLog
 from simclr_ray.train.state import TrainState, initial_state, restore
-from simclr_ray.train.step import StepResult, forward_of, training_step
+from simclr_ray.train.step import Forward, StepResult, forward_of, training_step
 from simclr_ray.train.step_log import StepLog
 from simclr_ray.train.worker import Worker
 
@@ -50,30 +56,64 @@ def run_attempt(
     still_ours: Callable[[], bool] = lambda: True,
     evaluate: Evaluate | None = None,
     save_best: Callable[[Method], None] | None = None,
+    on_done: Callable[[Method], object] | None = None,
     last_failure: str | None = None,
 ) -> TrainState:
     """Trains to the end, writes checkpoints and logs to `run`, and returns the final state.
 
     `still_ours` is called before each save; False: another driver has taken the run over. `save_best`: see `Check`.
-    `last_failure`: what ended the previous attempt, for events.jsonl. Raises Interrupted when rank 0 has saved so that
-    another group of workers can resume, and Ended when it has saved because an end of the run was requested.
+    `last_failure`: what ended the previous attempt, for events.jsonl. `on_done` gets the model on rank 0 when no step
+    follows. Raises Interrupted when rank 0 has saved so that another group of workers can resume, Ended when it has
+    saved because an end of the run was requested, and Left when the others go on without this worker.
     """
-    order = order_of(config, dataset)
-    log = start_log(run, worker.size, last_failure) if worker.rank == 0 else None
-    try:
+    order, member, began = order_of(config, dataset), worker.member, time()
+    with ExitStack() as until_the_end:
+        if member:
+            until_the_end.callback(member.close)
+
+        @cache
+        def recorder() -> Recorder:
+            return until_the_end.enter_context(_recorder(config, dataset, order, run, worker, still_ours))
+
+        @cache
+        def note_begin() -> None:
+            recorder().begin(began, worker.size, last_failure)
+
+        if member is None and worker.rank == 0:
+            note_begin()  # before what may fail
         state = initial_state(config, worker.device, read_initial(run, config.model.init_sha256))
-        pending_row, skipped = _resume(state, config, dataset, run)
-        recorder = None
-        if log:
-            refused = refused_workers(read_rows(run / EVENTS), worker.size)
-            recorder = _recorder(log, config, dataset, order, run, still_ours, refused)
-            recorder.restored(state.step, worker.size, skipped)
-        with recorder or nullcontext():
-            check = _checks(config, order, evaluate, save_best, read_rows(run / METRICS) if recorder else [])
-            _train(config, order, state, worker, blocks, recorder, check, pending_row)
-    finally:
-        if log:
-            log.close()
+        committed = Committed(state, recoverable=member is not None)
+        forward = _forward_of(config, state, worker.device)
+
+        def train_as(generation: Generation | None, change: Change | None) -> None:
+            """Until the end, or until a worker is lost, leaves or joins."""
+            worker.begin_generation()
+            ours = recorder() if worker.rank == 0 else None
+            if generation is None or change is None or generation.most_advanced is None:
+                if ours:
+                    note_begin()
+                committed.pending_row, skipped = _resume(state, config, dataset, run)
+                if ours:
+                    ours.restored(state.step, worker.size, skipped)
+                committed.commit(committed.pending_row)
+            else:
+                committed.share(generation)
+                if ours:
+                    ours.regrouped(state.step, committed.rows, **change.fields(generation))
+            if member:
+                member.trained(committed.progress)
+            check = _checks(config, order, evaluate, save_best, read_rows(run / METRICS) if ours else [])
+            _train(config, order, state, worker, blocks, ours, check, committed, forward)
+            if ours and state.done and on_done:
+                on_done(state.model)
+
+        if member is None:
+            train_as(None, None)
+        else:
+            from torch.utils.tensorboard import SummaryWriter  # noqa: F401 (a second that no change shall wait for)
+
+            # The others wait in a collective while rank 0 retries its last save.
+            over_generations(member, committed, config.saving.patience_s + 1800, train_as)
     return state
 
 
@@ -85,20 +125,21 @@ def _train(
     blocks: Blocks,
     recorder: Recorder | None,
     new_check: Callable[[StepLog, ControlWord], Check],
-    pending_row: Row | None,
+    committed: Committed,
+    forward: Forward,
 ) -> None:
     until, logging = max(state.step, last_step(config, order)), config.logging
-    log = StepLog(worker, recorder, order, every_steps=logging.every_steps, ledger=logging.ledger)
-    control = ControlWord(worker, recorder, order, config.data.max_bad_fraction)
+    log = StepLog(worker, recorder, order, committed, every_steps=logging.every_steps, ledger=logging.ledger)
+    control = ControlWord(worker, recorder, order, config.data.max_bad_fraction, committed)
     check = new_check(log, control)
-    step = _step_of(config, order, state, worker)
+    step = _step_of(config, order, state, worker, forward)
 
     def lr_at(step: int) -> float:
         return rate_at(config, step, order.steps_per_epoch)
 
     fits = naming_too_little_memory(order, worker.size, worker.device)  # the step, the copies to the device, the logs
-    with fits, closing(_stream(order, worker, blocks, state.step, until)) as stream:
-        train(state, stream, step, lr_at, log, control, check, until=until, pending_row=pending_row)
+    with fits, closing_aside(_stream(order, worker, blocks, state.step, until)) as stream:
+        train(state, stream, step, lr_at, log, control, check, committed, until=until)
     state.done = check.exhausted or state.step == config.train.epochs * order.steps_per_epoch
     if recorder and state.done:
         recorder.wait_for_save()  # `done` is the last event
@@ -134,10 +175,15 @@ def _stream(order: Order, worker: Worker, blocks: Blocks, first: int, until: int
     return on_device(batches(blocks(positions), rows_per_step, first, pin=pin), worker.device)
 
 
-def _step_of(config: Config, order: Order, state: TrainState, worker: Worker) -> Callable[[Batch], StepResult]:
+def _forward_of(config: Config, state: TrainState, device: torch.device) -> Forward:
+    data, compiled = config.data, config.resources.compiles(on_gpu=device.type == "cuda")
+    return forward_of(state.model, data.mean, data.std, config.train.precision, device, compiled=compiled)
+
+
+def _step_of(
+    config: Config, order: Order, state: TrainState, worker: Worker, forward: Forward
+) -> Callable[[Batch], StepResult]:
     """The step as a function of this worker's batch alone."""
-    data, compiled = config.data, config.resources.compiles(on_gpu=worker.device.type == "cuda")
-    forward = forward_of(state.model, data.mean, data.std, config.train.precision, worker.device, compiled=compiled)
     rows, passes = order.rows_per_pass(worker.size), order.global_batch // order.pass_size
     total = config.train.epochs * order.steps_per_epoch
 
@@ -184,26 +230,29 @@ def _identity(config: Config, dataset: Dataset) -> dict[str, object]:
 
 
 def _recorder(
-    log: RunLog,
-    config: Config,
-    dataset: Dataset,
-    order: Order,
-    run: Location,
-    still_ours: Callable[[], bool],
-    refused: int | None,
+    config: Config, dataset: Dataset, order: Order, run: Location, worker: Worker, still_ours: Callable[[], bool]
 ) -> Recorder:
-    saving, elasticity = config.saving, config.elasticity
+    saving, elasticity, member = config.saving, config.elasticity, worker.member
+
+    def require_ours() -> None:
+        if member and not member.holds():
+            raise Fenced(f"the other workers have gone on without rank {worker.rank}: it does not write")
+
+    def ours() -> bool:
+        require_ours()
+        return still_ours()
+
     saver = Saver(
         run,
         keep_last=saving.keep_last,
         steps_between_kept=saving.keep_every_epochs and saving.keep_every_epochs * order.steps_per_epoch,
-        still_ours=still_ours,
+        still_ours=ours,
         patience_s=saving.patience_s,
     )
     control = Control(
         settle_s=elasticity.settle_s,
         resize_every_s=elasticity.resize_every_s,
         stop_margin_s=elasticity.stop_margin_s,
-        refused_workers=refused,
+        refused_workers=refused_workers(read_rows(run / EVENTS), worker.size),
     )
-    return Recorder(log, saver, control, saving, _identity(config, dataset))
+    return Recorder(RunLog(run, require_ours), saver, control, saving, _identity(config, dataset))

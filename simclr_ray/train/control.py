@@ -17,6 +17,14 @@ class Interrupted(Exception):
     """This group of workers stops on purpose: its state is saved, and another group resumes from it."""
 
 
+class Regroup(Exception):
+    """The workers go on as another group with the state that they have: one joins, or leaves before it is taken."""
+
+
+class Left(Exception):
+    """This worker will be taken away; the others go on without it."""
+
+
 class Ended(Exception):
     """An end was requested before the last step: the state is saved, and the run waits for its next command."""
 
@@ -27,11 +35,13 @@ class Action(IntEnum):
     CONTINUE = 0
     SAVE = 1
     """Rank 0 saves; all wait until it is done."""
-    RESIZE = 2
+    REGROUP = 2
+    """Without a save: let workers in that have come, or those go whose nodes are about to be taken away."""
+    RESIZE = 3
     """Save, and start again with the workers that now fit."""
-    STOP = 3
+    STOP = 4
     """Save, and leave the nodes that are about to be taken away."""
-    END = 4
+    END = 5
     """Save, and end."""
 
 
@@ -48,6 +58,12 @@ class ClusterSignals:
     save_requested_at: float | None = None
     """When a save was last requested, such as by a rebalance recommendation; by the requester's clock, so it is only
     compared with the previous value."""
+    leaving: tuple[int, ...] = ()
+    """Ranks of the workers on those nodes, where the others can go on without them."""
+    joining: int = 0
+    """Workers that have been started in the place of lost ones and wait to join."""
+    places: int | None = None
+    """Workers that the group can have without a restart, lost ones included; None: those that it has."""
     end_requested: bool = False
     """Whether the run shall save and end now, as a sweep requests of a trial that it stops."""
 
@@ -59,6 +75,8 @@ class Control:
     until the margin               CONTINUE: training uses the time that is left
     deadline - margin              STOP: the group saves and ends, so that no step is lost
     deadline                       the node is gone; the next attempt resumes on the others
+
+    Where other workers can go on without those on the node there is no save, and REGROUP in the place of STOP.
 
     margin = max(stop_margin_s, 2 x the last save's duration) + 2 x the last step's duration: the final save must end
     before the deadline, and decisions are made only between steps. Without a `stop_margin_s` the group saves every
@@ -85,13 +103,16 @@ class Control:
         step_seconds, self._decided_at = time() - self._decided_at, time()
         if signals.end_requested:
             return Action.END
-        if signals.deadline is not None:
+        if signals.deadline is not None and not 0 < len(signals.leaving) < workers:
             return self._until_deadline(signals.deadline, save_seconds, step_seconds)
-        available = workers if signals.available_workers is None else signals.available_workers
+        if signals.joining or self._must_leave(signals.deadline, step_seconds):
+            return Action.REGROUP
+        places = workers if signals.places is None else signals.places
+        available = places if signals.available_workers is None else signals.available_workers
         if signals.available_workers not in (None, self._refused_workers):
             self._refused_workers = None
         every_s = self._resize_every_s * (REFUSED_TIMES if available == self._refused_workers else 1)
-        if self._growth_is_due(available > workers, every_s):
+        if self._growth_is_due(available > places, every_s):
             return Action.RESIZE
         if signals.save_requested_at not in (None, self._requested_at):
             self._requested_at = signals.save_requested_at
@@ -110,6 +131,11 @@ class Control:
             return Action.CONTINUE
         self._noticed_save = now
         return Action.SAVE
+
+    def _must_leave(self, deadline: float | None, step_seconds: float) -> bool:
+        if deadline is None or self._stop_margin_s is None:  # without a margin they train until they are gone
+            return False
+        return time() >= deadline - self._stop_margin_s - 2 * step_seconds
 
     def _growth_is_due(self, possible: bool, every_s: float) -> bool:
         now = monotonic()

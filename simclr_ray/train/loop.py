@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from simclr_ray.optim.build import set_rate
-from simclr_ray.storage.run_folder import Row
 from simclr_ray.train.batch import Batch
 from simclr_ray.train.check import Check
+from simclr_ray.train.committed import Committed
 from simclr_ray.train.control_word import ControlWord
 from simclr_ray.train.state import TrainState
 from simclr_ray.train.step import StepResult
@@ -25,17 +25,19 @@ def train(
     log: StepLog,
     control: ControlWord,
     check: Check,
+    committed: Committed,
     *,
     until: int,
-    pending_row: Row | None = None,
 ) -> None:
     """Trains from `state.step` to the step `until`, or until `check` is exhausted. `stream` holds the batches between.
 
-    `pending_row` is the metrics row of `state.step` whose evaluation the interrupted attempt did not finish. Raises
-    Interrupted when rank 0 decides that another group of workers shall resume, and Ended when the run shall end.
+    An evaluation that `committed` has pending comes first: that of `state.step`, which another group did not finish.
+    Raises Interrupted or Regroup when rank 0 decides that another group of workers shall go on, and Ended when the run
+    shall end.
     """
-    if pending_row is not None:
-        check.run(state, pending_row)
+    if committed.pending_row is not None:
+        check.run(state, committed.pending_row)
+        committed.commit(None)
     if check.exhausted:
         return
     for batch in log.timed(stream):
@@ -51,6 +53,7 @@ def train(
         control.after_step(state, batch, row if check_is_due else None, last=last)
         if row is not None and check_is_due:
             check.run(state, row)
+            committed.commit(None)
             if check.exhausted:
                 return
     assert state.step == until, f"the stream ended at step {state.step} of {until}"

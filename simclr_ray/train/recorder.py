@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
 from time import monotonic, sleep, time
 from typing import Any
 
 import torch
 
 from simclr_ray.config import SavingConfig
+from simclr_ray.membership.member import Fenced
 from simclr_ray.storage.run_folder import Row
 from simclr_ray.train.checkpoint import Saver, SaveResult
 from simclr_ray.train.control import Action, Control
@@ -30,10 +33,18 @@ class Recorder:
         self._saving, self._identity = saving, identity
         self._last_save, self._save_seconds = monotonic(), 0.0
         self._stall_s: dict[int, float] = {}
-        self._first_step_done = self._noticed = False
+        self._first_step_done = False
+        self._noticed: set[str] = set()
+        self.leaving: tuple[int, ...] = ()
+        """Ranks of the workers that the last decision sends away, if it does."""
         self.save_error: str | None = None
         """Why the newest save failed; None once one has succeeded."""
-        self.metrics, self.ledger, self.event = log.metrics, log.ledger, log.event
+        self.metrics, self.ledger, self.event, self.begin = log.metrics, log.ledger, log.event, log.begin
+
+    @property
+    def saved_step(self) -> int:
+        """That of the newest complete checkpoint; 0 if there is none."""
+        return self._saver.complete_step or 0
 
     def restored(self, step: int, workers: int, skipped: list[str]) -> None:
         """Records the step at which this attempt begins, and rewinds the metrics to it."""
@@ -42,6 +53,12 @@ class Recorder:
         for reason in skipped:
             self.event("skipped_checkpoint", step, reason=reason)
         self.event("restore" if step else "start", step, workers=workers, torch=torch.__version__)
+
+    def regrouped(self, step: int, rows: Sequence[tuple[str, Row]], **fields: Any) -> None:
+        """Records that another group of workers goes on after `step`. `rows`: (file, row) of the newest log rows, of
+        which those are written that are not yet."""
+        self._log.rewind(step, rows)
+        self.event("regroup", step, **fields)
 
     def first_step_done(self, step: int) -> None:
         """Records when the first step, with its wait for data and any compilation, was done."""
@@ -53,8 +70,9 @@ class Recorder:
         self._note(self._saver.collect(wait=False))
         signals = worker.poll_signals()
         action = self._control.decide(signals, worker.size, self._save_seconds)
-        if action == Action.SAVE and signals.deadline is not None and not self._noticed:
-            self._noticed = True
+        self.leaving = signals.leaving
+        if signals.deadline is not None and not self._noticed.issuperset(signals.nodes):
+            self._noticed.update(signals.nodes)
             left = round(signals.deadline - time(), 3)
             self.event("notice", step, deadline_s=left, nodes=list(signals.nodes))
         return action
@@ -83,6 +101,10 @@ class Recorder:
         self._stall_s[state.step] = round(self._last_save - start, 4)
         self._note(ended)
 
+    def flush(self) -> None:
+        """Writes what is logged so far to an object store."""
+        self._log.flush(patience_s=None)
+
     def record_end(self, action: Action, step: int, worker: Worker) -> None:
         """Writes the event of a planned end: `resize` or `stop`."""
         if action == Action.RESIZE:
@@ -99,8 +121,13 @@ class Recorder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Whatever ended the attempt."""
-        self.wait_for_save()
+        """Whatever ended the attempt; nothing is written if the other workers have gone on without this one."""
+        try:
+            with suppress(Fenced):
+                self.wait_for_save()
+        finally:
+            with suppress(Fenced):
+                self._log.close()
 
     def _note(self, ended: list[SaveResult]) -> None:
         for save in ended:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,23 @@ class JsonLines:
         self._unwritten += 1
         if self._file.local:
             self.flush()
+
+    def rewind(self, step: int) -> int:
+        """Drops the rows after `step`; returns the step of the last row that is left, -1 if none is."""
+        pending = self._lines[len(self._lines) - self._unwritten :]
+        if self._file.local:
+            written = [json.dumps(row) + "\n" for row in read_rows(self._file)]
+        else:
+            written = self._lines[: len(self._lines) - self._unwritten]
+        kept = [line for line in written if json.loads(line)["step"] <= step]
+        pending = [line for line in pending if json.loads(line)["step"] <= step]
+        if len(kept) < len(written) and self._file.local:
+            self._file.write_bytes("".join(kept).encode())
+        elif len(kept) < len(written):
+            kept, pending = [], kept + pending  # a store's file is written as a whole at the next flush
+        self._lines, self._unwritten = (pending if self._file.local else kept + pending), len(pending)
+        last = [*kept, *pending][-1:]
+        return json.loads(last[0])["step"] if last else -1
 
     def flush(self, patience_s: float | None = 0) -> bool:
         """Writes the pending rows; whether that succeeded. Training waits for it, so by default it does not retry."""
@@ -65,26 +83,53 @@ class JsonLines:
 class RunLog:
     """The logs of a run folder, written by rank 0 alone. Metrics are rewound to the restored step, events never are."""
 
-    def __init__(self, run: Location) -> None:
-        self._run = run
+    def __init__(self, run: Location, require_ours: Callable[[], None] = lambda: None) -> None:
+        """`require_ours` is called before each write, and raises if the other workers have gone on without this one."""
+        self._run, self._require_ours = run, require_ours
         self._files = {EVENTS: JsonLines(run / EVENTS, read_rows(run / EVENTS))}
         self._board: SummaryWriter | None = None
 
-    def rewind(self, step: int) -> None:
-        """Drops the rows after `step`. Before it is called, only events can be written."""
+    def begin(self, began: float, workers: int, last_failure: str | None) -> None:
+        """Records the start of an attempt, at the unix time `began`, and the failure of the one before if that recorded
+        no end."""
+        events, rows = read_rows(self._run / EVENTS), read_rows(self._run / METRICS)
+        self.event("attempt", events[-1]["step"] if events else 0, time=round(began, 3), workers=workers)
+        if events and events[-1]["event"] not in ("done", "resize", "stop", "gave_up"):
+            last = [events[-1], *rows[-1:]]
+            newest = {key: max(row[key] for row in last) for key in ("step", "time")}
+            self.event("failure", **newest, cause=last_failure)
+
+    def rewind(self, step: int, rows: Sequence[tuple[str, Row]] = ()) -> None:
+        """Drops the rows after `step`, and adds those of `rows`, (file, row), that are later than the last one left.
+
+        Before it is called, only events can be written.
+        """
+        self._require_ours()
+        for name in (METRICS, LEDGER):
+            if name not in self._files:
+                found = read_rows(self._run / name)
+                if found or name == METRICS:
+                    self._files[name] = JsonLines(self._run / name, [row for row in found if row["step"] <= step])
+        last = {name: file.rewind(step) for name, file in self._files.items() if name != EVENTS}
+        self._open_board(step)
+        for name, row in rows:
+            if row["step"] > last.get(name, -1):
+                self.metrics(row) if name == METRICS else self.ledger(row)
+
+    def _open_board(self, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import, which only rank 0 needs
 
-        for name in (METRICS, LEDGER):
-            rows = read_rows(self._run / name)
-            if rows or name == METRICS:
-                self._files[name] = JsonLines(self._run / name, [row for row in rows if row["step"] <= step])
-        run = self._run
-        # TensorBoard can only write to a disk: for an object store it writes to a scratch folder, copied at each flush.
-        self._scratch = None if run.local else tempfile.TemporaryDirectory(prefix="simclr_ray-board-")
-        self._board_folder = Path(self._scratch.name) if self._scratch else Path(run.path) / TENSORBOARD
+        if self._board is not None:
+            self._board.close()
+        else:
+            # TensorBoard can only write to a disk: for a store it writes to a scratch folder, copied at each flush.
+            run = self._run
+            self._scratch = None if run.local else tempfile.TemporaryDirectory(prefix="simclr_ray-board-")
+            self._board_folder = Path(self._scratch.name) if self._scratch else Path(run.path) / TENSORBOARD
         self._board = SummaryWriter(str(self._board_folder), purge_step=step + 1 if step else None)
 
     def metrics(self, row: Row) -> None:
+        self._require_ours()
         self._files[METRICS].append(row)
         assert self._board is not None
         with contextlib.suppress(OSError):  # it only repeats metrics.jsonl, so a full disk may lose points
@@ -94,15 +139,18 @@ class RunLog:
 
     def ledger(self, row: Row) -> None:
         """Logs the sample ids of a step, for debugging."""
-        if "ledger.jsonl" not in self._files:
-            self._files["ledger.jsonl"] = JsonLines(self._run / "ledger.jsonl", [])
-        self._files["ledger.jsonl"].append(row)
+        self._require_ours()
+        if LEDGER not in self._files:
+            self._files[LEDGER] = JsonLines(self._run / LEDGER, [])
+        self._files[LEDGER].append(row)
 
     def event(self, kind: str, step: int, **fields: Any) -> None:
+        self._require_ours()
         self._files[EVENTS].append({"event": kind, "time": round(time(), 3), "step": step} | fields)
 
     def flush(self, patience_s: float | None = 0) -> None:
         """Writes pending rows to an object store; on a disk they already are. `patience_s`: as for `with_retries`."""
+        self._require_ours()
         for file in self._files.values():
             if not file.flush(patience_s):
                 patience_s = 0  # the retry time has been spent on this file
@@ -113,21 +161,12 @@ class RunLog:
                     (self._run / TENSORBOARD / board.name).write_bytes(board.read_bytes(), patience_s=0)
 
     def close(self) -> None:
-        self.flush(patience_s=None)  # with all retries: there is no later flush
-        if self._board:
-            with contextlib.suppress(OSError):
-                self._board.close()
-
-
-def start_log(run: Location, workers: int, last_failure: str | None) -> RunLog:
-    """Opens the logs and records the start of an attempt, and the failure of the one before if it recorded no end."""
-    events, rows = read_rows(run / EVENTS), read_rows(run / METRICS)
-    log = RunLog(run)
-    log.event("attempt", events[-1]["step"] if events else 0, workers=workers)
-    if events and events[-1]["event"] not in ("done", "resize", "stop", "gave_up"):
-        last = [events[-1], *rows[-1:]]
-        log.event("failure", **{key: max(row[key] for row in last) for key in ("step", "time")}, cause=last_failure)
-    return log
+        try:
+            self.flush(patience_s=None)  # with all retries: there is no later flush
+        finally:
+            if self._board:
+                with contextlib.suppress(OSError):
+                    self._board.close()
 
 
 def note_giving_up(run: Location, cause: str) -> None:

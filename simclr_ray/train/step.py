@@ -103,12 +103,14 @@ def _backward_in_passes(
     each pass again with a graph, and backpropagate its part of that gradient. `sizes`: of each size, its passes."""
     counts = [parts[0].shape[1] for parts in sizes]
     set_update_running(model, False)
-    with torch.no_grad():
-        by_view = [
-            torch.cat([forward(_view_by_view(part), local=i > 0).unflatten(0, (count, -1)) for part in parts], dim=1)
-            for i, (parts, count) in enumerate(zip(sizes, counts, strict=True))
-        ]
-    set_update_running(model, True)
+    try:
+        with torch.no_grad():
+            by_view = [
+                torch.cat([forward(_view_by_view(p), local=i > 0).unflatten(0, (count, -1)) for p in parts], dim=1)
+                for i, (parts, count) in enumerate(zip(sizes, counts, strict=True))
+            ]
+    finally:
+        set_update_running(model, True)
     outputs = torch.cat(by_view).flatten(0, 1).requires_grad_()
     loss = loss_of(outputs)
     loss.backward()

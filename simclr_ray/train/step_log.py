@@ -6,8 +6,9 @@ from collections.abc import Iterable, Iterator
 
 from simclr_ray import collective
 from simclr_ray.data.order import Order
-from simclr_ray.storage.run_folder import Row
+from simclr_ray.storage.run_folder import LEDGER, METRICS, Row
 from simclr_ray.train.batch import Batch
+from simclr_ray.train.committed import Committed
 from simclr_ray.train.metrics import Meter, metrics_row
 from simclr_ray.train.recorder import Recorder
 from simclr_ray.train.state import TrainState
@@ -19,9 +20,16 @@ class StepLog:
     """`every_steps`: steps between two metrics rows. `ledger`: also log the sample ids of every step."""
 
     def __init__(
-        self, worker: Worker, recorder: Recorder | None, order: Order, *, every_steps: int, ledger: bool
+        self,
+        worker: Worker,
+        recorder: Recorder | None,
+        order: Order,
+        committed: Committed,
+        *,
+        every_steps: int,
+        ledger: bool,
     ) -> None:
-        self._worker, self._recorder, self._order = worker, recorder, order
+        self._worker, self._recorder, self._order, self._committed = worker, recorder, order, committed
         self._every_steps, self._ledger = every_steps, ledger
         self._meter = Meter()
 
@@ -44,6 +52,7 @@ class StepLog:
         return row
 
     def write(self, row: Row) -> None:
+        self._committed.log(METRICS, row)
         if self._recorder:
             self._recorder.metrics(row)
             self._worker.report(row | {"save_error": self._recorder.save_error})
@@ -55,5 +64,7 @@ class StepLog:
 
     def _log_ids(self, step: int, batch: Batch) -> None:
         gathered = collective.gather_objects(batch.ids.tolist())
+        row = {"step": step, "ids": sorted(sample for ids in gathered for sample in ids)}
+        self._committed.log(LEDGER, row)
         if self._recorder:
-            self._recorder.ledger({"step": step, "ids": sorted(sample for ids in gathered for sample in ids)})
+            self._recorder.ledger(row)

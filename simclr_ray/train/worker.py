@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from simclr_ray import collective
+from simclr_ray.membership.member import Member
 from simclr_ray.train.control import ClusterSignals
 
 
@@ -24,6 +25,13 @@ class Worker(Protocol):
     @property
     def device(self) -> torch.device: ...
 
+    @property
+    def member(self) -> Member | None:
+        """Through which this worker goes from one generation to the next; None where its group ends with any worker."""
+
+    def begin_generation(self) -> None:
+        """Called at the start of each generation, when rank and size are those of it."""
+
     def report(self, row: dict[str, Any]) -> None:
         """Publishes the metrics row for the progress line. Rank 0 calls it at every metrics row."""
 
@@ -36,6 +44,7 @@ class LocalWorker:
     """A worker without Ray: a single process, or one of a torch.distributed group that the caller has set up."""
 
     device: torch.device
+    member: Member | None = field(default=None, kw_only=True)
 
     @property
     def rank(self) -> int:
@@ -44,6 +53,9 @@ class LocalWorker:
     @property
     def size(self) -> int:
         return collective.size()
+
+    def begin_generation(self) -> None:
+        pass
 
     def report(self, row: dict[str, Any]) -> None:
         pass

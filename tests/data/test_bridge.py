@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from time import sleep
 from typing import Any
 
 import numpy as np
 import pytest
 
+from simclr_ray.config import BadInput
 from simclr_ray.data import bridge
 from simclr_ray.data.bridge import bridged
 
@@ -46,8 +48,42 @@ def ids_of(blocks: Iterator[dict[str, np.ndarray]], stream: Stream, ready_after:
     return found
 
 
-def start(stream: Any, slices: int = SLICES) -> Iterator[dict[str, np.ndarray]]:
+def slow_load(positions: np.ndarray) -> dict[str, np.ndarray]:
+    sleep(0.005)
+    return load(positions)
+
+
+def start(stream: Any, slices: int = SLICES, load: Any = load) -> Iterator[dict[str, np.ndarray]]:
     return bridged(np.arange(7, 7 + slices), load, stream, block_slices=PER_BLOCK, slice_rows=ROWS)
+
+
+class FailingToOpen(Stream):
+    """Its first openings fail, as where a part of Ray Data was on a node that is gone."""
+
+    def __init__(self, error: Exception, times: int) -> None:
+        super().__init__(PER_BLOCK)
+        self.ready.set()
+        self.error, self.times, self.opened = error, times, 0
+
+    def __call__(self, positions: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+        self.opened += 1
+        if self.opened <= self.times:
+            raise self.error
+        yield from super().__call__(positions)
+
+
+def test_a_stream_that_fails_to_open_is_opened_again() -> None:
+    stream = FailingToOpen(RuntimeError("no such actor"), times=2)
+    assert ids_of(start(stream, load=slow_load), stream, 0) == list(range(7 * ROWS, (7 + SLICES) * ROWS))
+    assert stream.opened == 3
+
+
+@pytest.mark.parametrize(("error", "openings"), [(RuntimeError("no such actor"), 3), (BadInput("no such data"), 1)])
+def test_one_that_cannot_be_opened_is_an_error(error: Exception, openings: int) -> None:
+    stream = FailingToOpen(error, times=9)
+    with pytest.raises(type(error), match="no such"):
+        ids_of(start(stream, load=slow_load), stream, 0)
+    assert stream.opened == openings
 
 
 @pytest.mark.parametrize("block_slices", [PER_BLOCK, 5])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -41,6 +42,24 @@ TINY = Config().with_overrides(
         "logging.every_steps": 2,
     }
 )
+
+SMALL_BATCH = 32
+LOCAL = {"augment.local_views": 3, "augment.local_size": 12}
+SMALL: dict[str, dict[str, Any]] = {
+    "swav": {"method.prototypes": 12},
+    "dino": {"method.prototypes": 12},
+    "moco": {"method.queue": 2 * SMALL_BATCH},
+    "supervised": {"method.classes": 10},
+    "swav_multi_crop": {"method.prototypes": 12, "method.frozen_epochs": 0.5} | LOCAL,
+    "dino_multi_crop": LOCAL
+    | {"method.prototypes": 12, "method.frozen_epochs": 0.5, "method.warmup_teacher_epochs": 1.0},
+    "moco_v3": {"method.queue": 0, "method.predictor_hidden": 24},
+}
+
+
+def with_method(config: Config, variant: str, **changes: Any) -> Config:
+    name = variant.removesuffix("_v3").removesuffix("_multi_crop")
+    return config.with_overrides({"method.name": name} | SMALL.get(variant, {}) | changes)
 
 
 def synthetic_dataset(folder: Path, count: int, slice_rows: int = 8) -> Dataset:

@@ -14,6 +14,7 @@ from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, Worker
 from torch.distributed import DistNetworkError
 
 from simclr_ray.config import BadInput
+from simclr_ray.membership.coordinator import Members
 from simclr_ray.orchestrate import failure, group, group_failure
 from simclr_ray.orchestrate.failure import ATTEMPTS
 from simclr_ray.orchestrate.group_failure import GivenUp, StopOnFailure, cause_of, lost_while_starting
@@ -45,6 +46,7 @@ def stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int |
         nodes = {str(number) for number in range(most + 1)}
         monkeypatch.setattr(group_failure, "_nodes", lambda: set(nodes))
         monkeypatch.setattr(failure.internal_kv, "_internal_kv_put", lambda *_, **__: None)
+        monkeypatch.setattr(group_failure, "members_of", lambda driver: Members())
         callback = StopOnFailure(open_location(str(tmp_path)), "driver", MOST_WORKERS)
         for attempt in range(1, most + 1):
             if losing:
@@ -56,6 +58,18 @@ def stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int |
         return None
 
     return attempts
+
+
+def test_a_worker_that_others_survive_never_ends_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = [1] * 9 + [0] * ATTEMPTS
+    monkeypatch.setattr(group_failure, "_nodes", lambda: {"node"})
+    monkeypatch.setattr(failure.internal_kv, "_internal_kv_put", lambda *_, **__: None)
+    monkeypatch.setattr(group_failure, "members_of", lambda driver: Members(training=training.pop(0)))
+    callback = StopOnFailure(open_location(str(tmp_path)), "driver", MOST_WORKERS)
+    for _ in range(9 + ATTEMPTS - 1):
+        callback.after_exception(None, {0: died(WORKER_DIED)})
+    with pytest.raises(GivenUp):
+        callback.after_exception(None, {0: died(WORKER_DIED)})
 
 
 def test_lost_nodes_and_planned_ends_never_end_a_run(stop: Callable[..., int | None]) -> None:
@@ -90,6 +104,7 @@ def test_too_few_workers_for_a_pass_are_no_bad_input_while_more_may_come(stop: C
 def test_each_larger_group_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_failure, "_nodes", set)
     monkeypatch.setattr(failure.internal_kv, "_internal_kv_put", lambda *_, **__: None)
+    monkeypatch.setattr(group_failure, "members_of", lambda driver: Members())
     callback = StopOnFailure(open_location(str(tmp_path)), "driver", 2 * ATTEMPTS)
     for workers in range(1, 2 * ATTEMPTS):
         callback.after_exception(None, {0: too_little_memory(workers)})
@@ -100,6 +115,7 @@ def test_each_larger_group_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_the_cause_is_the_dead_worker_not_the_others_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_failure, "_nodes", set)
     monkeypatch.setattr(failure.internal_kv, "_internal_kv_put", lambda *_, **__: None)
+    monkeypatch.setattr(group_failure, "members_of", lambda driver: Members())
     callback = StopOnFailure(open_location(str(tmp_path)), "driver", MOST_WORKERS)
     errors = {0: raised(RuntimeError("Connection closed by peer")), 1: died(WORKER_DIED)}
     for _ in range(ATTEMPTS - 1):
@@ -131,7 +147,8 @@ def test_a_group_that_could_not_start_is_started_again(
             raise outcomes.pop()
 
     monkeypatch.setattr(group, "_trainer", lambda task: SimpleNamespace(fit=fit))
-    task = SimpleNamespace(run=open_location(str(tmp_path)))
+    share = SimpleNamespace(gpus=0, max_workers=1)
+    task = SimpleNamespace(run=open_location(str(tmp_path)), share=share)
     if ends:
         group.train_in_group(task)  # type: ignore[arg-type]
         return

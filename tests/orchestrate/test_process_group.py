@@ -108,7 +108,7 @@ def test_the_exception_of_one_of_three_workers_ends_the_others_and_is_shown(clus
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
     trainer = DataParallelTrainer(
         fails_in_the_middle_of_a_step,
-        train_loop_config={"task": SimpleNamespace(run=None, folder=str(tmp_path))},
+        train_loop_config={"task": SimpleNamespace(run=None, folder=str(tmp_path), address=None)},
         backend_config=ProcessGroupConfig(backend="gloo", timeout_s=120),
         scaling_config=ScalingConfig(num_workers=3, resources_per_worker={"CPU": 0.3}),
         run_config=RunConfig(storage_path=str(tmp_path / "ray"), failure_config=FailureConfig(max_failures=0)),

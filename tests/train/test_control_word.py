@@ -15,6 +15,7 @@ from simclr_ray import collective
 from simclr_ray.config import Config
 from simclr_ray.data.order import Order
 from simclr_ray.train.batch import Batch
+from simclr_ray.train.committed import Committed
 from simclr_ray.train.control import Action
 from simclr_ray.train.control_word import ControlWord
 from simclr_ray.train.state import initial_state
@@ -26,6 +27,8 @@ SAVE_S = 0.5
 
 class SlowRecorder:
     """Decides `action`; its saves take SAVE_S and write `file`."""
+
+    saved_step = 0
 
     def __init__(self, action: Action, file: Path) -> None:
         self._action, self._file = action, file
@@ -46,8 +49,9 @@ def after_a_step(action: Action, file: Path) -> tuple[int, bool]:
     calls, config = [], Config()
     order = Order(seed=1, rows=64, slice_rows=8, global_batch=32, pass_size=32)
     recorder: Any = SlowRecorder(action, file) if collective.rank() == 0 else None
-    control = ControlWord(LocalWorker(torch.device("cpu")), recorder, order, config.data.max_bad_fraction)
     state = initial_state(TINY, torch.device("cpu"))
+    committed = Committed(state, recoverable=False)
+    control = ControlWord(LocalWorker(torch.device("cpu")), recorder, order, config.data.max_bad_fraction, committed)
     batch = Batch(0, torch.zeros(4, 2, 8, 8, 3), ids=np.arange(4), bad=np.zeros(4, bool))
     with pytest.MonkeyPatch.context() as patch:
         all_reduce = torch.distributed.all_reduce

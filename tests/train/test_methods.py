@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -27,28 +26,13 @@ from simclr_ray.storage.location import open_location
 from simclr_ray.storage.run_folder import LEDGER, METRICS, read_rows
 from simclr_ray.train.state import TrainState, initial_state
 from simclr_ray.train.step import Forward, forward_of, training_step
-from small_runs import TINY, Killed, attempt, synthetic_dataset, weights
+from small_runs import SMALL_BATCH as BATCH
+from small_runs import TINY, Killed, attempt, synthetic_dataset, weights, with_method
 
-BATCH, SLICE_ROWS = 32, 4
-LOCAL = {"augment.local_views": 3, "augment.local_size": 12}
-SMALL: dict[str, dict[str, Any]] = {
-    "swav": {"method.prototypes": 12},
-    "dino": {"method.prototypes": 12},
-    "moco": {"method.queue": 2 * BATCH},
-    "supervised": {"method.classes": 10},
-    "swav_multi_crop": {"method.prototypes": 12, "method.frozen_epochs": 0.5} | LOCAL,
-    "dino_multi_crop": LOCAL
-    | {"method.prototypes": 12, "method.frozen_epochs": 0.5, "method.warmup_teacher_epochs": 1.0},
-    "moco_v3": {"method.queue": 0, "method.predictor_hidden": 24},
-}
+SLICE_ROWS = 4
 VARIANTS = [*METHODS, "moco_v3", "swav_multi_crop", "dino_multi_crop"]
 CPU = torch.device("cpu")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
-
-
-def with_method(config: Config, variant: str, **changes: Any) -> Config:
-    name = variant.removesuffix("_v3").removesuffix("_multi_crop")
-    return config.with_overrides({"method.name": name} | SMALL.get(variant, {}) | changes)
 
 
 def small(variant: str) -> Config:

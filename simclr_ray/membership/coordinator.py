@@ -1,0 +1,192 @@
+"""The coordinator of a run's workers: a thread of the driver, which forms one generation after the other.
+
+Each worker holds a TCP connection to it. The end of a connection is a worker's death, known within milliseconds; a
+worker that is frozen, or beyond a broken network, is not heard of for FROZEN_S. The coordinator knows nothing of
+training: only who is there, and whose state is how old.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import selectors
+import socket
+import threading
+from dataclasses import dataclass, field
+from time import monotonic
+
+from simclr_ray.membership.generation import FROZEN_S
+from simclr_ray.membership.messages import Connection, Message
+
+SEND_S = 2.0
+POLL_S = 0.05
+
+
+@dataclass(eq=False)
+class _Peer:
+    connection: Connection
+    heard: float = field(default_factory=monotonic)
+    name: str = ""
+    """Empty until it has joined."""
+    slots: int = 1
+    ready: bool = False
+    """It waits for the next generation."""
+    left: bool = False
+    progress: list[int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Members:
+    """What others may know of the group at a time."""
+
+    training: int = 0
+    """Workers with a state that have not left."""
+    finished: bool = False
+    """A worker has trained to the end: there is nothing to start again for."""
+
+
+class Coordinator:
+    """`min_workers`: fewer do not train. `wait_s`: how long a generation that has lost or sent away workers waits for
+    others in their place. `start_wait_s`: the same for the first one, whose workers all start at the same time.
+    """
+
+    def __init__(self, *, min_workers: int = 1, wait_s: float = 0.0, start_wait_s: float = 30.0) -> None:
+        self._min_workers, self._wait_s, self._start_wait_s = min_workers, wait_s, start_wait_s
+        self.token = secrets.token_hex(16)
+        """Only who knows it may join."""
+        self._listener = socket.create_server(("", 0))
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._peers: list[_Peer] = []
+        self._generation: list[_Peer] = []
+        self._number, self._told_waiting = 0, 0
+        self._incomplete_since: float | None = None
+        self._finished, self._closed = False, threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="coordinator", daemon=True)
+        self._thread.start()
+
+    @property
+    def port(self) -> int:
+        return self._listener.getsockname()[1]
+
+    @property
+    def members(self) -> Members:
+        training = [peer for peer in list(self._peers) if peer.progress is not None and not peer.left]
+        return Members(training=len(training), finished=self._finished)
+
+    def close(self) -> None:
+        self._closed.set()
+        self._thread.join()
+        for peer in self._peers:
+            peer.connection.close()
+        self._listener.close()
+        self._selector.close()
+
+    def _serve(self) -> None:
+        while not self._closed.is_set():
+            for key, _ in self._selector.select(POLL_S):
+                if key.fileobj is self._listener:
+                    self._accept()
+                else:
+                    self._read(key.data)
+            for peer in list(self._peers):
+                if monotonic() - peer.heard > FROZEN_S:
+                    self._lose(peer)
+            self._form()
+
+    def _accept(self) -> None:
+        end, _ = self._listener.accept()
+        end.settimeout(SEND_S)
+        peer = _Peer(Connection(end))
+        self._peers.append(peer)
+        self._selector.register(peer.connection, selectors.EVENT_READ, peer)
+
+    def _read(self, peer: _Peer) -> None:
+        try:
+            for message in peer.connection.receive():
+                peer.heard = monotonic()
+                self._take(peer, message)
+        except (OSError, ValueError, KeyError, TypeError):
+            self._lose(peer)
+
+    def _take(self, peer: _Peer, message: Message) -> None:
+        kind = message["kind"]
+        if kind == "join":
+            if not hmac.compare_digest(message["token"], self.token):
+                raise ValueError("a stranger")
+            peer.name, peer.slots, peer.ready = message["name"], message["slots"], True
+            if self._finished:
+                self._send(peer, {"kind": "finished"})
+        elif kind == "ready":
+            peer.progress, peer.ready = message["progress"], True
+            if message["lost"]:
+                self._break()  # the others may still wait for it
+        elif kind == "trained":
+            peer.progress = message["progress"]
+        elif kind == "leave":
+            peer.left, peer.ready = True, False
+            self._finished = self._finished or message["finished"]
+        self._send(peer, {"kind": "beat", "sent": message.get("sent")})
+
+    def _send(self, peer: _Peer, message: Message) -> None:
+        try:
+            peer.connection.send(message)
+        except OSError:
+            self._lose(peer)
+
+    def _lose(self, peer: _Peer) -> None:
+        """Whether it is dead or only thought to be: it is not of this run any more."""
+        if peer not in self._peers:
+            return
+        self._peers.remove(peer)
+        self._selector.unregister(peer.connection)
+        peer.connection.close()
+        if peer in self._generation and not peer.left:
+            self._break()
+
+    def _break(self) -> None:
+        """Tells the workers of this generation that it has ended."""
+        for other in list(self._generation):
+            if other in self._peers and not other.left and not other.ready:
+                self._send(other, {"kind": "broken", "number": self._number})
+
+    def _form(self) -> None:
+        """The next generation, once all that are left of the last one have come out of it."""
+        before = [peer for peer in self._generation if peer in self._peers and not peer.left]
+        joining = [peer for peer in self._peers if peer.ready and peer not in before]
+        if any(not peer.ready for peer in before):
+            self._tell_waiting(before, len(joining))
+            return
+        workers = [*before, *joining]
+        if not workers:
+            self._incomplete_since = None
+            return
+        if self._complete(workers, starting=not before):
+            self._begin(workers)
+
+    def _complete(self, workers: list[_Peer], *, starting: bool) -> bool:
+        now = monotonic()
+        self._incomplete_since = self._incomplete_since or now
+        wait_s = self._start_wait_s if starting else self._wait_s
+        over = now - self._incomplete_since >= wait_s
+        return len(workers) >= self._min_workers and (over or len(workers) >= max(peer.slots for peer in workers))
+
+    def _begin(self, workers: list[_Peer]) -> None:
+        self._number += 1
+        self._incomplete_since, self._told_waiting = None, 0
+        self._generation = workers
+        message = {
+            "kind": "generation",
+            "number": self._number,
+            "names": [peer.name for peer in workers],
+            "progress": [peer.progress for peer in workers],
+        }
+        for rank, peer in enumerate(workers):
+            peer.ready = False
+            self._send(peer, message | {"rank": rank})
+
+    def _tell_waiting(self, training: list[_Peer], waiting: int) -> None:
+        if waiting != self._told_waiting:
+            self._told_waiting = waiting
+            for peer in training:
+                self._send(peer, {"kind": "waiting", "count": waiting})

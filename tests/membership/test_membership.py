@@ -1,0 +1,194 @@
+"""Who trains: generations form, end by losses, leave and grow; the frozen are fenced, and strangers kept out."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from time import monotonic, sleep
+from typing import Any
+
+import pytest
+
+from simclr_ray.membership import coordinator as coordinator_module
+from simclr_ray.membership.coordinator import Coordinator
+from simclr_ray.membership.generation import Generation
+from simclr_ray.membership.member import Address, Fenced, Member
+
+WAIT_S = 10.0
+
+
+class Group:
+    """A coordinator, and members each with a thread of its own for what blocks."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.coordinator = Coordinator(**settings)
+        self._pool = ThreadPoolExecutor(16)
+        token, port = self.coordinator.token, self.coordinator.port
+        self.address = Address(host="127.0.0.1", port=port, token=token, store="")
+
+    def member(self, name: str, slots: int) -> Member:
+        return Member(self.address, name, slots)
+
+    def start(self, call: Callable[[], Any]) -> Future[Any]:
+        return self._pool.submit(call)
+
+    def joined(self, *members: Member) -> list[Generation]:
+        return [each.result(WAIT_S) for each in [self.start(member.join) for member in members]]
+
+    def next(self, *members: Member, progress: tuple[int, int] = (5, 1), lost: bool = True) -> list[Generation]:
+        waiting = [self.start(lambda m=member: m.next(progress, lost=lost)) for member in members]
+        return [each.result(WAIT_S) for each in waiting]
+
+
+@contextmanager
+def group(**settings: Any) -> Iterator[Group]:
+    found = Group(**settings)
+    try:
+        yield found
+    finally:
+        found.coordinator.close()
+
+
+def until(condition: Callable[[], Any]) -> None:
+    end = monotonic() + WAIT_S
+    while not condition():
+        assert monotonic() < end
+        sleep(0.01)
+
+
+def test_the_first_generation_waits_for_all_and_has_no_state() -> None:
+    with group() as ours:
+        a, b = ours.member("a", 2), ours.member("b", 2)
+        first = ours.start(a.join)
+        sleep(0.3)
+        assert not first.done()
+        (of_b,) = ours.joined(b)
+        assert [first.result(WAIT_S).rank, of_b.rank] == [0, 1]
+        assert of_b.names == a.names == ["a", "b"]
+        assert of_b.most_advanced is None
+        assert not of_b.in_step
+
+
+def test_a_loss_ends_the_generation_at_once_and_the_most_advanced_gives_its_state() -> None:
+    with group() as ours:
+        a, b, c = (ours.member(name, 3) for name in "abc")
+        [ours.start(member.join) for member in (a, b, c)]
+        until(lambda: len(a.names) == len(c.names) == 3)
+        b.close()
+        until(lambda: a.lost() and c.lost())
+        left = ours.start(lambda: a.next((7, 0), lost=True)), ours.start(lambda: c.next((7, 1), lost=True))
+        of_a, of_c = (each.result(WAIT_S) for each in left)
+        assert set(of_a.names) == {"a", "c"}
+        assert of_a.names[of_a.most_advanced] == "c"  # at the same step, with its evaluation done
+        assert not a.lost()
+        assert {of_a.rank, of_c.rank} == {0, 1}
+
+
+def test_one_that_was_cut_off_ends_the_generation_for_the_others() -> None:
+    with group() as ours:
+        a, b = ours.member("a", 2), ours.member("b", 2)
+        [ours.start(member.join) for member in (a, b)]
+        until(lambda: len(a.names) == len(b.names) == 2)
+        again = ours.start(lambda: a.next((3, 1), lost=True))
+        until(b.lost)
+        assert not again.done(), "b has not come out of it yet"
+        ours.next(b, progress=(3, 1))
+        assert again.result(WAIT_S).in_step
+
+
+def test_others_wait_until_the_generation_lets_them_in_and_come_last() -> None:
+    with group(wait_s=0.0) as ours:
+        a, b = ours.member("a", 2), ours.member("b", 2)
+        [ours.start(member.join) for member in (a, b)]
+        until(lambda: len(a.names) == len(b.names) == 2)
+        first = a.names
+        new = ours.member("c", 2)
+        waiting = ours.start(new.join)
+        until(lambda: a.waiting == b.waiting == 1)
+        assert not waiting.done()
+        ours.next(a, b, progress=(9, 1), lost=False)
+        found = waiting.result(WAIT_S)
+        assert found.names == [*first, "c"]
+        assert found.progress == [(9, 1), (9, 1), None]
+        assert a.waiting == 0
+
+
+def test_survivors_wait_for_another_in_the_place_of_a_lost_one_and_for_the_least_number() -> None:
+    with group(wait_s=0.5) as ours:
+        a, b = ours.member("a", 2), ours.member("b", 2)
+        [ours.start(member.join) for member in (a, b)]
+        until(lambda: len(a.names) == len(b.names) == 2)
+        b.close()
+        until(a.lost)
+        start = monotonic()
+        (alone,) = ours.next(a)
+        assert monotonic() - start >= 0.5
+        assert alone.size == 1
+    with group(min_workers=2) as ours:
+        a, b = ours.member("a", 2), ours.member("b", 2)
+        [ours.start(member.join) for member in (a, b)]
+        until(lambda: len(a.names) == len(b.names) == 2)
+        b.close()
+        until(a.lost)
+        waiting = ours.start(lambda: a.next((5, 1), lost=True))
+        sleep(0.5)
+        assert not waiting.done()
+        ours.joined(ours.member("c", 2))
+        assert waiting.result(WAIT_S).names == ["a", "c"]
+
+
+def test_one_that_leaves_breaks_nothing_and_after_the_end_nobody_is_let_in() -> None:
+    with group() as ours:
+        a, b = ours.member("a", 2), ours.member("b", 2)
+        [ours.start(member.join) for member in (a, b)]
+        until(lambda: len(a.names) == len(b.names) == 2)
+        b.leave()
+        b.close()
+        sleep(0.3)
+        assert not a.lost()
+        (alone,) = ours.next(a, lost=False)
+        assert alone.names == ["a"]
+        assert not ours.coordinator.members.finished
+        a.leave(finished=True)
+        until(lambda: ours.coordinator.members.finished)
+        assert ours.start(ours.member("c", 2).join).result(WAIT_S) is None
+
+
+def test_one_that_is_not_heard_of_is_fenced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coordinator_module, "FROZEN_S", 1.0)
+    with group() as ours:
+        a, b = ours.member("a", 2), ours.member("b", 2)
+        [ours.start(member.join) for member in (a, b)]
+        until(lambda: len(a.names) == len(b.names) == 2)
+        assert b.holds()
+        b._sending.acquire()  # its beats stop, as those of a frozen process
+        until(a.lost)
+        b._sending.release()
+        until(lambda: not b.holds())
+        with pytest.raises(Fenced):
+            b.next((5, 1), lost=True)
+        (alone,) = ours.next(a)
+        assert alone.names == ["a"]
+
+
+@pytest.mark.parametrize("line", [b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b'{"kind": "join"}\n', b"x" * (1 << 21)])
+def test_strangers_are_turned_away(line: bytes) -> None:
+    with group() as ours, socket.create_connection(("127.0.0.1", ours.coordinator.port), timeout=WAIT_S) as stranger:
+        a = ours.member("a", 1)
+        try:
+            stranger.sendall(line)
+            assert stranger.recv(1 << 16) == b""
+        except ConnectionError:
+            pass
+        assert ours.joined(a)[0].names == ["a"]
+
+
+def test_a_wrong_token_is_refused() -> None:
+    with group() as ours:
+        other = Member(replace(ours.address, token="guessed"), "b", 1)
+        with pytest.raises(Fenced):
+            other.join()
+        assert ours.joined(ours.member("a", 1))[0].names == ["a"]
