@@ -52,7 +52,7 @@ def attempt(task: Task, device: torch.device, member: Member | None = None) -> N
         cpus = data_cpus(resources, worker.size, total_cpus, on_gpu=on_gpu)
         return blocks(plan_stream(config, task.dataset, order, worker.size, cpus), positions)
 
-    worker = RayWorker(device, task.progress_key, task.end_key, task.share, member, set_threads)
+    worker = RayWorker(device, task, member, set_threads)
     threads = set_threads(member.slots if member else worker.size)
     with suppress(Ended), worker.polling():
         run_attempt(

@@ -78,7 +78,7 @@ def _trainer(task: Task) -> ray.train.torch.TorchTrainer:
         callbacks.append(CorrectedPlacement(share))
         selector = selector or unrestricted_selector(share)
     if task.address:
-        callbacks.append(ReplaceLost(task.driver))
+        callbacks.append(ReplaceLost(task.driver, share))
     run_config = RunConfig(
         name="ray",
         storage_path=run.path,

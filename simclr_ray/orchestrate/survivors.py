@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from time import sleep
+from time import monotonic, sleep
 from typing import Any
 
 import ray
@@ -29,12 +29,15 @@ from simclr_ray.membership.member import Address
 from simclr_ray.orchestrate.failure import unwrapped
 from simclr_ray.orchestrate.placement import LOOKUP_ERRORS, usable_nodes
 from simclr_ray.orchestrate.preemption.drain import draining
+from simclr_ray.orchestrate.task import restart_key
 from simclr_ray.periodic import repeating
 from simclr_ray.planning.shares import Share
 from simclr_ray.train.control import Interrupted
 
 PUBLISH_S = 0.2
 PLACE_POLL_S = 0.2
+PLACE_S = 20.0
+"""Ray's head takes 12 to 15 s to notice that a node is lost, and looks for another place then."""
 
 
 class RunEnded(Exception):
@@ -92,13 +95,17 @@ class ReplaceLost(ControllerCallback, WorkerGroupCallback):
     has stopped as a whole. Runs in Ray Train's controller; to be called after `CorrectedPlacement`.
 
     Without it the controller would wait for a machine inside Ray, where it sees neither the run's end nor the loss of
-    another worker.
+    another worker. If no place is to be had within PLACE_S, the survivors save and the group starts again without it:
+    Ray's head (2.60) tries to place the rest of a group again and again without a pause, at the cost of two cores.
     """
 
-    def __init__(self, driver: str) -> None:
-        self._driver = driver
+    def __init__(self, driver: str, share: Share) -> None:
+        self._driver, self._share = driver, share
         self._group: Any = None
         self._lost: set[int] = set()
+
+    def before_worker_group_start(self, worker_group_context: Any) -> None:
+        internal_kv._internal_kv_del(restart_key(self._driver))
 
     def after_worker_group_start(self, worker_group: Any) -> None:
         self._group = worker_group
@@ -124,12 +131,17 @@ class ReplaceLost(ControllerCallback, WorkerGroupCallback):
         workers = len(self._group.get_workers())
         if len(self._lost) == workers:
             return
-        while not self._can_be_placed():
+        since, asked = monotonic(), False
+        internal_kv._internal_kv_del(restart_key(self._driver))
+        while asked or not self._can_be_placed():
             members = members_of(self._driver)
             if members.finished:
                 raise RunEnded
             if not members.training:
                 return
+            if not asked and members.training >= self._share.min_workers and monotonic() - since > PLACE_S:
+                internal_kv._internal_kv_put(restart_key(self._driver), "", overwrite=True)
+                asked = True  # they save before they end, so they must not be ended here
             sleep(PLACE_POLL_S)
         resize_decision.num_workers = workers
 

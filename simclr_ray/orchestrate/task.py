@@ -29,12 +29,21 @@ class Task:
     """Of the coordinator of a group whose workers survive each other; None: the group ends with any of them."""
 
     @property
+    def restart_key(self) -> str:
+        return restart_key(self.driver)
+
+    @property
     def progress_key(self) -> str:
         return f"simclr_ray/progress/{self.driver}"
 
     @property
     def end_key(self) -> str:
         return end_key(self.run)
+
+
+def restart_key(driver: str) -> str:
+    """Of the request that a group saves and starts again with the workers that fit."""
+    return f"simclr_ray/restart/{driver}"
 
 
 def end_key(run: Location) -> str:

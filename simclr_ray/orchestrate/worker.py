@@ -18,8 +18,9 @@ from ray.experimental import internal_kv
 from simclr_ray import collective
 from simclr_ray.membership.member import Member
 from simclr_ray.orchestrate.preemption.drain import draining, save_requested_at, staying
+from simclr_ray.orchestrate.task import Task
 from simclr_ray.periodic import repeating
-from simclr_ray.planning.shares import Share, workers_that_fit
+from simclr_ray.planning.shares import workers_that_fit
 from simclr_ray.storage.run_folder import Row
 from simclr_ray.train.control import ClusterSignals
 
@@ -31,22 +32,20 @@ BETWEEN = "/"
 
 
 class RayWorker:
-    """`progress_key`: the key in Ray's key-value store of the newest metrics row, which the driver polls.
+    """`task` has the keys in Ray's key-value store of the newest metrics row, which the driver polls, and of requests.
 
-    `end_key`: the key that requests the end of the run. `set_up` is called with the number of workers whenever that may
+    `set_up` is called with the number of workers whenever that may
     have changed.
     """
 
     def __init__(
         self,
         device: torch.device,
-        progress_key: str,
-        end_key: str,
-        share: Share,
+        task: Task,
         member: Member | None,
         set_up: Callable[[int], object],
     ) -> None:
-        self._device, self._progress_key, self._end_key, self._share = device, progress_key, end_key, share
+        self._device, self._task = device, task
         self._member, self._set_up = member, set_up
         self._signals = ClusterSignals()
         self._checked: Row | None = None
@@ -81,7 +80,9 @@ class RayWorker:
         """Replaces the published row; the newest row with a check's results is added under `checked`."""
         if "rankme" in row:
             self._checked = row
-        internal_kv._internal_kv_put(self._progress_key, json.dumps(row | {"checked": self._checked}), overwrite=True)
+        internal_kv._internal_kv_put(
+            self._task.progress_key, json.dumps(row | {"checked": self._checked}), overwrite=True
+        )
 
     def poll_signals(self) -> ClusterSignals:
         if self._member is None:
@@ -116,9 +117,10 @@ class RayWorker:
         ours = {node: self._deadlines[node] for node in leaving if node in self._nodes}
         left = [node["Resources"] for node in staying(ray.nodes(), leaving)]
         return ClusterSignals(
-            available_workers=workers_that_fit(self._share, left),
+            available_workers=workers_that_fit(self._task.share, left),
             deadline=min(ours.values(), default=None),
             nodes=tuple(ours),
             save_requested_at=save_requested_at(),
-            end_requested=internal_kv._internal_kv_exists(self._end_key),
+            end_requested=internal_kv._internal_kv_exists(self._task.end_key),
+            restart_requested=internal_kv._internal_kv_exists(self._task.restart_key),
         )

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack
-from functools import cache, partial
+from functools import cached_property
 from time import time
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -66,104 +67,129 @@ def run_attempt(
     follows. Raises Interrupted when rank 0 has saved so that another group of workers can resume, Ended when it has
     saved because an end of the run was requested, and Left when the others go on without this worker.
     """
-    order, member, began = order_of(config, dataset), worker.member, time()
     with ExitStack() as until_the_end:
-        if member:
-            until_the_end.callback(member.close)
+        calls = _Calls(still_ours, evaluate, save_best, on_done)
+        return _Attempt(config, dataset, run, worker, blocks, calls, last_failure, until_the_end).train()
 
-        @cache
-        def recorder() -> Recorder:
-            return until_the_end.enter_context(_recorder(config, dataset, order, run, worker, still_ours))
 
-        @cache
-        def note_begin() -> None:
-            recorder().begin(began, worker.size, last_failure)
+class _Calls(NamedTuple):
+    """See `run_attempt`."""
 
-        if member is None and worker.rank == 0:
-            note_begin()  # before what may fail
-        state = initial_state(config, worker.device, read_initial(run, config.model.init_sha256))
-        committed = Committed(state, recoverable=member is not None)
-        forward = _forward_of(config, state, worker.device)
+    still_ours: Callable[[], bool]
+    evaluate: Evaluate | None
+    save_best: Callable[[Method], None] | None
+    on_done: Callable[[Method], object] | None
 
-        def train_as(generation: Generation | None, change: Change | None) -> None:
-            """Until the end, or until a worker is lost, leaves or joins."""
-            worker.begin_generation()
-            ours = recorder() if worker.rank == 0 else None
-            if generation is None or change is None or generation.most_advanced is None:
-                if ours:
-                    note_begin()
-                committed.pending_row, skipped = _resume(state, config, dataset, run)
-                if ours:
-                    ours.restored(state.step, worker.size, skipped)
-                committed.commit(committed.pending_row)
-            else:
-                committed.share(generation)
-                if ours:
-                    ours.regrouped(state.step, committed.rows, **change.fields(generation))
-            if member:
-                member.trained(committed.progress)
-            check = _checks(config, order, evaluate, save_best, read_rows(run / METRICS) if ours else [])
-            _train(config, order, state, worker, blocks, ours, check, committed, forward)
-            if ours and state.done and on_done:
-                on_done(state.model)
 
-        if member is None:
-            train_as(None, None)
+class _Attempt:
+    """What lasts for one worker as long as its process trains, over all generations of the group."""
+
+    def __init__(
+        self,
+        config: Config,
+        dataset: Dataset,
+        run: Location,
+        worker: Worker,
+        blocks: Blocks,
+        calls: _Calls,
+        last_failure: str | None,
+        until_the_end: ExitStack,
+    ) -> None:
+        self._config, self._dataset, self._run, self._worker, self._blocks = config, dataset, run, worker, blocks
+        self._calls, self._last_failure, self._until_the_end = calls, last_failure, until_the_end
+        self._order, self._began, self._begin_recorded = order_of(config, dataset), time(), False
+        if worker.member:
+            until_the_end.callback(worker.member.close)
+        elif worker.rank == 0:
+            self._record_begin()  # before what may fail
+        self._state = initial_state(config, worker.device, read_initial(run, config.model.init_sha256))
+        self._committed = Committed(self._state, recoverable=worker.member is not None)
+        self._forward = _forward_of(config, self._state, worker.device)
+
+    def train(self) -> TrainState:
+        """Until the end, or as a worker of one generation after the other."""
+        if self._worker.member is None:
+            self._train_as(None, None)
+            return self._state
+        from torch.utils.tensorboard import SummaryWriter  # noqa: F401 (a second that no change shall wait for)
+
+        # The others wait in a collective while rank 0 retries its last save.
+        timeout_s = self._config.saving.patience_s + 1800
+        over_generations(self._worker.member, self._committed, timeout_s, self._train_as)
+        return self._state
+
+    @cached_property
+    def _recorder(self) -> Recorder:
+        """Rank 0's: once it is, it stays it."""
+        new = _recorder(self._config, self._dataset, self._order, self._run, self._worker, self._calls.still_ours)
+        return self._until_the_end.enter_context(new)
+
+    def _record_begin(self) -> None:
+        if not self._begin_recorded:
+            self._recorder.begin(self._began, self._worker.size, self._last_failure)
+            self._begin_recorded = True
+
+    def _train_as(self, generation: Generation | None, change: Change | None) -> None:
+        """Until the end, or until a worker is lost, leaves or joins."""
+        worker, state = self._worker, self._state
+        worker.begin_generation()
+        recorder = self._recorder if worker.rank == 0 else None
+        if generation is None or change is None or generation.most_advanced is None:
+            self._resume_or_start(recorder)
         else:
-            from torch.utils.tensorboard import SummaryWriter  # noqa: F401 (a second that no change shall wait for)
+            self._committed.share(generation)
+            if recorder:
+                recorder.regrouped(state.step, self._committed.rows, **change.fields(generation))
+        if worker.member:
+            worker.member.trained(self._committed.progress)
+        self._train_on(recorder)
+        if recorder and state.done and self._calls.on_done:
+            self._calls.on_done(state.model)
 
-            # The others wait in a collective while rank 0 retries its last save.
-            over_generations(member, committed, config.saving.patience_s + 1800, train_as)
-    return state
+    def _resume_or_start(self, recorder: Recorder | None) -> None:
+        state = self._state
+        if recorder:
+            self._record_begin()
+        pending_row, skipped = _resume(state, self._config, self._dataset, self._run)
+        if recorder:
+            recorder.restored(state.step, self._worker.size, skipped)
+        self._committed.commit(pending_row)
+
+    def _train_on(self, recorder: Recorder | None) -> None:
+        config, order, state = self._config, self._order, self._state
+        worker, committed = self._worker, self._committed
+        until, logging = max(state.step, last_step(config, order)), config.logging
+        log = StepLog(worker, recorder, order, committed, every_steps=logging.every_steps, ledger=logging.ledger)
+        control = ControlWord(worker, recorder, order, config.data.max_bad_fraction, committed)
+        rows = read_rows(self._run / METRICS) if recorder else []
+        check = _check(config, order, self._calls, log, control, rows)
+        step = _step_of(config, order, state, worker, self._forward)
+
+        def lr_at(step: int) -> float:
+            return rate_at(config, step, order.steps_per_epoch)
+
+        fits = naming_too_little_memory(order, worker.size, worker.device)  # the step, copies to the device, the logs
+        with fits, closing_aside(_stream(order, worker, self._blocks, state.step, until)) as stream:
+            train(state, stream, step, lr_at, log, control, check, committed, until=until)
+        state.done = check.exhausted or state.step == config.train.epochs * order.steps_per_epoch
+        if recorder and state.done:
+            recorder.wait_for_save()  # `done` is the last event
+            recorder.event("done", state.step, **{"reason": "evaluate.patience"} if check.exhausted else {})
+        elif recorder:
+            recorder.event("stop", state.step, reason="saving.stop_after_epochs")
 
 
-def _train(
-    config: Config,
-    order: Order,
-    state: TrainState,
-    worker: Worker,
-    blocks: Blocks,
-    recorder: Recorder | None,
-    new_check: Callable[[StepLog, ControlWord], Check],
-    committed: Committed,
-    forward: Forward,
-) -> None:
-    until, logging = max(state.step, last_step(config, order)), config.logging
-    log = StepLog(worker, recorder, order, committed, every_steps=logging.every_steps, ledger=logging.ledger)
-    control = ControlWord(worker, recorder, order, config.data.max_bad_fraction, committed)
-    check = new_check(log, control)
-    step = _step_of(config, order, state, worker, forward)
-
-    def lr_at(step: int) -> float:
-        return rate_at(config, step, order.steps_per_epoch)
-
-    fits = naming_too_little_memory(order, worker.size, worker.device)  # the step, the copies to the device, the logs
-    with fits, closing_aside(_stream(order, worker, blocks, state.step, until)) as stream:
-        train(state, stream, step, lr_at, log, control, check, committed, until=until)
-    state.done = check.exhausted or state.step == config.train.epochs * order.steps_per_epoch
-    if recorder and state.done:
-        recorder.wait_for_save()  # `done` is the last event
-        recorder.event("done", state.step, **{"reason": "evaluate.patience"} if check.exhausted else {})
-    elif recorder:
-        recorder.event("stop", state.step, reason="saving.stop_after_epochs")
-
-
-def _checks(
-    config: Config,
-    order: Order,
-    evaluate: Evaluate | None,
-    save_best: Callable[[Method], None] | None,
-    rows: list[Row],
-) -> Callable[[StepLog, ControlWord], Check]:
+def _check(config: Config, order: Order, calls: _Calls, log: StepLog, control: ControlWord, rows: list[Row]) -> Check:
     settings = config.evaluate
-    return partial(
-        Check,
-        evaluate,
+    return Check(
+        calls.evaluate,
         settings.every_epochs * order.steps_per_epoch,
+        log,
+        control,
         objective=objective_of(config),
         rows=rows,
         patience=settings.patience,
-        save_best=save_best if settings.keep_best else None,
+        save_best=calls.save_best if settings.keep_best else None,
     )
 
 

@@ -64,6 +64,8 @@ class ClusterSignals:
     """Workers that have been started in the place of lost ones and wait to join."""
     places: int | None = None
     """Workers that the group can have without a restart, lost ones included; None: those that it has."""
+    restart_requested: bool = False
+    """Whether the group shall start again with the workers that fit, as the places of lost ones stay empty."""
     end_requested: bool = False
     """Whether the run shall save and end now, as a sweep requests of a trial that it stops."""
 
@@ -107,6 +109,8 @@ class Control:
             return self._until_deadline(signals.deadline, save_seconds, step_seconds)
         if signals.joining or self._must_leave(signals.deadline, step_seconds):
             return Action.REGROUP
+        if signals.restart_requested:
+            return Action.RESIZE
         places = workers if signals.places is None else signals.places
         available = places if signals.available_workers is None else signals.available_workers
         if signals.available_workers not in (None, self._refused_workers):
