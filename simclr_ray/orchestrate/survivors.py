@@ -36,8 +36,8 @@ from simclr_ray.train.control import Interrupted
 
 PUBLISH_S = 0.2
 PLACE_POLL_S = 0.2
-PLACE_S = 20.0
-"""Ray's head takes 12 to 15 s to notice that a node is lost, and looks for another place then."""
+PLACE_S = 8.0
+"""Less than the 12 to 15 s in which Ray's head notices that a node is lost, and begins to look for another place."""
 
 
 class RunEnded(Exception):
