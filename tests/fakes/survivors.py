@@ -36,6 +36,8 @@ from small_runs import local_blocks
 Point = Literal["batch", "gradients", "form", "share", "save", "evaluation", "log"]
 TIMEOUT_S = 240.0
 FENCED, LEFT = 4, 5
+ALL_JOINED = 1000
+"""Added to a fault's number: the mark that the workers in the place of its lost ones have come."""
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["torch", "torch.distributed", "simclr_ray.train.attempt"])
 
@@ -72,6 +74,14 @@ class _Script:
                 if loss.point not in ("form", "share"):
                     return
 
+    def wait_for_others(self, ours: Member) -> None:
+        """Called by rank 0 after each step: a run this small would be over before others have started."""
+        for number, loss in enumerate(self.losses):
+            happened = len(self.marks(number)) == len(loss.ranks)
+            if loss.others and happened and not self.marks(number + ALL_JOINED):
+                _until(lambda n=loss.others: ours.waiting >= n or len(ours.names) >= ours.slots, [], "others joined")
+                self.mark(number + ALL_JOINED, 0)
+
     def mark(self, number: int, rank: int) -> bool:
         """Whether it has not happened to this rank before."""
         try:
@@ -87,6 +97,7 @@ class _Worker(LocalWorker):
 
     def poll_signals(self) -> ClusterSignals:
         assert self.member is not None
+        self.script.wait_for_others(self.member)
         signals = ClusterSignals(joining=self.member.waiting)
         for _, loss in self.script.due(_now.step):
             if loss.how == "noticed":
@@ -163,7 +174,7 @@ def _until(condition: Callable[[], bool], processes: list[Any], what: str) -> No
     while not condition():
         assert monotonic() - begin < TIMEOUT_S, f"{what} did not happen: {[p.exitcode for p in processes]}"
         assert all(p.exitcode in (None, 0, -signal.SIGKILL, FENCED, LEFT) for p in processes), "a worker failed"
-        if all(process.exitcode == 0 for process in processes):
+        if processes and all(process.exitcode == 0 for process in processes):
             assert condition(), f"the run ended without {what}"
         sleep(0.05)
 
