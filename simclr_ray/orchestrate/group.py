@@ -28,6 +28,7 @@ from simclr_ray.storage.object_store import with_retries
 NEVER_S = 1e9
 """Interval that turns Ray's own resize monitor off, because it would lose the steps since the last save."""
 GRACE_S = 60.0
+"""After the end of training, for Ray's controller to notice it."""
 
 
 def train_in_group(task: Task) -> None:

@@ -44,6 +44,11 @@ class Action(IntEnum):
     END = 5
     """Save, and end."""
 
+    @property
+    def saves(self) -> bool:
+        """Whether rank 0 saves, and the others wait for it."""
+        return self not in (Action.CONTINUE, Action.REGROUP)
+
 
 @dataclass(frozen=True)
 class ClusterSignals:

@@ -49,8 +49,9 @@ class ControlWord:
             add_bad_ids(batch, new, state.bad_ids, self._order, self._max_bad_fraction)
         action = Action(word)
         self._committed.commit(pending_row, saved)
-        asked = action not in (Action.CONTINUE, Action.REGROUP)
-        if self._recorder and (last or asked or pending_row is not None or self._recorder.save_is_due(state.step)):
+        if self._recorder and (
+            last or action.saves or pending_row is not None or self._recorder.save_is_due(state.step)
+        ):
             self._save(self._recorder, state, action, pending_row, last=last)
         self._wait_for_save(state, action)
 
@@ -59,7 +60,7 @@ class ControlWord:
         decision = self._recorder.decide(self._worker, state.step) if self._recorder else Action.CONTINUE
         (word,) = collective.maximum_over_workers([int(decision)])
         action = Action(word)
-        if self._recorder and action not in (Action.CONTINUE, Action.REGROUP):
+        if self._recorder and action.saves:
             self._save(self._recorder, state, action, pending_row, last=False)
         self._wait_for_save(state, action)
 
@@ -71,7 +72,7 @@ class ControlWord:
         raise (Left if leaves else Regroup)(Action.REGROUP.name)
 
     def _save(self, recorder: Recorder, state: TrainState, action: Action, pending_row: Row | None, last: bool) -> None:
-        wait = last or action not in (Action.CONTINUE, Action.REGROUP)
+        wait = last or action.saves
         recorder.save(state, wait=wait, must_succeed=last or action >= Action.RESIZE, pending_row=pending_row)
 
     def _wait_for_save(self, state: TrainState, action: Action) -> None:

@@ -37,7 +37,7 @@ def train(
     """
     if committed.pending_row is not None:
         check.run(state, committed.pending_row)
-        committed.commit(None)
+        committed.pending_row = None
     if check.exhausted:
         return
     for batch in log.timed(stream):
@@ -53,7 +53,7 @@ def train(
         control.after_step(state, batch, row if check_is_due else None, last=last)
         if row is not None and check_is_due:
             check.run(state, row)
-            committed.commit(None)
+            committed.pending_row = None
             if check.exhausted:
                 return
     assert state.step == until, f"the stream ended at step {state.step} of {until}"

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pytest
 import torch
 
 from simclr_ray.config import Config
@@ -196,3 +197,22 @@ def final(folder: Path) -> dict[str, Any]:
         "ledger": read_rows(run / "ledger.jsonl"),
         "metrics": metrics,
     }
+
+
+def assert_bitwise(got: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert got["step"] == expected["step"]
+    assert got["ledger"] == expected["ledger"]
+    assert got["metrics"] == expected["metrics"]
+    for name, value in expected["tensors"].items():
+        assert torch.equal(got["tensors"][name], value), name
+
+
+def assert_same_mathematics(got: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Another number of workers: the ledger is the same, losses, checks and weights but for float64's rounding."""
+    assert got["ledger"] == expected["ledger"]
+    assert [row["step"] for row in got["metrics"]] == [row["step"] for row in expected["metrics"]]
+    for row, other in zip(got["metrics"], expected["metrics"], strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-8)
+        assert row.get("rankme", 0.0) == pytest.approx(other.get("rankme", 0.0), rel=1e-8)
+    for name, value in expected["tensors"].items():
+        torch.testing.assert_close(got["tensors"][name], value, rtol=1e-6, atol=1e-6, msg=name)

@@ -35,6 +35,12 @@ class Group:
     def start(self, call: Callable[[], Any]) -> Future[Any]:
         return self._pool.submit(call)
 
+    def together(self, *names: str) -> list[Member]:
+        """Members of one generation."""
+        members = [self.member(name, len(names)) for name in names]
+        self.joined(*members)
+        return members
+
     def joined(self, *members: Member) -> list[Generation]:
         return [each.result(WAIT_S) for each in [self.start(member.join) for member in members]]
 
@@ -74,9 +80,7 @@ def test_the_first_generation_waits_for_all_and_has_no_state() -> None:
 
 def test_a_loss_ends_the_generation_at_once_and_the_most_advanced_gives_its_state() -> None:
     with group() as ours:
-        a, b, c = (ours.member(name, 3) for name in "abc")
-        [ours.start(member.join) for member in (a, b, c)]
-        until(lambda: len(a.names) == len(c.names) == 3)
+        a, b, c = ours.together("a", "b", "c")
         b.close()
         until(lambda: a.lost() and c.lost())
         left = ours.start(lambda: a.next((7, 0), lost=True)), ours.start(lambda: c.next((7, 1), lost=True))
@@ -89,9 +93,7 @@ def test_a_loss_ends_the_generation_at_once_and_the_most_advanced_gives_its_stat
 
 def test_one_that_was_cut_off_ends_the_generation_for_the_others() -> None:
     with group() as ours:
-        a, b = ours.member("a", 2), ours.member("b", 2)
-        [ours.start(member.join) for member in (a, b)]
-        until(lambda: len(a.names) == len(b.names) == 2)
+        a, b = ours.together("a", "b")
         again = ours.start(lambda: a.next((3, 1), lost=True))
         until(b.lost)
         assert not again.done(), "b has not come out of it yet"
@@ -101,9 +103,7 @@ def test_one_that_was_cut_off_ends_the_generation_for_the_others() -> None:
 
 def test_others_wait_until_the_generation_lets_them_in_and_come_last() -> None:
     with group(wait_s=0.0) as ours:
-        a, b = ours.member("a", 2), ours.member("b", 2)
-        [ours.start(member.join) for member in (a, b)]
-        until(lambda: len(a.names) == len(b.names) == 2)
+        a, b = ours.together("a", "b")
         first = a.names
         new = ours.member("c", 2)
         waiting = ours.start(new.join)
@@ -118,9 +118,7 @@ def test_others_wait_until_the_generation_lets_them_in_and_come_last() -> None:
 
 def test_survivors_wait_for_another_in_the_place_of_a_lost_one_and_for_the_least_number() -> None:
     with group(wait_s=0.5) as ours:
-        a, b = ours.member("a", 2), ours.member("b", 2)
-        [ours.start(member.join) for member in (a, b)]
-        until(lambda: len(a.names) == len(b.names) == 2)
+        a, b = ours.together("a", "b")
         b.close()
         until(a.lost)
         start = monotonic()
@@ -128,9 +126,7 @@ def test_survivors_wait_for_another_in_the_place_of_a_lost_one_and_for_the_least
         assert monotonic() - start >= 0.5
         assert alone.size == 1
     with group(min_workers=2) as ours:
-        a, b = ours.member("a", 2), ours.member("b", 2)
-        [ours.start(member.join) for member in (a, b)]
-        until(lambda: len(a.names) == len(b.names) == 2)
+        a, b = ours.together("a", "b")
         b.close()
         until(a.lost)
         waiting = ours.start(lambda: a.next((5, 1), lost=True))
@@ -142,9 +138,7 @@ def test_survivors_wait_for_another_in_the_place_of_a_lost_one_and_for_the_least
 
 def test_one_that_leaves_breaks_nothing_and_after_the_end_nobody_is_let_in() -> None:
     with group() as ours:
-        a, b = ours.member("a", 2), ours.member("b", 2)
-        [ours.start(member.join) for member in (a, b)]
-        until(lambda: len(a.names) == len(b.names) == 2)
+        a, b = ours.together("a", "b")
         b.leave()
         b.close()
         sleep(0.3)
@@ -160,9 +154,7 @@ def test_one_that_leaves_breaks_nothing_and_after_the_end_nobody_is_let_in() -> 
 def test_one_that_is_not_heard_of_is_fenced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coordinator_module, "FROZEN_S", 1.0)
     with group() as ours:
-        a, b = ours.member("a", 2), ours.member("b", 2)
-        [ours.start(member.join) for member in (a, b)]
-        until(lambda: len(a.names) == len(b.names) == 2)
+        a, b = ours.together("a", "b")
         assert b.holds()
         b._sending.acquire()  # its beats stop, as those of a frozen process
         until(a.lost)

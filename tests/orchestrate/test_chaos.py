@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from chaos import WorkerFault, final, random_faults, run_with_faults
+from chaos import WorkerFault, assert_bitwise, assert_same_mathematics, final, random_faults, run_with_faults
 from simclr_ray.config import Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.storage.location import open_location
@@ -51,24 +50,6 @@ def undisturbed(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> A
         return found[key]
 
     return get
-
-
-def assert_bitwise(got: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert got["step"] == expected["step"]
-    assert got["ledger"] == expected["ledger"]
-    assert got["metrics"] == expected["metrics"]
-    for name, value in expected["tensors"].items():
-        assert torch.equal(got["tensors"][name], value), name
-
-
-def assert_same_mathematics(got: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Another number of workers: the ledger is the same, losses and weights but for float64's rounding."""
-    assert got["ledger"] == expected["ledger"]
-    assert [row["step"] for row in got["metrics"]] == [row["step"] for row in expected["metrics"]]
-    for row, other in zip(got["metrics"], expected["metrics"], strict=True):
-        assert row["loss"] == pytest.approx(other["loss"], rel=1e-8)
-    for name, value in expected["tensors"].items():
-        torch.testing.assert_close(got["tensors"][name], value, rtol=1e-6, atol=1e-6, msg=name)
 
 
 def kill_steps(count: int) -> list[int]:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from chaos import final
+from chaos import assert_bitwise, assert_same_mathematics, final
 from simclr_ray.config import Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.storage.location import open_location
@@ -31,7 +30,6 @@ CONFIG = TINY.with_overrides(
         "evaluate.method": "rankme",
     }
 )
-STEPS = 20
 
 
 @pytest.fixture(scope="module")
@@ -57,16 +55,6 @@ def undisturbed(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> A
 
 def regroups(folder: Path) -> list[dict[str, Any]]:
     return [row for row in read_rows(open_location(str(folder)) / "events.jsonl") if row["event"] == "regroup"]
-
-
-def assert_same_mathematics(got: dict[str, Any], expected: dict[str, Any]) -> None:
-    assert got["ledger"] == expected["ledger"]
-    assert [row["step"] for row in got["metrics"]] == [row["step"] for row in expected["metrics"]]
-    for row, other in zip(got["metrics"], expected["metrics"], strict=True):
-        assert row["loss"] == pytest.approx(other["loss"], rel=1e-8)
-        assert row.get("rankme", 0.0) == pytest.approx(other.get("rankme", 0.0), rel=1e-8)
-    for name, value in expected["tensors"].items():
-        torch.testing.assert_close(got["tensors"][name], value, rtol=1e-6, atol=1e-6, msg=name)
 
 
 def assert_survived(config: Config, dataset: Dataset, run: Path, workers: int, losses: list[Loss], alone: Any) -> None:
@@ -133,11 +121,7 @@ def test_a_worker_replaced_before_the_next_step_leaves_no_trace(
     config = CONFIG.with_overrides({"train.precision": "float32"})
     codes = survive(config, dataset, tmp_path / "run", 2, losses, wait_s=120.0)
     assert sorted(codes.values()) == [-9, -9, 0, 0]
-    got, expected = final(tmp_path / "run"), undisturbed(config, 2)
-    assert got["metrics"] == expected["metrics"]
-    assert got["ledger"] == expected["ledger"]
-    for name, value in expected["tensors"].items():
-        assert torch.equal(got["tensors"][name], value), name
+    assert_bitwise(final(tmp_path / "run"), undisturbed(config, 2))
 
 
 def test_if_all_are_lost_others_go_on_from_the_newest_checkpoint(
