@@ -3,7 +3,7 @@
 The packages, each of which imports only those before it:
 
 config       a run's settings, grouped by consequence
-gloo_group   a process group that survives its workers; membership: who trains, generation after generation
+group        a process group that survives its workers; membership: who trains, generation after generation
 collective   what torch.distributed is asked; storage: files, run folders; recipes: functions that return a config
 data         from a source of images to augmented views; model: encoders, heads, BatchNorm over all workers
 methods      the objectives; optim: LARS and the learning rate

@@ -16,7 +16,7 @@ import torch.distributed._functional_collectives as funcol
 from jaxtyping import Shaped
 from torch import Tensor
 
-from simclr_ray.gloo_group import GlooGroup
+from simclr_ray.group.gloo import GlooGroup
 
 BUCKET_BYTES = 32 << 20
 T = TypeVar("T")

@@ -13,7 +13,7 @@ import simclr_ray
 
 ROOT = Path(simclr_ray.__file__).parent
 FLOORS = [
-    {"config", "periodic", "cloud_notice", "gloo_group"},
+    {"config", "periodic", "cloud_notice", "group"},
     {"collective", "storage", "recipes", "membership"},
     {"data", "model"},
     {"methods", "optim"},

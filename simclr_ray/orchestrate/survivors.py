@@ -2,7 +2,7 @@
 
 Ray calls this replica groups, and made it for torchft: with such a backend its controller leaves the train functions of
 the surviving workers alone, and starts one for each lost worker in its place. The workers' process group, and who is in
-it, are ours (membership/, gloo_group.py).
+it, are ours (membership/, group/).
 """
 
 from __future__ import annotations

@@ -9,7 +9,8 @@ from time import monotonic
 from typing import Any
 
 from simclr_ray import collective
-from simclr_ray.gloo_group import PeerLost, form_group
+from simclr_ray.group.gloo import form_group
+from simclr_ray.group.mesh import PeerLost
 from simclr_ray.membership.generation import Generation
 from simclr_ray.membership.member import Member
 from simclr_ray.train.committed import Committed
@@ -23,15 +24,20 @@ class Change:
     """What has changed since the last generation of this worker, for the event that rank 0 writes."""
 
     def __init__(self, before: list[str], ended: float) -> None:
-        self._before, self._ended = set(before), ended
+        self._before = set(before)
+        self._ended = self.agreed = self.formed = ended
 
     def fields(self, generation: Generation) -> dict[str, Any]:
-        now = set(generation.names)
+        """The pause is told by part: until the next generation was agreed on, formed, and had its state."""
+        now, shared = set(generation.names), monotonic()
         return {
             "workers": {"from": len(self._before), "to": len(now)},
             "lost": len(self._before - now),
             "joined": len(now - self._before),
-            "pause_s": round(monotonic() - self._ended, 3),
+            "pause_s": round(shared - self._ended, 3),
+            "agree_s": round(self.agreed - self._ended, 3),
+            "form_s": round(self.formed - self.agreed, 3),
+            "state_s": round(shared - self.formed, 3),
         }
 
 
@@ -47,9 +53,10 @@ def over_generations(
     try:
         while generation is not None:
             try:
-                name = f"generation-{generation.number}"
+                change.agreed, name = monotonic(), f"generation-{generation.number}"
                 group = form_group(member.address.store, name, generation.rank, generation.size, member.lost, timeout_s)
                 collective.join_group(group)
+                change.formed = monotonic()
                 train(generation, change)
                 collective.wait_for_all()  # or who is lost now takes what it had to write with it
                 member.leave(finished=True)

@@ -10,7 +10,6 @@ import multiprocessing
 import os
 import random
 import signal
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,10 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
+from gloo import join
+from simclr_ray import collective
 from simclr_ray.config import Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.order import order_of
@@ -30,11 +32,10 @@ from simclr_ray.train.checkpoint import newest_valid, steps_in
 from simclr_ray.train.control import ClusterSignals, Interrupted
 from simclr_ray.train.worker import LocalWorker
 from small_runs import local_blocks
+from worker_processes import worker_context
 
 ATTEMPT_TIMEOUT_S = 300.0
 INTERRUPTED = 3
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "torch.distributed", "simclr_ray.train.attempt"])
 
 
 @dataclass(frozen=True)
@@ -91,34 +92,32 @@ def run_with_faults(config: Config, dataset: Dataset, folder: Path, workers: int
 
 def _attempt(config: Config, dataset: Dataset, folder: Path, workers: int, fault: WorkerFault | None) -> list[int]:
     """Exit codes by rank. Once one process has ended the others are killed, as Ray does."""
-    with tempfile.TemporaryDirectory() as meeting:
-        processes = [
-            _context.Process(target=_main, args=(rank, workers, f"{meeting}/group", config, dataset, folder, fault))
-            for rank in range(workers)
-        ]
+    context, store = worker_context(), dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    processes = [
+        context.Process(target=_main, args=(rank, workers, store.port, config, dataset, folder, fault))
+        for rank in range(workers)
+    ]
+    for process in processes:
+        process.start()
+    multiprocessing.connection.wait([process.sentinel for process in processes], timeout=ATTEMPT_TIMEOUT_S)
+    for process in processes:
+        process.join(2.0)  # planned ends are simultaneous
+    ended = [process.exitcode for process in processes]
+    if not any(ended):
         for process in processes:
-            process.start()
-        multiprocessing.connection.wait([process.sentinel for process in processes], timeout=ATTEMPT_TIMEOUT_S)
-        for process in processes:
-            process.join(2.0)  # planned ends are simultaneous
-        ended = [process.exitcode for process in processes]
-        if not any(ended):
-            for process in processes:
-                process.join(ATTEMPT_TIMEOUT_S)
-        for process in processes:
-            process.kill()
-            process.join()
-        return [process.exitcode or 0 for process in processes]
+            process.join(ATTEMPT_TIMEOUT_S)
+    for process in processes:
+        process.kill()
+        process.join()
+    return [process.exitcode or 0 for process in processes]
 
 
 def _main(
-    rank: int, size: int, meeting: str, config: Config, dataset: Dataset, folder: Path, fault: WorkerFault | None
+    rank: int, size: int, port: int, config: Config, dataset: Dataset, folder: Path, fault: WorkerFault | None
 ) -> None:
-    import torch.distributed as dist
-
     torch.set_num_threads(1)
     run = open_location(str(folder))
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=size)
+    join(port, rank, size)
     if fault and fault.kind == "cut save" and rank == 0:
         _die_while_saving(fault)
 
@@ -135,8 +134,7 @@ def _main(
         run_attempt(config, dataset, run, _ScriptedWorker(torch.device("cpu"), fault, run), blocks)
     except Interrupted:
         os._exit(INTERRUPTED)
-    dist.barrier()
-    dist.destroy_process_group()
+    collective.wait_for_all()
 
 
 def _die_while_saving(fault: WorkerFault) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
+from forked import start_forked
 from simclr_ray.storage.location import open_location
 from simclr_ray.storage.run_folder import read_rows
 
@@ -50,14 +49,8 @@ def start(
     """
     settings = SETTINGS | {"resources.min-workers": workers, "resources.max-workers": workers} | changes
     flags = [word for key, value in settings.items() for word in _flag(key, value)]
-    line = [sys.executable, str(ROOT / "experiments/pretrain.py"), "quickstart", *flags, "--name", name]
-    return subprocess.Popen(
-        [*line, "--storage", str(folder)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | (FAST if fast else {}) | {"RAY_ADDRESS": ray_address},
-    )
+    line = [str(ROOT / "experiments/pretrain.py"), "quickstart", *flags, "--name", name, "--storage", str(folder)]
+    return start_forked(line, env=os.environ | (FAST if fast else {}) | {"RAY_ADDRESS": ray_address})
 
 
 def _flag(key: str, value: object) -> list[str]:

@@ -5,7 +5,6 @@ The script says who dies, freezes or is sent away, where and at which step; the 
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -32,14 +31,13 @@ from simclr_ray.train.attempt import run_attempt
 from simclr_ray.train.control import ClusterSignals, Left
 from simclr_ray.train.worker import LocalWorker
 from small_runs import local_blocks
+from worker_processes import worker_context
 
 Point = Literal["batch", "gradients", "form", "share", "save", "evaluation", "log"]
 TIMEOUT_S = 240.0
 FENCED, LEFT = 4, 5
 ALL_JOINED = 1000
 """Added to a fault's number: the mark that the workers in the place of its lost ones have come."""
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "torch.distributed", "simclr_ray.train.attempt"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +74,13 @@ class _Script:
 
     def wait_for_others(self, ours: Member) -> None:
         """Called by rank 0 after each step: a run this small would be over before others have started."""
+        started = ours.slots
         for number, loss in enumerate(self.losses):
+            others = {f"worker-{started + other}" for other in range(loss.others)}
+            started += loss.others
             happened = len(self.marks(number)) == len(loss.ranks)
-            if loss.others and happened and not self.marks(number + ALL_JOINED):
-                _until(lambda n=loss.others: ours.waiting >= n or len(ours.names) >= ours.slots, [], "others joined")
+            if others and happened and not self.marks(number + ALL_JOINED):
+                _until(lambda o=others: ours.waiting >= len(o) or o.intersection(ours.names), [], "others joined")
                 self.mark(number + ALL_JOINED, 0)
 
     def mark(self, number: int, rank: int) -> bool:
@@ -136,7 +137,7 @@ def survive(
     def start(count: int) -> None:
         for _ in range(count):
             arguments = (len(processes), address, workers, config, dataset, folder, script, frozen_s)
-            processes.append(_context.Process(target=_main, args=arguments))
+            processes.append(worker_context().Process(target=_main, args=arguments))
             processes[-1].start()
 
     start(workers)
@@ -165,11 +166,11 @@ def _awake(processes: list[Any]) -> list[Any]:
 def _stopped(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-    except FileNotFoundError:  # it has ended
+    except (FileNotFoundError, ProcessLookupError):  # it has ended
         return False
 
 
-def _until(condition: Callable[[], bool], processes: list[Any], what: str) -> None:
+def _until(condition: Callable[[], Any], processes: list[Any], what: str) -> None:
     begin = monotonic()
     while not condition():
         assert monotonic() - begin < TIMEOUT_S, f"{what} did not happen: {[p.exitcode for p in processes]}"

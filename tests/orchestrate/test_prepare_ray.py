@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,8 @@ import pyarrow as pa
 import pytest
 import ray
 
+from commands import ROOT
+from forked import run_forked
 from image_sources import contents, save_folder, save_parquet, save_tars, values
 from simclr_ray.config import BadInput
 from simclr_ray.data.dataset import IMAGE, bad_images, is_dataset
@@ -118,10 +119,7 @@ def test_a_torchvision_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    script = Path(__file__).parents[2] / "experiments" / "prepare.py"
-    return subprocess.run(
-        [sys.executable, script, *arguments], capture_output=True, text=True, timeout=200, check=False
-    )
+    return run_forked([str(ROOT / "experiments" / "prepare.py"), *arguments], timeout=200)
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def waits_alone(seconds: float) -> float:
 
 
 def test_the_timeout_of_one_kind_of_device_can_be_set() -> None:
-    waited = run_workers(2, waits_alone, 1.0)[0]
+    waited = run_workers(2, waits_alone, 1.0, group="torch")[0]
     assert 0.9 < waited < 2.9
 
 

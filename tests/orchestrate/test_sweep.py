@@ -21,6 +21,7 @@ from optuna.storages.journal import JournalFileBackend
 from PIL import Image
 
 from commands import FAST, ROOT, SMALL, events, finish, metrics, wait_until
+from forked import start_forked
 
 SETTINGS = SMALL | {
     "evaluate.every-epochs": 1,
@@ -36,14 +37,8 @@ SETTINGS = SMALL | {
 def start(folder: Path, name: str, *, ray_address: str = "local", space: str = "", **changes: object) -> Any:
     flags = [word for key, value in (SETTINGS | changes).items() for word in (f"--{key}", str(value))]
     flags += ["--space", *space.split()] if space else []
-    line = [sys.executable, str(ROOT / "experiments/sweep.py"), "quickstart", *flags, "--name", name]
-    return subprocess.Popen(
-        [*line, "--storage", str(folder)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | FAST | {"RAY_ADDRESS": ray_address},
-    )
+    line = [str(ROOT / "experiments/sweep.py"), "quickstart", *flags, "--name", name, "--storage", str(folder)]
+    return start_forked(line, env=os.environ | FAST | {"RAY_ADDRESS": ray_address})
 
 
 def trials_of(sweep: Path) -> list[optuna.trial.FrozenTrial]:

@@ -62,5 +62,5 @@ def after_a_step(action: Action, file: Path) -> tuple[int, bool]:
 
 def test_all_workers_wait_for_a_save_on_the_cpu_and_take_no_other_step_for_it(tmp_path: Path) -> None:
     """Otherwise the others would wait in the next step's collective, which has the accelerator's shorter timeout."""
-    assert run_workers(3, after_a_step, Action.SAVE, tmp_path / "saved") == [(2, True)] * 3
-    assert run_workers(3, after_a_step, Action.CONTINUE, tmp_path / "none") == [(1, False)] * 3
+    assert run_workers(3, after_a_step, Action.SAVE, tmp_path / "saved", group="torch") == [(2, True)] * 3
+    assert run_workers(3, after_a_step, Action.CONTINUE, tmp_path / "none", group="torch") == [(1, False)] * 3

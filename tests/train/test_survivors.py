@@ -19,7 +19,7 @@ from survivors import FENCED, LEFT, Loss, survive
 # 12 slices a batch, 4 steps an epoch; at a calm rate, or training itself amplifies float64's rounding.
 CONFIG = TINY.with_overrides(
     {
-        "train.epochs": 5,
+        "train.epochs": 4,
         "train.global_batch": 96,
         "train.precision": "float64",
         "optim.lr_per_256": 0.1,
@@ -67,7 +67,7 @@ def assert_survived(config: Config, dataset: Dataset, run: Path, workers: int, l
 
 def test_survivors_go_on_and_others_join(dataset: Dataset, tmp_path: Path, undisturbed: Any) -> None:
     losses = [Loss(step=4, ranks=(2,)), Loss(step=7, ranks=(0,), others=2)]
-    assert_survived(CONFIG.with_overrides({"train.epochs": 12}), dataset, tmp_path / "run", 3, losses, undisturbed)
+    assert_survived(CONFIG, dataset, tmp_path / "run", 3, losses, undisturbed)
     found = regroups(tmp_path / "run")
     assert [row["workers"]["to"] for row in found][:2] == [2, 1]
     assert found[-1]["workers"]["to"] == 3
@@ -92,7 +92,7 @@ def test_two_of_five_are_lost_at_once_and_another_while_the_group_forms(
 
 def test_one_is_lost_while_it_gives_its_state_to_another(dataset: Dataset, tmp_path: Path, undisturbed: Any) -> None:
     losses = [Loss(step=3, ranks=(2,), others=1), Loss(step=3, point="share", ranks=(0,))]
-    assert_survived(CONFIG.with_overrides({"train.epochs": 12}), dataset, tmp_path / "run", 3, losses, undisturbed)
+    assert_survived(CONFIG, dataset, tmp_path / "run", 3, losses, undisturbed)
 
 
 def test_workers_leave_before_they_are_taken_away(dataset: Dataset, tmp_path: Path, undisturbed: Any) -> None:

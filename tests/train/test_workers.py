@@ -107,7 +107,7 @@ def alone() -> list[dict[str, torch.Tensor]]:
 
 @pytest.mark.parametrize(("workers", "fused"), [(1, False), (2, True), (2, False), (3, True), (3, False)])
 def test_workers_equal_one_process(workers: int, fused: bool, alone: list[dict[str, torch.Tensor]]) -> None:
-    for results in run_workers(workers, everything, fused):
+    for results in run_workers(workers, everything, fused, group="ours" if fused else "torch"):
         for got, expected in zip(results, alone, strict=True):
             assert got.keys() == expected.keys()
             for name in expected:
@@ -176,5 +176,5 @@ def test_one_process_compiles_the_networks_of_many_trials() -> None:
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_encoder_and_synchronised_batchnorm_compile_without_a_graph_break(backend: str, fused: bool) -> None:
-    for plain, compiled in run_workers(2, compiled_gradients, backend, fused):
+    for plain, compiled in run_workers(2, compiled_gradients, backend, fused, group="ours" if fused else "torch"):
         torch.testing.assert_close(plain, compiled, rtol=1e-9, atol=1e-9)

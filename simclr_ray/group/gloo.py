@@ -1,7 +1,8 @@
 """A gloo process group that can be left at any time, in the middle of a collective too.
 
 torch.distributed's own groups cannot: a worker that is not connected to the lost one waits in its collective until the
-group's timeout. Here a collective is waited for in short slices, beside the question whether somebody is lost.
+group's timeout. Here a collective is waited for in short slices, beside the question whether somebody is lost. Small
+tensors take the direct connections of mesh.py.
 """
 
 from __future__ import annotations
@@ -18,31 +19,38 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from simclr_ray.group.mesh import MOST_BYTES, Mesh, PeerLost, form_mesh
+
+COMBINE: dict[Any, Any] = {dist.ReduceOp.SUM: torch.add, dist.ReduceOp.MAX: torch.maximum}
 SLICE = timedelta(milliseconds=100)
 FORM_POLL_S = 0.02
 KEPT_POLL_S = 1.0
 
 
-class PeerLost(RuntimeError):
-    """Another worker of the group is gone: nothing that this step has changed counts."""
-
-
 class GlooGroup:
-    """`gloo`: a torch ProcessGroupGloo; None for one worker. `lost`: whether a worker is known to be gone."""
+    """`gloo`: a torch ProcessGroupGloo, `mesh`: its workers' direct connections; None for one worker.
 
-    def __init__(self, rank: int, size: int, gloo: Any, lost: Callable[[], bool]) -> None:
+    `lost`: whether a worker is known to be gone.
+    """
+
+    def __init__(self, rank: int, size: int, gloo: Any, mesh: Mesh | None, lost: Callable[[], bool]) -> None:
         self.rank, self.size, self._lost = rank, size, lost
-        self._gloo = gloo
+        self._gloo, self._mesh = gloo, mesh
         self._under_way: set[Any] = set()
 
     def all_reduce(self, values: Tensor, op: Any = dist.ReduceOp.SUM) -> Callable[[], None]:
         """Starts an all-reduce in place. The returned function waits for it; it raises PeerLost, as all of these do."""
+        if self._mesh and _is_small(values):
+            self._mesh.all_reduce(values, COMBINE[op])
+            return lambda: None
         options = dist.AllreduceOptions()
         options.reduceOp = op
         return self._started(self._gloo.allreduce, [values], options)
 
     def all_gather(self, rows: Tensor) -> list[Tensor]:
         """`rows`, of one shape everywhere, of every worker in rank order."""
+        if self._mesh and _is_small(rows):
+            return self._mesh.all_gather(rows)
         received = [torch.empty_like(rows) for _ in range(self.size)]
         self._started(self._gloo.allgather, [received], [rows])()
         return received
@@ -76,12 +84,18 @@ class GlooGroup:
     def abandon(self) -> None:
         """Keeps the group, on a thread, until what is under way in it has ended, at its timeout at the latest: its
         destructor would wait for that, wherever the last reference happens to be dropped."""
+        if self._mesh is not None:
+            self._mesh.close()
         if self._gloo is not None:
             threading.Thread(target=self._keep, name="abandoned-group", daemon=True).start()
 
     def _keep(self) -> None:
         while not all(work.is_completed() for work in self._under_way):
             sleep(KEPT_POLL_S)
+
+
+def _is_small(values: Tensor) -> bool:
+    return values.numel() * values.element_size() <= MOST_BYTES
 
 
 def _ended_within(work: Any, time: timedelta) -> bool:
@@ -97,15 +111,16 @@ def form_group(store: str, name: str, rank: int, size: int, lost: Callable[[], b
     Raises PeerLost where `lost` says so, or where the others cannot be connected to.
     """
     if size == 1:
-        return GlooGroup(0, 1, None, lost)
+        return GlooGroup(0, 1, None, None, lost)
     forming: Future[Any] = Future()
 
     def form() -> None:
         try:
             host, _, port = store.rpartition(":")
             timeout = timedelta(seconds=timeout_s)
-            tcp = dist.TCPStore(host, int(port), is_master=False, timeout=timeout)
-            forming.set_result(dist.ProcessGroupGloo(dist.PrefixStore(name, tcp), rank, size, timeout))
+            named = dist.PrefixStore(name, dist.TCPStore(host, int(port), is_master=False, timeout=timeout))
+            gloo = dist.ProcessGroupGloo(named, rank, size, timeout)
+            forming.set_result((gloo, form_mesh(named, host, rank, size, lost, timeout_s)))
         except BaseException as error:  # noqa: BLE001 (raised by the thread that waits)
             forming.set_exception(error)
 
@@ -114,6 +129,7 @@ def form_group(store: str, name: str, rank: int, size: int, lost: Callable[[], b
         if lost():
             raise PeerLost("a worker was lost while the group was formed")
     try:
-        return GlooGroup(rank, size, forming.result(), lost)
+        gloo, mesh = forming.result()
+        return GlooGroup(rank, size, gloo, mesh, lost)
     except RuntimeError as error:
         raise PeerLost(f"the group could not be formed: {error}") from error
