@@ -64,6 +64,7 @@ def run(rank: int, arguments: Arguments, folder: str) -> None:
     if arguments.processes > 1:
         os.environ["GLOO_SOCKET_IFNAME"] = "lo"
         dist.init_process_group("gloo", init_method=f"file://{folder}/group", rank=rank, world_size=arguments.processes)
+        _join_as_workers_do(rank, arguments.processes)
     parts = Parts()
     step, encoder_parameters = our_step(arguments, rank, parts)
     steps = [warmed_up(step, arguments.seconds)]
@@ -75,6 +76,19 @@ def run(rank: int, arguments: Arguments, folder: str) -> None:
         print(json.dumps({"images_per_s": rate, "encoder_parameters": encoder_parameters, "shares": parts.shares()}))
     if arguments.processes > 1:
         dist.destroy_process_group()
+
+
+def _join_as_workers_do(rank: int, size: int) -> None:
+    """Into a group of ours, which CPU workers train in; a checkout of before trains in the default group."""
+    try:
+        from simclr_ray.group.gloo import form_group
+    except ImportError:
+        return
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False) if rank == 0 else None
+    port = [store.port if store else 0]
+    dist.broadcast_object_list(port)
+    collective.join_group(form_group(f"127.0.0.1:{port[0]}", "step", rank, size, lambda: False, 60.0))
+    dist.barrier()  # the store is there until all have joined
 
 
 def our_step(arguments: Arguments, rank: int, parts: Parts) -> tuple[Step, int]:
