@@ -10,7 +10,7 @@ from simclr_ray.config.suggest import suggestion
 
 COMMANDS = (
     *("pretrain", "prepare", "sweep", "evaluate", "embed", "neighbours", "export"),
-    *("report", "plan", "status", "demo"),
+    *("preview", "report", "plan", "status", "demo"),
 )
 USAGE = f"usage: simclr-ray COMMAND ...\ncommands: {', '.join(COMMANDS)}\nsimclr-ray COMMAND --help lists its settings"
 

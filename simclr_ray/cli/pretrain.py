@@ -7,8 +7,10 @@ The same command resumes a run that was interrupted.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import time
 
 from simclr_ray.cli.command import choose_recipe, given_keys, parse_with_config
+from simclr_ray.config import BadInput
 from simclr_ray.recipes import RECIPES
 
 
@@ -38,5 +40,17 @@ def main(argv: list[str]) -> None:
     if not encoder.exists():
         print(f"\nstopped at step {result.step}: {result.path}\nwithout --saving.stop-after-epochs it goes on")
         return
-    print(f"\ndone at step {result.step}: {result.path}\n")
-    print(loading_lines(encoder, config))
+    print(f"\ndone at step {result.step}: {result.path}")
+    _report(result.path)
+    print(f"\n{loading_lines(encoder, config)}")
+
+
+def _report(run: str) -> None:
+    """Writes the run's page. That it cannot be written, or read, is said and is no failure of the run."""
+    from simclr_ray.report.run import read_run
+    from simclr_ray.report.run_page import write_run_page
+
+    try:
+        print(f"report: {write_run_page(read_run(run, time()))}")
+    except (OSError, BadInput) as error:
+        print(f"no report: {str(error).splitlines()[0]}")

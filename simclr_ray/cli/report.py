@@ -5,8 +5,9 @@
     python experiments/report.py RUN RUN ...
     python experiments/report.py SWEEP
 
-RUN: a run folder, local or by URI, in training or not. SWEEP: the folder of a sweep; plots and page are written to its
-folder report/. Several runs become one table of their accuracies, those that differ only in their seed one row of it.
+RUN: a run folder, local or by URI, in training or not. SWEEP: the folder of a sweep. Plots and a page are written to
+its folder report/. Several runs become one table of their accuracies, those that differ only in their seed one row of
+it.
 """
 
 from __future__ import annotations
@@ -65,5 +66,9 @@ def _report_run(folder: str, *, goodput: bool) -> None:
     run = read_run(folder, now)
     if goodput:
         print(table(account(run.events, run.rows, now=now if run.state == "running" else None)))
-    else:
-        print(summary(run))
+        return
+    print(summary(run))
+
+    from simclr_ray.report.run_page import write_run_page  # imports matplotlib, a second or two
+
+    print(f"\nplots and all of this: {write_run_page(run)}")

@@ -11,16 +11,24 @@ from PIL import Image, ImageDraw, ImageFont
 
 SIDE = 160
 """Pixels of an image's longer side."""
-GAP, CAPTION = 8, 32
+GAP, LINE = 8, 14
 COLUMNS = 6
 BACKGROUND, INK, FRAME = "white", "#222222", "#d62728"
 
 
 def contact_sheet(
-    images: Sequence[UInt8[np.ndarray, "h w 3"]], captions: Sequence[str], *, framed: int = 0, columns: int = COLUMNS
+    images: Sequence[UInt8[np.ndarray, "h w 3"]],
+    captions: Sequence[str],
+    *,
+    framed: int = 0,
+    columns: int = COLUMNS,
+    lines: int = 2,
 ) -> bytes:
-    """A PNG of the images in reading order, each scaled to fit; the first `framed` have a frame."""
-    cell_width, cell_height = SIDE + GAP, SIDE + CAPTION + GAP
+    """A PNG of the images in reading order, each scaled to fit, above so many lines of its caption.
+
+    The first `framed` have a frame.
+    """
+    cell_width, cell_height = SIDE + GAP, SIDE + 4 + LINE * lines + GAP
     rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * cell_width + GAP, rows * cell_height + GAP), BACKGROUND)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
@@ -35,8 +43,8 @@ def contact_sheet(
         if number < framed:
             edge = (place[0] - 3, place[1] - 3, place[0] + width + 2, place[1] + height + 2)
             draw.rectangle(edge, outline=FRAME, width=3)
-        for line, text in enumerate(caption.splitlines()[:2]):
-            draw.text((left, top + SIDE + 3 + 14 * line), _shortened(text, font), INK, font)
+        for line, text in enumerate(caption.splitlines()[:lines]):
+            draw.text((left, top + SIDE + 3 + LINE * line), _shortened(text, font), INK, font)
     content = io.BytesIO()
     sheet.save(content, "PNG")
     return content.getvalue()

@@ -31,6 +31,7 @@ PRETRAIN = f"pretrain.py quickstart --data.train photos {SETTINGS}"
 # Command lines, and text that each prints. Later ones read what earlier ones wrote.
 TYPED = {
     "prepare.py synthetic:256 labelled": "256 images, labelled, 10 classes, in ",
+    "preview.py photos --recipe quickstart --images 3": "sheet: preview.png",
     PRETRAIN: "check: rankme on images held out of photos, because it ",
     "evaluate.py runs/quickstart knn --train labelled --test synthetic:64:test": "pretrained",
     f"pretrain.py quickstart --data.train labelled --method byol --model.init runs/quickstart --name warm {SETTINGS}": (
@@ -43,7 +44,7 @@ TYPED = {
     "evaluate.py runs/quickstart finetune --train labelled --test synthetic:64:test --fraction 0.5 --epochs 2": (
         "fine-tuning pretrained: 2 epochs on 126 images"  # half of each class, 12 or 13 images
     ),
-    "report.py runs/quickstart": "rankme ",
+    "report.py runs/quickstart": "plots and all of this: ",
     "report.py runs/quickstart --goodput": "goodput",
     "report.py runs/quickstart runs/warm": "the runs were not trained on the same data",
     "plan.py quickstart": "images/s",

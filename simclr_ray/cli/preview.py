@@ -1,0 +1,54 @@
+"""Shows images beside the views that a recipe draws of them, before any training.
+
+    python experiments/preview.py SOURCE --recipe RECIPE [--augment.strength 1 ...]
+
+SOURCE: whatever `--data.train` takes. RECIPE: one of simclr_ray/recipes (quickstart unless given), or a file with a
+function that returns a Config. Nothing is prepared, and neither torch nor Ray is loaded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tyro
+
+from simclr_ray.cli.command import Recipe, choose_recipe, parse_with_config
+from simclr_ray.config import BadInput
+from simclr_ray.recipes import RECIPES
+from simclr_ray.storage.location import open_location
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    source: tyro.conf.Positional[str]
+    images: int = 6
+    """How many are shown."""
+    out: str = "preview.png"
+    """The sheet."""
+
+
+def main(argv: list[str]) -> None:
+    recipe, rest = _recipe_of(argv)
+    arguments, config = parse_with_config(Arguments, rest, recipe.config, __doc__)
+    if arguments.images < 1:
+        raise BadInput(f"--images {arguments.images}: at least 1 can be shown")
+
+    from simclr_ray.data.dataset import is_dataset, open_dataset
+    from simclr_ray.report.views import images_in, images_of, views_sheet
+
+    if is_dataset(arguments.source):
+        images = images_of(open_dataset(arguments.source), arguments.images)
+    else:
+        images = images_in(arguments.source, arguments.images)
+    open_location(arguments.out).write_bytes(views_sheet(images, config.train.seed, config.augment))
+    print(f"sheet: {arguments.out}")
+
+
+def _recipe_of(argv: list[str]) -> tuple[Recipe, list[str]]:
+    """The recipe that --recipe names, quickstart by default, and the other arguments."""
+    for at, word in enumerate(argv):
+        flag, mark, name = word.partition("=")
+        if flag == "--recipe":
+            after = at + 1 if mark else at + 2
+            return choose_recipe([name or "".join(argv[at + 1 : after]), *argv[:at], *argv[after:]], RECIPES)
+    return choose_recipe(["quickstart", *argv], RECIPES)
