@@ -60,7 +60,7 @@ def _torchvision(pretrained: Pretrained, out: Location) -> str:
 def _timm(pretrained: Pretrained, out: Location) -> str:
     """The layout of the Hugging Face hub: config.json and model.safetensors."""
     library, name, settings = _library_network(pretrained, "timm")
-    if library != "timm" and pretrained.config.model.arch not in RESNETS:
+    if library != "timm" and name not in RESNETS:  # these have torchvision's names and shapes there
         raise _not_in("timm", pretrained.config.model)
     transform, size = transform_of(pretrained), pretrained.size
     described = {
@@ -136,4 +136,6 @@ def _library_network(pretrained: Pretrained, wanted: str) -> tuple[str, str, dic
 
 def _not_in(library: str, model: ModelConfig) -> BadInput:
     what = f"{model.arch} of width {model.width:g} with the stem {model.stem}" if model.arch in RESNETS else model.arch
-    return BadInput(f"{library} has no network {what}: use --format onnx, torch.export or safetensors")
+    own = model.arch.rpartition(":")[0]
+    fitting = ", ".join(([own] if own else []) + ["onnx", "torch.export"])
+    return BadInput(f"{library} has no network {what}: use --format {fitting} or safetensors")

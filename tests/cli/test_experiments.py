@@ -27,6 +27,7 @@ from simclr_ray.recipes import quickstart
 flags = {FLAGS} | {{"data.train": "synthetic:256", "evaluate.test": "synthetic:64:test"}}
 demo(quickstart().with_overrides({{key.replace("-", "_"): value for key, value in flags.items()}}), "runs")
 """
+SPACE = "method.momentum=0.9:0.999 optim.lr-per-256=0.05:0.5:log"
 PRETRAIN = f"pretrain.py quickstart --data.train photos {SETTINGS}"
 # Command lines, and text that each prints. Later ones read what earlier ones wrote.
 TYPED = {
@@ -48,7 +49,9 @@ TYPED = {
     "report.py runs/quickstart --goodput": "goodput",
     "report.py runs/quickstart runs/warm": "the runs were not trained on the same data",
     "plan.py quickstart": "images/s",
-    f"sweep.py quickstart --data.train labelled --trials 2 {SETTINGS}": "2 of 2 trials: 2 complete",
+    f"sweep.py quickstart --data.train labelled --trials 2 --method byol --space {SPACE} {SETTINGS}": (
+        "2 of 2 trials: 2 complete"
+    ),
     "report.py runs/quickstart-sweep": "2 of 2 trials: 2 complete",
     "demo": "kNN accuracy on 64 synthetic images of 10 classes",
     "status.py": "quickstart-sweep",

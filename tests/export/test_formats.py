@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from simclr_ray.evaluate.results import append_result
 from simclr_ray.export.encoder import export_encoder
 from simclr_ray.export.export import export
 from simclr_ray.export.formats import FORMATS
+from simclr_ray.export.transform import Transform
 from simclr_ray.methods.build import build_encoder
 from simclr_ray.storage.location import open_location
 from tiny_networks import VIT
@@ -31,12 +33,17 @@ NETWORKS = {
     "resnet18": (ModelConfig(arch="resnet18"), 64),
     "resnet50": (ModelConfig(arch="resnet50"), 64),
     "narrow": (ModelConfig(arch="resnet18", width=0.125, stem="cifar"), 32),
+    "torchvision's resnet18": (ModelConfig(arch="torchvision:resnet18"), 64),
     "torchvision ViT": (ModelConfig(arch=f"torchvision:{VIT}"), 32),
     "timm ViT": (ModelConfig(arch="timm:vit_tiny_patch16_224"), 96),
 }
-BY_LIBRARY = {"torchvision": ("resnet18", "resnet50", "torchvision ViT"), "timm": ("resnet18", "resnet50", "timm ViT")}
+BY_LIBRARY = {
+    "torchvision": ("resnet18", "resnet50", "torchvision ViT"),
+    "timm": ("resnet18", "resnet50", "torchvision's resnet18", "timm ViT"),
+}
+ANYWHERE = [name for name in NETWORKS if name != "torchvision's resnet18"]
 CASES = [
-    (form, name) for form in FORMATS for name in BY_LIBRARY.get(form, NETWORKS) if (form, name) != ("onnx", "resnet50")
+    (form, name) for form in FORMATS for name in BY_LIBRARY.get(form, ANYWHERE) if (form, name) != ("onnx", "resnet50")
 ] + [pytest.param("onnx", "resnet50", marks=pytest.mark.slow)]
 
 
@@ -97,12 +104,18 @@ def test_timm_knows_the_preprocessing(runs: dict[str, str], tmp_path: Path) -> N
     assert model.num_features == 512
 
 
+def test_timm_resizes_as_we_do() -> None:
+    for size in range(32, 400):
+        ours = Transform(size=size, mean=DATA.mean, std=DATA.std)
+        assert math.floor(size / ours.crop_fraction) == ours.resized, size  # timm.data.transforms_factory
+
+
 @pytest.mark.parametrize(
     ("form", "name"),
     [("torchvision", "narrow"), ("timm", "narrow"), ("torchvision", "timm ViT"), ("timm", "torchvision ViT")],
 )
 def test_a_library_without_the_network(form, name, runs: dict[str, str], tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=f"{form} has no network .*: use --format onnx, torch.export or safetensors"):
+    with pytest.raises(BadInput, match=f"{form} has no network .*: use --format .*onnx, torch.export or safetensors"):
         export(runs[name], str(tmp_path / "out"), form, "export.py")
 
 
