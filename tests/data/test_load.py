@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from simclr_ray.data.decode import decode
 from simclr_ray.data.load import SliceLoader
 from simclr_ray.data.order import Order, order_of
 from small_runs import TINY, corrupted, synthetic_dataset
+from worker_processes import worker_context
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +74,7 @@ def _open(dataset: Dataset, folder: str) -> None:
 
 
 def test_processes_that_start_together_build_one_cache(dataset: Dataset, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    processes = [context.Process(target=_open, args=(dataset, str(tmp_path))) for _ in range(3)]
+    processes = [worker_context().Process(target=_open, args=(dataset, str(tmp_path))) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:

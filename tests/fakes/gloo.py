@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
@@ -60,6 +61,7 @@ def _results(pipes: list[Connection]) -> list[Any]:
 def _main(rank: int, size: int, port: int, group: str, pipe: Connection, function: Callable, arguments: tuple) -> None:
     torch.set_num_threads(1)
     try:
+        assert "worker_begun" in sys.modules, "the server of these processes was started by something else"
         if group == "torch":
             store = dist.TCPStore("127.0.0.1", port, is_master=False)
             dist.init_process_group("gloo", store=store, rank=rank, world_size=size)
