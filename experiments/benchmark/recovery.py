@@ -156,7 +156,7 @@ class Trial:
 
     def kill_worker(self, rank_0: bool) -> None:
         for process in self._train_workers():
-            if _writes_tensorboard(process) == rank_0:
+            if (process.pid == self._rank_0) == rank_0:
                 process.kill()
                 return
         raise RuntimeError("found no such worker")
@@ -175,17 +175,18 @@ class Trial:
         self._nodes.append(self._cluster.add_node(num_cpus=NODE_CPUS))
 
     def node_of_rank_1(self) -> Any:
-        (worker,) = (process for process in self._train_workers() if not _writes_tensorboard(process))
+        (worker,) = (process for process in self._train_workers() if process.pid != self._rank_0)
         raylets = {node.all_processes["raylet"][0].process.pid: node for node in self._nodes}
         return raylets[worker.ppid()]
+
+    @property
+    def _rank_0(self) -> int:
+        """Its process writes TensorBoard's files, whose names end in .PID.NUMBER."""
+        return int(sorted(entry.name for entry in (self._run / "tensorboard").files())[-1].split(".")[-2])
 
     def _train_workers(self) -> list[psutil.Process]:
         family = psutil.Process().children(recursive=True)
         return [process for process in family if "RayTrainWorker" in " ".join(process.cmdline())]
-
-
-def _writes_tensorboard(process: psutil.Process) -> bool:
-    return any("tfevents" in file.path for file in process.open_files())
 
 
 def _parts(change: Row, at: float, next_step: float) -> dict[str, float]:

@@ -166,7 +166,7 @@ def _exactly(requests: socket.socket, size: int) -> bytes:
 def _become(cwd: str, env: dict[str, str], fds: list[int]) -> None:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    from ray._raylet import AuthenticationTokenLoader
+    from ray._raylet import AuthenticationTokenLoader, Config
 
     null = os.open(os.devnull, os.O_RDONLY)
     for fd, standard in zip((null, *fds[:2]), (0, 1, 2), strict=True):
@@ -174,7 +174,9 @@ def _become(cwd: str, env: dict[str, str], fds: list[int]) -> None:
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
-    AuthenticationTokenLoader.instance().reset_cache()  # or a token that has been replaced since would be used
+    # Ray read them when it was imported; this process's own Ray sets RAY_AUTH_MODE at its first start.
+    Config.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
     paths = [path for path in env.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
     sys.path[1:1] = paths
 
