@@ -107,13 +107,18 @@ def _with_method(argv: list[str], config: Config) -> tuple[list[str], Config]:
 
     Raises BadInput for an unknown name.
     """
+    name, rest = take_flag(argv, "--method", "--method.name")
+    return rest, config if name is None else config.with_overrides({"method.name": name.replace("-", "_")})
+
+
+def take_flag(argv: list[str], *flags: str) -> tuple[str | None, list[str]]:
+    """The value of the first of these flags, --flag VALUE or --flag=VALUE, and the other arguments."""
     for at, word in enumerate(argv):
-        flag, mark, name = word.partition("=")
-        if flag in ("--method", "--method.name"):
+        flag, mark, value = word.partition("=")
+        if flag in flags:
             after = at + 1 if mark else at + 2
-            name = name or "".join(argv[at + 1 : after])
-            return argv[:at] + argv[after:], config.with_overrides({"method.name": name.replace("-", "_")})
-    return argv, config
+            return value or "".join(argv[at + 1 : after]), argv[:at] + argv[after:]
+    return None, argv
 
 
 def given_keys(argv: list[str]) -> frozenset[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from simclr_ray.cli.command import Recipe, choose_recipe, parse_with_config
+from simclr_ray.cli.command import choose_recipe, parse_with_config, take_flag
 from simclr_ray.config import BadInput
 from simclr_ray.recipes import RECIPES
 from simclr_ray.storage.location import open_location
@@ -28,7 +28,8 @@ class Arguments:
 
 
 def main(argv: list[str]) -> None:
-    recipe, rest = _recipe_of(argv)
+    name, rest = take_flag(argv, "--recipe")
+    recipe, rest = choose_recipe(["quickstart" if name is None else name, *rest], RECIPES)
     arguments, config = parse_with_config(Arguments, rest, recipe.config, __doc__)
     if arguments.images < 1:
         raise BadInput(f"--images {arguments.images}: at least 1 can be shown")
@@ -42,13 +43,3 @@ def main(argv: list[str]) -> None:
         images = images_in(arguments.source, arguments.images)
     open_location(arguments.out).write_bytes(views_sheet(images, config.train.seed, config.augment))
     print(f"sheet: {arguments.out}")
-
-
-def _recipe_of(argv: list[str]) -> tuple[Recipe, list[str]]:
-    """The recipe that --recipe names, quickstart by default, and the other arguments."""
-    for at, word in enumerate(argv):
-        flag, mark, name = word.partition("=")
-        if flag == "--recipe":
-            after = at + 1 if mark else at + 2
-            return choose_recipe([name or "".join(argv[at + 1 : after]), *argv[:at], *argv[after:]], RECIPES)
-    return choose_recipe(["quickstart", *argv], RECIPES)

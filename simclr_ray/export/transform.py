@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from simclr_ray.data.augment.center import CROPPED_FROM, center_view
+from simclr_ray.data.augment.center import center_view, resized_side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,20 +28,16 @@ class Transform:
         return ((view - torch.tensor(self.mean)) / torch.tensor(self.std)).permute(2, 0, 1)
 
     @property
-    def resized(self) -> int:
-        """The shorter side of the resized image, of which the view is the centre."""
-        return round(self.size * 256 / 224) if self.size >= CROPPED_FROM else self.size
-
-    @property
     def crop_fraction(self) -> float:
         """Side of the crop over the shorter side of the resized image, which timm takes as floor(size / fraction)."""
-        fraction = self.size / self.resized
-        return fraction if int(self.size / fraction) == self.resized else self.size / (self.resized + 0.5)
+        side = resized_side(self.size)
+        fraction = self.size / side
+        return fraction if int(self.size / fraction) == side else self.size / (side + 0.5)
 
     def to_dict(self) -> dict[str, Any]:
         """The same in words, for tools that build it of their own parts."""
         return {
-            "resize_shorter_side": self.resized,
+            "resize_shorter_side": resized_side(self.size),
             "interpolation": "bilinear, antialiased",
             "centre_crop": self.size,
             "scale": "1/255",

@@ -106,9 +106,8 @@ def main() -> None:
     arguments = _serve(socket.socket(fileno=os.dup(0)))
     if arguments is None:
         return
-    sys.argv = arguments[1:] if arguments[0] != "-c" else ["-c", *arguments[2:]]
     if arguments[0] == "-c":
-        sys.path[0] = ""
+        sys.argv, sys.path[0] = ["-c", *arguments[2:]], ""
         exec(compile(arguments[1], "<string>", "exec"), {"__name__": "__main__"})
     else:
         sys.argv, sys.path[0] = arguments, str(Path(arguments[0]).resolve().parent)

@@ -10,14 +10,18 @@ from PIL import Image
 CROPPED_FROM = 96
 
 
+def resized_side(size: int) -> int:
+    """The shorter side of the resized image whose centre is a view of `size`: 256/224 of it, or itself below 96."""
+    return round(size * 256 / 224) if size >= CROPPED_FROM else size
+
+
 def center_view(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarray, "s s 3"]:
     """The centre `size` x `size` pixels after an antialiased bilinear resize of the shorter side.
 
-    The shorter side becomes 256/224 of `size`, or `size` itself below 96 pixels. Equals torchvision's Resize and
-    CenterCrop within rounding; an image that has the size already is returned unchanged.
+    Equals torchvision's Resize and CenterCrop within rounding; an image that has the size already is not changed.
     """
     height, width = image.shape[:2]
-    shorter = round(size * 256 / 224) if size >= CROPPED_FROM else size
+    shorter = resized_side(size)
     to_height, to_width = (side * shorter // min(height, width) for side in (height, width))
     top, left = round((to_height - size) / 2), round((to_width - size) / 2)
     # Pillow's filter looks beyond the box, so this is the crop of the resized image without its margin.
