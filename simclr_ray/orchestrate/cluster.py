@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import ray
+from ray._common.network_utils import parse_address
+from ray._private.utils import read_ray_address
 from ray.exceptions import RayTaskError
 
 from simclr_ray.config import BadInput
@@ -31,8 +34,30 @@ def join_or_start() -> None:
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
     ray.init(
-        log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False, runtime_env={"env_vars": ONE_ARENA}
+        address="local" if recorded_cluster_ended() else None,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        include_dashboard=False,
+        runtime_env={"env_vars": ONE_ARENA},
     )
+
+
+def recorded_cluster_ended() -> bool:
+    """Whether the cluster that `ray start` recorded on this host accepts no connections any more.
+
+    Only `ray stop` removes the record. Where the head was killed, ray.init would try its address for a quarter of an
+    hour and fail. An address that the user gave (RAY_ADDRESS) is not ours to doubt.
+    """
+    recorded = None if os.environ.get("RAY_ADDRESS") else read_ray_address()
+    parsed = parse_address(recorded) if recorded else None
+    if parsed is None:
+        return False
+    host, port = parsed
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError:
+        return True
+    return False
 
 
 @contextmanager
