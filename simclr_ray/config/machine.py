@@ -68,7 +68,7 @@ class ElasticityConfig:
     """When a group of workers grows, and when it stops before a preemption."""
 
     resize_every_s: float = 300.0
-    """A group of workers trains for at least so long before it stops to grow."""
+    """A group of workers trains for at least so long before it stops to grow beyond what the run had before."""
     settle_s: float = 3.0
     """Time between capacity for more workers and growing: nodes that come together are used together."""
     stop_margin_s: float | None = 3.0

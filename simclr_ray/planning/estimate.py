@@ -200,5 +200,5 @@ def _interruption_s(job: Job, fleet: Fleet, figures: Figures, save_every_s: floa
     lost = (1 - unannounced) * figures.notice_s.value + killed + figures.compile_s.value
     if not fleet.elastic:
         return lost + figures.node_start_s.value, 0.0
-    alone = max(figures.node_start_s.value + job.settle_s, job.resize_every_s)
-    return lost + figures.grow_s.value + figures.compile_s.value, alone / fleet.nodes
+    without = figures.node_start_s.value + job.settle_s
+    return lost + figures.grow_s.value + figures.compile_s.value, without / fleet.nodes

@@ -71,7 +71,6 @@ class Job:
     state_bytes: int
     save_every_s: float
     save_every_steps: int | None
-    resize_every_s: float
     settle_s: float
     evaluations: int
     evaluated_images: int
@@ -99,7 +98,6 @@ def job_of(config: Config, cost: ModelCost, images: Images, workers: int, *, thr
         state_bytes=4 * cost.parameters * (3 if config.optim.optimizer == "adamw" else 2),
         save_every_s=saving.every_s,
         save_every_steps=saving.every_steps,
-        resize_every_s=elasticity.resize_every_s,
         settle_s=elasticity.settle_s,
         evaluations=ceil(train.epochs / checks.every_epochs) if checks.every_epochs else 0,
         evaluated_images=min(checks.bank_rows, images.count) + checks.test_rows,

@@ -31,7 +31,7 @@ from simclr_ray.train.batch import Batch, batches, on_device
 from simclr_ray.train.check import Check, Evaluate, objective_of
 from simclr_ray.train.checkpoint import Saver
 from simclr_ray.train.committed import Committed
-from simclr_ray.train.control import Control, refused_workers
+from simclr_ray.train.control import Control, lost_some, refused_workers
 from simclr_ray.train.control_word import ControlWord
 from simclr_ray.train.generations import Change, closing_aside, over_generations
 from simclr_ray.train.loop import train
@@ -275,10 +275,12 @@ def _recorder(
         still_ours=ours,
         patience_s=saving.patience_s,
     )
+    events = read_rows(run / EVENTS)
     control = Control(
         settle_s=elasticity.settle_s,
         resize_every_s=elasticity.resize_every_s,
         stop_margin_s=elasticity.stop_margin_s,
-        refused_workers=refused_workers(read_rows(run / EVENTS), worker.size),
+        refused_workers=refused_workers(events, worker.size),
+        lost_some=lost_some(events, worker.size),
     )
     return Recorder(RunLog(run, require_ours), saver, control, saving, _identity(config, dataset))

@@ -90,15 +90,21 @@ class Control:
     LAST_SAVES_S until the node is gone.
 
     Growth waits until `settle_s` after capacity for more workers was first seen, for more that comes with it, and until
-    `resize_every_s` after the start; REFUSED_TIMES as long where the number is still the `refused_workers` which the
-    last resize did not get, perhaps since another run has them.
+    `resize_every_s` after the start, unless the run had more workers before (`lost_some`); REFUSED_TIMES as long where
+    the number is still the `refused_workers` which the last resize did not get, perhaps since another run has them.
     """
 
     def __init__(
-        self, *, settle_s: float, resize_every_s: float, stop_margin_s: float | None, refused_workers: int | None = None
+        self,
+        *,
+        settle_s: float,
+        resize_every_s: float,
+        stop_margin_s: float | None,
+        refused_workers: int | None = None,
+        lost_some: bool = False,
     ) -> None:
         self._settle_s, self._resize_every_s, self._stop_margin_s = settle_s, resize_every_s, stop_margin_s
-        self._refused_workers = refused_workers
+        self._refused_workers, self._lost_some = refused_workers, lost_some
         self._started = monotonic()
         self._available_since: float | None = None
         self._noticed_save: float | None = None
@@ -120,7 +126,9 @@ class Control:
         available = places if signals.available_workers is None else signals.available_workers
         if signals.available_workers not in (None, self._refused_workers):
             self._refused_workers = None
-        every_s = self._resize_every_s * (REFUSED_TIMES if available == self._refused_workers else 1)
+        every_s = 0.0 if self._lost_some else self._resize_every_s
+        if available == self._refused_workers:
+            every_s = REFUSED_TIMES * self._resize_every_s
         if self._growth_is_due(available > places, every_s):
             return Action.RESIZE
         if signals.save_requested_at not in (None, self._requested_at):
@@ -154,6 +162,22 @@ class Control:
         if self._available_since is None:
             self._available_since = now
         return now - self._available_since >= self._settle_s and now - self._started >= every_s
+
+
+def resized(signals: ClusterSignals, workers: int) -> Row:
+    """Of the event `resize`: the workers before, and those that the next attempt is to have.
+
+    A restart for want of places asks for no more than are left: a node that was just killed still counts as available.
+    """
+    if signals.restart_requested:
+        return {"from": signals.places, "to": workers}
+    return {"from": workers, "to": signals.available_workers}
+
+
+def lost_some(events: list[Row], workers: int) -> bool:
+    """Whether the last attempt started with more workers than this one, by the events from before it."""
+    before = [event["workers"] for event in events if event["event"] in ("start", "restore")]
+    return bool(before) and before[-1] > workers
 
 
 def refused_workers(events: list[Row], workers: int) -> int | None:

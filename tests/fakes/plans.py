@@ -26,7 +26,6 @@ JOB = Job(
     state_bytes=80_000_000,
     save_every_s=100.0,
     save_every_steps=None,
-    resize_every_s=300.0,
     settle_s=20.0,
     evaluations=0,
     evaluated_images=6000,

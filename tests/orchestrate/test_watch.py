@@ -16,7 +16,7 @@ from simclr_ray.storage import lease as lease_module
 from simclr_ray.storage import run_folder
 from simclr_ray.storage.lease import holds, lease
 from simclr_ray.storage.location import open_location
-from simclr_ray.train.control import Action, ClusterSignals, Control
+from simclr_ray.train.control import Action, ClusterSignals, Control, lost_some, refused_workers, resized
 
 ROW = {
     "step": 50, "epoch": 1.25, "loss": 4.2, "images_per_s": 100.0, "data_wait_fraction": 0.03, "workers": 2,
@@ -167,6 +167,27 @@ def test_a_refused_resize_is_retried_much_later_or_when_capacity_changes(
     now = 61.0
     assert other.decide(ClusterSignals(available_workers=3), 2, 0.0) == Action.RESIZE
     assert other.decide(ClusterSignals(available_workers=4), 2, 0.0) == Action.RESIZE
+
+
+def test_a_run_that_lost_workers_takes_others_as_soon_as_they_are_there() -> None:
+    events = [{"event": "start", "workers": 3}, {"event": "regroup"}, {"event": "attempt"}]
+    control, patient = (
+        Control(settle_s=0, resize_every_s=60, stop_margin_s=3, lost_some=lost_some(events, workers))
+        for workers in (2, 3)
+    )
+    assert control.decide(ClusterSignals(available_workers=3), 2, 0.0) == Action.RESIZE
+    assert patient.decide(ClusterSignals(available_workers=4), 3, 0.0) == Action.CONTINUE
+    assert not lost_some([{"event": "attempt"}], 1), "the first attempt"
+
+
+def test_only_a_growth_that_was_refused_delays_the_next() -> None:
+    def refused_after(signals: ClusterSignals) -> int | None:
+        return refused_workers([{"event": "resize", "workers": resized(signals, 1)}, {"event": "attempt"}], 1)
+
+    assert refused_after(ClusterSignals(available_workers=2)) == 2
+    without_a_place = ClusterSignals(available_workers=2, places=2, restart_requested=True)
+    assert refused_after(without_a_place) is None, "the killed node still counted as available"
+    assert resized(without_a_place, 1) == {"from": 2, "to": 1}
 
 
 def test_a_requested_end_has_priority() -> None:
