@@ -3,11 +3,12 @@
     python experiments/benchmark/recovery.py [--rounds 5] [--quick] [--json FILE] [--against OTHER_CHECKOUT]
 
 Each round: a worker is killed, and Ray replaces it; rank 0's likewise; a node is killed, and one is added; a node is
-noticed and taken away, and one is added. A pause is counted from the fault to the end of the next step, in which data
-are loaded again. Of the parts, "detect" is from the kill to the end of the old group (the rest of a step included),
-"agree" until the next one is agreed on, "form" its process group, "state" what newcomers are given. Nothing but the
-size of the run is set: the waits are those that a user gets. `--against` measures a checkout of before, too, in which
-every fault is a restart. With two cores for all nodes, starting processes take theirs from the workers that train.
+noticed and taken away, and one is added. A pause is counted from the fault, or after a notice from the end of training
+with that node, to the end of the next step, in which data are loaded again. Of the parts, "detect" is from the kill to
+the end of the old group (the rest of a step included), "agree" until the next one is agreed on, "form" its process
+group, "state" what newcomers are given. Nothing but the size of the run is set: the waits are those that a user gets.
+`--against` measures a checkout of before, too, in which every fault is a restart. With two cores for all nodes,
+starting processes take theirs from the workers that train.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ KEYS = {
     "the group grows": "growth_s",
     "the group starts again": "restart_s",
 }
+NOTICED = "a node noticed"
 JOINS, GROWS, RESTARTS = list(KEYS)[-3:]
 PARTS = ("detect", "agree", "form", "state", "first step")
 
@@ -125,6 +127,8 @@ class Trial:
         before = [row for row in self.rows(METRICS) if row["time"] <= at]
         change, following = self._next_step(at)
         redone = max(0, before[-1]["step"] - change["step"])
+        if name == NOTICED and "pause_s" in change:  # until then they trained on purpose
+            at = change["time"] - change["pause_s"]
         self._note(name, Pause(following["time"] - at, redone, _parts(change, at, following["time"])))
 
     def note_restarts_and_joins(self) -> None:
@@ -219,7 +223,7 @@ def _take_and_add(trial: Trial) -> None:
     trial.add_node()
     trial.trains_with(2)
     leaving = trial.node_of_rank_1()
-    trial.fault("a node noticed", lambda: trial.notice(leaving))
+    trial.fault(NOTICED, lambda: trial.notice(leaving))
     sleep(NOTICE_S)
     trial.remove(leaving)
     trial.trains_with(1)
