@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from simclr_ray.config import BadInput, Config, EvaluateConfig
@@ -20,7 +20,8 @@ from simclr_ray.evaluate.features import Features, Pixels, extract
 from simclr_ray.evaluate.images import View, centered, cropped, read_images
 from simclr_ray.evaluate.knn import KnnConfig
 from simclr_ray.evaluate.linear import probe_config
-from simclr_ray.evaluate.score import Accuracy, Classifier, score
+from simclr_ray.evaluate.results import OURS
+from simclr_ray.evaluate.score import Classifier, accuracy, predict
 from simclr_ray.methods.build import build_encoder
 from simclr_ray.model.encoder import Encoder
 from simclr_ray.model.initial import load_initial
@@ -30,6 +31,17 @@ PIXELS_SIZE = 32
 # The paper's 0.1 suits the scale of trained features. On 10,000 images of CIFAR-10 the pixels reach 29 % with it and
 # 37 % with 0.001, an untrained ResNet-18 24 % and, with 1.0, 30 %.
 BASELINE_RATES = (1.0, 0.1, 0.01, 0.001)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    name: str
+    encoder: Encoder
+    size: int
+    """Side in pixels of the images that it takes, at most that of the views."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    """How its images are normalised."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,18 +55,12 @@ class Scoring:
     classifiers: list[Classifier]
     """For the pretrained encoder."""
     baseline_classifiers: list[Classifier]
+    """For all others, of which the best one on the queries counts."""
     seed: int
     """Of the order of a linear classifier's batches."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    name: str
-    encoder: Encoder
-    size: int
-    """Side in pixels of the images that it takes, at most that of the views."""
-    classifiers: list[Classifier]
-    """The best one on the queries counts."""
+    def classifiers_of(self, candidate: Candidate) -> list[Classifier]:
+        return self.classifiers if candidate.name == OURS else self.baseline_classifiers
 
 
 def require_settings(neighbours: int, temperature: float, crops: int, seed: int) -> None:
@@ -93,9 +99,7 @@ def by_linear(size: int, bank_rows: int, crops: int, seed: int) -> Scoring:
     )
 
 
-def baselines_of(
-    config: Config, size: int, scoring: Scoring, initial: Mapping[str, Tensor] | None = None
-) -> list[Candidate]:
+def baselines_of(config: Config, size: int, initial: Mapping[str, Tensor] | None = None) -> list[Candidate]:
     """The run's untrained weights, drawn from its seed, and the pixels themselves at 32 x 32 or the smaller `size`.
 
     `initial`: the weights that the run started from instead, which are a baseline too.
@@ -105,29 +109,22 @@ def baselines_of(
     if initial is not None:
         encoders["initial"] = deepcopy(untrained)
         load_initial(encoders["initial"], initial, str(config.model.init))
-    small, classifiers = min(size, PIXELS_SIZE), scoring.baseline_classifiers
-    found = [Candidate(name=name, encoder=encoders[name], size=size, classifiers=classifiers) for name in encoders]
-    return [*found, Candidate(name="pixels", encoder=Pixels(small), size=small, classifiers=classifiers)]
+    small, mean, std = min(size, PIXELS_SIZE), config.data.mean, config.data.std
+    found = [Candidate(name=name, encoder=encoders[name], size=size, mean=mean, std=std) for name in encoders]
+    return [*found, Candidate(name="pixels", encoder=Pixels(small), size=small, mean=mean, std=std)]
 
 
-def compare(
-    candidates: Sequence[Candidate],
-    scoring: Scoring,
-    bank: Dataset,
-    queries: Dataset,
-    mean: Sequence[float],
-    std: Sequence[float],
-) -> Row:
-    """What each candidate reaches, on a GPU if there is one; all see the same views under the same mean and std.
+def compare(candidates: Sequence[Candidate], scoring: Scoring, bank: Dataset, queries: Dataset) -> Row:
+    """What each candidate reaches, on a GPU if there is one; all see the same views.
 
     The row: `train_rows` and `test_rows`, the images used of the bank and of the queries; `bad`, those that could not
     be decoded; `results`, by candidate top1 and top5 in percent. Raises BadInput for labels that the bank lacks.
     """
     results: dict[str, dict[str, float]] = {}
     for candidate in candidates:
-        bank_features = [_features(candidate, bank, view, mean, std) for view in scoring.bank_views]
-        query_features = _features(candidate, queries, scoring.query_view, mean, std)
-        best = _best_score(candidate.classifiers, query_features, bank_features, scoring.seed)
+        bank_features = [features_of(candidate, bank, view) for view in scoring.bank_views]
+        query_features = features_of(candidate, queries, scoring.query_view)
+        best = accuracy(best_prediction(candidate, scoring, query_features, bank_features), query_features.labels)
         results[candidate.name] = {"top1": round(best.top1, 3), "top5": round(best.top5, 3)}
     return {
         "train_rows": len(bank_features[0].labels),
@@ -137,9 +134,9 @@ def compare(
     }
 
 
-def _features(
-    candidate: Candidate, dataset: Dataset, view: View, mean: Sequence[float], std: Sequence[float]
-) -> Features:
+def features_of(candidate: Candidate, dataset: Dataset, view: View) -> Features:
+    """Those of every image of a dataset, on all the cores of this machine, or its GPU."""
+
     def sized(sample_id: int, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s 3"]:
         pixels = view(sample_id, image)
         return pixels if len(pixels) == candidate.size else center_view(pixels, candidate.size)
@@ -147,16 +144,21 @@ def _features(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     candidate.encoder.to(device).to(memory_format=torch.channels_last)
     images = read_images(dataset, sized, threads=os.cpu_count() or 1)
-    return extract(candidate.encoder, images, mean, std, device)
+    return extract(candidate.encoder, images, candidate.mean, candidate.std, device)
 
 
-def _best_score(classifiers: list[Classifier], queries: Features, bank: list[Features], seed: int) -> Accuracy:
-    """`bank`: features of one or more views of the same images."""
+def best_prediction(
+    candidate: Candidate, scoring: Scoring, queries: Features, bank: list[Features]
+) -> Int64[Tensor, "n ranks"]:
+    """The classes of the queries by the classifier that is right most often. `bank`: of one or more views of the same
+    images. Raises BadInput for labels that the bank lacks.
+    """
     labels, views = bank[0].labels, [view.h for view in bank]
     classes, highest = int(labels.max()) + 1, int(queries.labels.max())
     if highest >= classes:
         raise BadInput(f"the test images have labels up to {highest}, the training images only up to {classes - 1}")
-    return max(
-        score(queries.h, queries.labels, views, labels, classifier, classes=classes, seed=seed)
-        for classifier in classifiers
+    predictions = (
+        predict(queries.h, views, labels, classifier, classes=classes, seed=scoring.seed)
+        for classifier in scoring.classifiers_of(candidate)
     )
+    return max(predictions, key=lambda predicted: accuracy(predicted, queries.labels))

@@ -10,6 +10,11 @@ from simclr_ray.config import BadInput
 from simclr_ray.storage.location import Location
 from simclr_ray.storage.run_folder import EVALUATIONS, Row
 
+OURS = "pretrained"
+"""What the encoder of the run is called in `results`."""
+BASELINES = ("pixels", "untrained", "initial")
+"""What stands beside it there without a name of its own: the images, and the weights that the run started from."""
+
 
 def result_row(method: str, settings: dict[str, Any], train: str, test: str, fraction: float) -> Row:
     """The first columns of a row: when, how, and on what the encoder was scored."""

@@ -38,19 +38,33 @@ def score(
 ) -> Accuracy:
     """Accuracy on the queries of all workers; each worker passes its share of them, and the whole bank.
 
+    The rest is `predict`'s.
+    """
+    predicted = predict(queries, bank, bank_labels, classifier, classes=classes, seed=seed, check_control=check_control)
+    return accuracy(predicted, labels)
+
+
+def predict(
+    queries: Float[Tensor, "n d"],
+    bank: Sequence[Float[Tensor, "m d"]],
+    bank_labels: Int64[Tensor, " m"],
+    classifier: Classifier,
+    *,
+    classes: int,
+    seed: int,
+    check_control: Callable[[], None] | None = None,
+) -> Int64[Tensor, "n ranks"]:
+    """The first RANKS classes for each query, best first.
+
     `bank` holds the features of one or more views of the same images. The first view votes in kNN; a linear
     classifier trains on all of them, with `seed` for the order of its batches and `check_control` after each epoch.
     """
     ranks = min(RANKS, classes)
     if isinstance(classifier, KnnConfig):
-        predicted = knn_predict(queries, bank[0], bank_labels, classifier, classes=classes, ranks=ranks)
-    else:
-        probe = train_probe(
-            bank, bank_labels, classes=classes, config=classifier, seed=seed, check_control=check_control
-        )
-        with torch.no_grad():
-            predicted = probe(queries).topk(ranks).indices
-    return accuracy(predicted, labels)
+        return knn_predict(queries, bank[0], bank_labels, classifier, classes=classes, ranks=ranks)
+    probe = train_probe(bank, bank_labels, classes=classes, config=classifier, seed=seed, check_control=check_control)
+    with torch.no_grad():
+        return probe(queries).topk(ranks).indices
 
 
 def accuracy(predicted: Int64[Tensor, "n ranks"], labels: Int64[Tensor, " n"]) -> Accuracy:

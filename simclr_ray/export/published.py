@@ -31,7 +31,10 @@ def initial_of(config: Config) -> tuple[bytes, str]:
     """
     assert config.model.init is not None
     encoder = build_encoder(config.model, config.train.seed, size=config.augment.size)
-    load_initial(encoder, published_weights(config.model.init), config.model.init)
+    try:
+        load_initial(encoder, published_weights(config.model.init), config.model.init)
+    except BadInput as error:
+        raise BadInput(f"model.init: {error}") from None
     content, found = initial_file(encoder)
     if config.model.init_sha256 not in (None, found):
         raise BadInput(f"the weights of model.init {config.model.init} have sha256 {found}, not model.init_sha256")
@@ -52,9 +55,7 @@ def published_weights(source: str) -> dict[str, Tensor]:
             return _of_timm(name)
     except (URLError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise BadInput(
-            f"model.init {source} cannot be fetched ({reason}): name a file that holds the weights"
-        ) from None
+        raise BadInput(f"{source} cannot be fetched ({reason}): name a file that holds the weights") from None
     return _of_torch_file(source) if source.endswith(TORCH_FILES) else _of_safetensors(source)
 
 
@@ -86,7 +87,7 @@ def _of_safetensors(source: str) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(file.read_bytes())
     except SafetensorError as error:
-        raise BadInput(f"model.init {file} is no safetensors file ({error})") from None
+        raise BadInput(f"{file} is no safetensors file ({error})") from None
 
 
 def _of_torch_file(source: str) -> dict[str, Tensor]:
@@ -94,13 +95,13 @@ def _of_torch_file(source: str) -> dict[str, Tensor]:
     try:
         content: Any = torch.load(io.BytesIO(open_location(source).read_bytes()), "cpu", weights_only=True)
     except OSError as error:
-        raise BadInput(f"model.init {source} cannot be read: {str(error).splitlines()[0]}") from None
+        raise BadInput(f"{source} cannot be read: {str(error).splitlines()[0]}") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise BadInput(f"model.init {source} holds no plain weights ({str(error).splitlines()[0]})") from None
+        raise BadInput(f"{source} holds no plain weights ({str(error).splitlines()[0]})") from None
     for key in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
             break
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise BadInput(f"model.init {source} holds no weights by name")
+        raise BadInput(f"{source} holds no weights by name")
     return {name.removeprefix("module."): value for name, value in content.items()}

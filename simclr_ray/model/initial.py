@@ -36,7 +36,7 @@ def load_initial(encoder: Encoder, weights: Mapping[str, Tensor], source: str) -
     complaints = [("it lacks", missing), ("of another shape", reshaped), ("unknown", unknown)]
     if any(names for _, names in complaints):
         listed = "; ".join(f"{what}: {_listed(names)}" for what, names in complaints if names)
-        raise BadInput(f"model.init {source} does not fit model.arch: {listed}")
+        raise BadInput(f"{source} does not fit the network: {listed}")
     encoder.network.load_state_dict(fitting, strict=False)
 
 

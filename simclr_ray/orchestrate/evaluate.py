@@ -10,8 +10,8 @@ from simclr_ray.config import Config, EvaluateConfig
 from simclr_ray.data.prepare.subset import subset_into
 from simclr_ray.evaluate.compare import Candidate, baselines_of, by_knn, by_linear, compare, require_settings
 from simclr_ray.evaluate.labels import require_same_classes
-from simclr_ray.evaluate.results import append_result, result_row
-from simclr_ray.export.encoder import encoder_file, load_pretrained
+from simclr_ray.evaluate.results import OURS, append_result, result_row
+from simclr_ray.export.encoder import Pretrained, encoder_file, load_pretrained
 from simclr_ray.model.initial import read_initial
 from simclr_ray.orchestrate.prepare import prepare_into
 from simclr_ray.storage.location import Location
@@ -49,15 +49,20 @@ def evaluate_run(
     bank = subset_into(storage, bank, fraction, seed)
     knn = method == "knn"
     scoring = by_knn(size, neighbours, temperature) if knn else by_linear(size, bank.rows, crops, seed)
-    candidates = [Candidate(name="pretrained", encoder=pretrained.encoder, size=size, classifiers=scoring.classifiers)]
+    candidates = [judged_encoder(pretrained)]
     if baselines:
-        candidates += baselines_of(pretrained.config, size, scoring, _initial(folder, pretrained.config))
+        candidates += baselines_of(pretrained.config, size, initial_weights(folder, pretrained.config))
     row = result_row(method, scoring.settings, train, test, fraction)
-    row |= compare(candidates, scoring, bank, queries, pretrained.mean, pretrained.std)
+    row |= compare(candidates, scoring, bank, queries)
     append_result(folder, row)
     return row
 
 
-def _initial(folder: Location, config: Config) -> dict[str, Tensor] | None:
+def judged_encoder(pretrained: Pretrained) -> Candidate:
+    encoder, size, mean, std = pretrained.encoder, pretrained.size, pretrained.mean, pretrained.std
+    return Candidate(name=OURS, encoder=encoder, size=size, mean=mean, std=std)
+
+
+def initial_weights(folder: Location, config: Config) -> dict[str, Tensor] | None:
     """The weights that the run started from, if any. A file that was copied out of its run folder left them there."""
     return read_initial(folder, config.model.init_sha256 if (folder / INITIAL).exists() else None)

@@ -47,6 +47,7 @@ TYPED = {
     ),
     "report.py runs/quickstart": "plots and all of this: ",
     "report.py runs/quickstart --goodput": "goodput",
+    "report.py runs/quickstart --against runs/warm --train labelled --test synthetic:64:test": "linear: ",
     "report.py runs/quickstart runs/warm": "the runs were not trained on the same data",
     "plan.py quickstart": "images/s",
     f"sweep.py quickstart --data.train labelled --trials 2 --method byol --space {SPACE} {SETTINGS}": (
