@@ -68,7 +68,7 @@ def main(argv: list[str]) -> None:
         _compare(arguments.runs)
     else:
         if arguments.against:
-            from simclr_ray.orchestrate.worth import judge_run  # imports torch and Ray, which takes seconds
+            from simclr_ray.orchestrate.judge import judge_run  # imports torch and Ray, which takes seconds
 
             judge_run(arguments.runs[0], arguments.against, arguments.train, arguments.test)
         _report_run(arguments.runs[0], goodput=arguments.goodput)

@@ -16,7 +16,7 @@ from simclr_ray.report.marks import Plot
 from simclr_ray.report.run import RunRecords, summary
 from simclr_ray.report.run_plots import run_plots
 from simclr_ray.report.views import images_of, views_sheet
-from simclr_ray.report.worth import NOTE, is_judged, worth_of
+from simclr_ray.report.worth import NOTE, worth_of
 from simclr_ray.storage.location import Location, open_location
 from simclr_ray.storage.run_folder import EVALUATIONS, FEATURE_MAP, NEAREST, REPORT, Row, read_config, read_rows
 
@@ -64,7 +64,7 @@ def _body(
         yield table(worth.head, worth.rows)
         data = f"Trained on {worth.train}, tested on {worth.test_rows:,} images of {worth.test}."
         yield f'<p class="note">{escape(data)} {NOTE}</p>'
-    others = [row for row in evaluations if not is_judged(row)]
+    others = [row for row in evaluations if not (worth and worth.replaces(row))]
     if others:
         yield '<h2>Accuracies</h2>\n<div class="accuracies">'
         yield table(HEAD, ((kind, cells) for row in others for kind, cells in _accuracies(row)))

@@ -44,6 +44,10 @@ class Worth:
     columns: list[Column]
     """kNN and linear, then fine-tuning where it was done on the same data."""
 
+    def replaces(self, row: Row) -> bool:
+        """Whether this table shows all that a row of evaluation.jsonl says, or what was found later."""
+        return _is_tested(row) and (row["train"], row["test"]) == (self.train, self.test)
+
     @property
     def head(self) -> list[str]:
         return ["", *(column.title for column in self.columns)]
@@ -71,7 +75,7 @@ class Worth:
 
 def worth_of(evaluations: Sequence[Row]) -> Worth | None:
     """From the rows of evaluation.jsonl, the newest of each kind; None where `report --against` was not asked for."""
-    judged = [row for row in evaluations if is_judged(row)]
+    judged = [row for row in evaluations if _is_tested(row)]
     if not judged:
         return None
     last = judged[-1]
@@ -79,8 +83,8 @@ def worth_of(evaluations: Sequence[Row]) -> Worth | None:
     columns = {}
     for row in same:
         if row["method"] == "finetune":
-            columns[f"fine-tuned on {row['fraction']:.0%}"] = row
-        elif is_judged(row):
+            columns[f"fine-tuned on {100 * row['fraction']:g} %"] = row
+        elif _is_tested(row):
             columns[LABELS[row["method"]]] = row
     order = sorted(columns, key=lambda title: (title not in LABELS.values(), columns[title]["fraction"]))
     return Worth(
@@ -91,7 +95,7 @@ def worth_of(evaluations: Sequence[Row]) -> Worth | None:
     )
 
 
-def is_judged(row: Row) -> bool:
+def _is_tested(row: Row) -> bool:
     """Whether `report --against` wrote this row of evaluation.jsonl."""
     return any("p" in found for found in row["results"].values())
 

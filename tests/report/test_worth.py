@@ -49,7 +49,7 @@ def test_the_newest_judgement_counts_beside_fine_tuning_on_the_same_data() -> No
     ]
     worth = worth_of(rows)
     assert worth
-    assert worth.head == ["", "kNN", "linear", "fine-tuned on 10%"]
+    assert worth.head == ["", "kNN", "linear", "fine-tuned on 10 %"]
     assert [cells[1] for _, cells in worth.rows][-1] == "50.0"
     assert [cells[3] for _, cells in worth.rows] == ["30.0 (-42.0)", "-", "-", "72.0"]
     assert len(worth.verdicts) == 2

@@ -19,7 +19,7 @@ from simclr_ray.evaluate.worth import Classified, results
 from simclr_ray.export.encoder import export_encoder
 from simclr_ray.methods.build import build_encoder
 from simclr_ray.orchestrate.evaluate import evaluate_run
-from simclr_ray.orchestrate.worth import judge_run
+from simclr_ray.orchestrate.judge import judge_run
 from simclr_ray.report.encoder_plots import principal_components
 from simclr_ray.report.worth import worth_of
 from simclr_ray.storage.run_folder import Row
