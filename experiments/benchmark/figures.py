@@ -30,7 +30,7 @@ SETTINGS = """quickstart --name run --data.train synthetic:1024 --train.epochs 1
 --evaluate.test synthetic:512:test --augment.size 16 --model.width 0.125 --train.global-batch 128
 --optim.lr-per-256 0.5 --logging.every-steps 4 --saving.every-s 15 --resources.max-workers 2
 --resources.cpus-per-worker 1.5 --resources.data-cpus 0.5 --resources.threads 1"""
-UNDISTURBED_S = 30
+UNDISTURBED_S = 20
 WIDTH = 1000
 PHOTOGRAPHS = Path(sklearn.datasets.__file__).parent / "images"
 """Two, by danielbuechele and vultilion, under CC BY 2.0: scikit-learn comes with them."""

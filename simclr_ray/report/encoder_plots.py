@@ -15,6 +15,7 @@ from sklearn.preprocessing import normalize
 
 from simclr_ray.data.dataset import Dataset, SliceReader
 from simclr_ray.data.decode import decode
+from simclr_ray.evaluate.results import OURS
 from simclr_ray.evaluate.worth import Classified
 from simclr_ray.report.marks import PRUNED, STYLE, panels, png
 from simclr_ray.report.sheet import contact_sheet
@@ -48,7 +49,8 @@ def feature_map(found: Sequence[Classified], classes: Sequence[str] | None) -> b
 
 def _panel(axes: Axes, one: Classified, colored: Sequence[int], classes: Sequence[str] | None) -> None:
     places, shares = principal_components(one.points)
-    axes.set_title(f"{one.name.rpartition('/')[2]}, kNN {one.accuracies['knn'].top1:.1f} %", fontsize=8.5)
+    name = "this run" if one.name == OURS else one.name.rpartition("/")[2]
+    axes.set_title(f"{name}, kNN {one.accuracies['knn'].top1:.1f} %", fontsize=8.5)
     axes.set_xlabel(f"{shares[0]:.0%} of the variance")
     axes.set_ylabel(f"{shares[1]:.0%}")
     axes.set(xticks=[], yticks=[])

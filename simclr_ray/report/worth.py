@@ -109,12 +109,11 @@ def _verdict(column: Column) -> str:
         ends = [f"{name} by {points:.1f} points ({_p(tested[name])})" for name, points in found.items()]
         return [f"{words} {', '.join(ends)}"] if ends else []
 
-    unclear = [
-        f"the difference to {name} is not significant ({column.difference(name):+.1f} points, {_p(p)})"
-        for name, p in tested.items()
-        if name not in clear
-    ]
-    parts = [*listed("this run LOSES to", 1), *unclear, *listed("this run beats", -1)]
+    unclear = ", ".join(
+        f"{name} ({column.difference(name):+.1f} points, {_p(p)})" for name, p in tested.items() if name not in clear
+    )
+    chance = [f"no significant difference to {unclear}"] if unclear else []
+    parts = [*listed("this run LOSES to", 1), *chance, *listed("this run beats", -1)]
     return f"{column.title}: {'; '.join(parts)}."
 
 

@@ -72,7 +72,7 @@ def test_a_file_alone_is_of_the_runs_own_network(own: Pretrained, tmp_path: Path
     encoder, transform = load_named(str(tmp_path / "other.pth"), own)
     assert transform == Transform(size=16, mean=own.mean, std=own.std)
     assert all(torch.equal(encoder.state_dict()[key], value) for key, value in other.state_dict().items())
-    with pytest.raises(BadInput, match="does not fit the network: it lacks"):
+    with pytest.raises(BadInput, match="does not fit the network: of another shape: conv1"):
         load_named(f"resnet18={tmp_path / 'other.pth'}", own)
 
 

@@ -29,9 +29,9 @@ def test_it_says_what_the_run_beats_and_loses_to() -> None:
         ("best", ["this run", "50.0", "60.0"]),
     ]
     assert worth.verdicts == [
-        "kNN: this run LOSES to net by 20.5 points (p = 0.010); the difference to pixels is not significant "
+        "kNN: this run LOSES to net by 20.5 points (p = 0.010); no significant difference to pixels "
         "(-1.0 points, p = 0.250); this run beats untrained by 20.0 points (p < 0.001).",
-        "linear: the difference to net is not significant (+0.0 points, p = 1.000); this run beats untrained by 25.0 "
+        "linear: no significant difference to net (+0.0 points, p = 1.000); this run beats untrained by 25.0 "
         "points (p < 0.001), pixels by 20.0 points (p = 0.002).",
     ]
     assert worth.text().splitlines()[-3].split() == ["this", "run", "50.0", "60.0"]
