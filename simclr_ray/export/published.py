@@ -12,9 +12,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from simclr_ray.config import BadInput, Config
+from simclr_ray.config import BadInput, Config, SupervisedConfig
+from simclr_ray.config.science import LIBRARIES
 from simclr_ray.config.suggest import suggestion
-from simclr_ray.export.encoder import encoder_file
+from simclr_ray.export.encoder import encoder_file, is_exported
+from simclr_ray.export.head import trained_head
 from simclr_ray.methods.build import build_encoder
 from simclr_ray.model.initial import initial_file, load_initial
 from simclr_ray.storage.location import open_location
@@ -27,7 +29,8 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 def initial_of(config: Config) -> tuple[bytes, str]:
     """The run folder's file of `model.init`'s weights, and its sha256.
 
-    Raises BadInput if they do not fit the encoder, or if `model.init_sha256` names others.
+    A supervised run from layers of a projection head gets these too. Raises BadInput if the weights do not fit the
+    encoder, if there is no such head, or if `model.init_sha256` names others.
     """
     assert config.model.init is not None
     encoder = build_encoder(config.model, config.train.seed, size=config.augment.size)
@@ -35,10 +38,20 @@ def initial_of(config: Config) -> tuple[bytes, str]:
         load_initial(encoder, published_weights(config.model.init), config.model.init)
     except BadInput as error:
         raise BadInput(f"model.init: {error}") from None
-    content, found = initial_file(encoder)
+    content, found = initial_file(encoder, _head(config))
     if config.model.init_sha256 not in (None, found):
         raise BadInput(f"the weights of model.init {config.model.init} have sha256 {found}, not model.init_sha256")
     return content, found
+
+
+def _head(config: Config) -> dict[str, Tensor]:
+    """The layers of a projection head from which a supervised run goes on. Published weights have none: it is drawn."""
+    source, method = str(config.model.init), config.method
+    layers = method.from_head if isinstance(method, SupervisedConfig) else 0
+    if not layers or source.partition(":")[0] in LIBRARIES or source.endswith(TORCH_FILES):
+        return {}
+    file = encoder_file(source)
+    return trained_head(file, layers, config.model) if is_exported(file.read_bytes()) else {}
 
 
 def published_weights(source: str) -> dict[str, Tensor]:
