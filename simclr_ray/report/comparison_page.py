@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from simclr_ray.report.comparison import HEAD, Comparison
+from simclr_ray.report.comparison import Comparison
 from simclr_ray.report.html import figure, table, write_page
 from simclr_ray.report.marks import STYLE, WIDTH, Plot, png
 from simclr_ray.report.run_plots import CHECKS
@@ -31,8 +31,8 @@ def write_comparison_page(compared: Comparison, run: Location) -> Location:
 
 
 def _body(compared: Comparison, plot: Plot) -> Iterator[str]:
-    yield table(HEAD, (("", cells) for cells in compared.rows()))
-    yield "".join(f'<p class="note">{escape(line)}</p>' for line in compared.warnings())
+    yield table(compared.head, (("", cells) for cells in compared.rows()))
+    yield "".join(f'<p class="note">{escape(line)}</p>' for line in compared.notes())
     yield figure(plot)
     yield "<h2>The runs</h2>"
     runs = ((label, run) for label, group in compared.groups.items() for run in group)
@@ -79,6 +79,8 @@ def _panel(axes: Axes, key: str, compared: Comparison) -> None:
     for number, (label, group) in enumerate(compared.groups.items()):
         color, line = COLORS[number % len(COLORS)], LINES[number // len(COLORS) % len(LINES)]
         for run in group:
+            if not run.rows:
+                continue
             rows = [row for row in run.rows if key in row]
             seen = [row["step"] * run.config.train.global_batch for row in rows]
             mark, name = "o" if key in CHECKS else None, label if run is group[0] else None
