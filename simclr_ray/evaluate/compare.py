@@ -16,10 +16,12 @@ from torch import Tensor
 from simclr_ray.config import BadInput, Config, EvaluateConfig
 from simclr_ray.data.augment.center import center_view
 from simclr_ray.data.dataset import Dataset
+from simclr_ray.data.prepare.subset import balanced_part
 from simclr_ray.evaluate.features import Features, Pixels, extract
 from simclr_ray.evaluate.images import View, centered, cropped, read_images
 from simclr_ray.evaluate.knn import KnnConfig
 from simclr_ray.evaluate.linear import probe_config
+from simclr_ray.evaluate.logistic import LogisticConfig, TransferConfig, choose_l2
 from simclr_ray.evaluate.results import OURS
 from simclr_ray.evaluate.score import Classifier, accuracy, predict
 from simclr_ray.methods.build import build_encoder
@@ -52,14 +54,14 @@ class Scoring:
     """For the row."""
     bank_views: list[View]
     query_view: View
-    classifiers: list[Classifier]
+    classifiers: list[Classifier | TransferConfig]
     """For the pretrained encoder."""
-    baseline_classifiers: list[Classifier]
+    baseline_classifiers: list[Classifier | TransferConfig]
     """For all others, of which the best one on the queries counts."""
     seed: int
-    """Of the order of a linear classifier's batches."""
+    """Of the order of a linear classifier's batches, and of the images on which transfer chooses its strength."""
 
-    def classifiers_of(self, candidate: Candidate) -> list[Classifier]:
+    def classifiers_of(self, candidate: Candidate) -> list[Classifier | TransferConfig]:
         return self.classifiers if candidate.name == OURS else self.baseline_classifiers
 
 
@@ -99,6 +101,20 @@ def by_linear(size: int, bank_rows: int, crops: int, seed: int) -> Scoring:
     )
 
 
+def by_transfer(size: int, seed: int) -> Scoring:
+    """Logistic regression on centre views (SimCLR, appendix B.8); a baseline's strength is chosen in the same way."""
+    transfer, view = TransferConfig(), centered(size)
+    grid = f"{len(transfer.grid)} from {min(transfer.grid):g} to {max(transfer.grid):g}"
+    return Scoring(
+        settings={"l2": grid, "validation": transfer.validation, "seed": seed},
+        bank_views=[view],
+        query_view=view,
+        classifiers=[transfer],
+        baseline_classifiers=[transfer],
+        seed=seed,
+    )
+
+
 def baselines_of(config: Config, size: int, initial: Mapping[str, Tensor] | None = None) -> list[Candidate]:
     """The run's untrained weights, drawn from its seed, and the pixels themselves at 32 x 32 or the smaller `size`.
 
@@ -118,14 +134,17 @@ def compare(candidates: Sequence[Candidate], scoring: Scoring, bank: Dataset, qu
     """What each candidate reaches, on a GPU if there is one; all see the same views.
 
     The row: `train_rows` and `test_rows`, the images used of the bank and of the queries; `bad`, those that could not
-    be decoded; `results`, by candidate top1 and top5 in percent. Raises BadInput for labels that the bank lacks.
+    be decoded; `results`, by candidate top1, top5 and mean_per_class in percent, and the l2 that transfer has chosen.
+    Raises BadInput for labels that the bank lacks.
     """
     results: dict[str, dict[str, float]] = {}
     for candidate in candidates:
         bank_features = [features_of(candidate, bank, view) for view in scoring.bank_views]
         query_features = features_of(candidate, queries, scoring.query_view)
-        best = accuracy(best_prediction(candidate, scoring, query_features, bank_features), query_features.labels)
-        results[candidate.name] = {"top1": round(best.top1, 3), "top5": round(best.top5, 3)}
+        predicted, classifier = best_prediction(candidate, scoring, query_features, bank_features)
+        results[candidate.name] = accuracy(predicted, query_features.labels).row()
+        if isinstance(classifier, LogisticConfig):
+            results[candidate.name]["l2"] = classifier.l2
     return {
         "train_rows": len(bank_features[0].labels),
         "test_rows": len(query_features.labels),
@@ -149,16 +168,29 @@ def features_of(candidate: Candidate, dataset: Dataset, view: View) -> Features:
 
 def best_prediction(
     candidate: Candidate, scoring: Scoring, queries: Features, bank: list[Features]
-) -> Int64[Tensor, "n ranks"]:
-    """The classes of the queries by the classifier that is right most often. `bank`: of one or more views of the same
-    images. Raises BadInput for labels that the bank lacks.
+) -> tuple[Int64[Tensor, "n ranks"], Classifier]:
+    """The classes of the queries by the classifier that is right most often, and that one.
+
+    `bank`: of one or more views of the same images. Raises BadInput for labels that the bank lacks.
     """
     labels, views = bank[0].labels, [view.h for view in bank]
     classes, highest = int(labels.max()) + 1, int(queries.labels.max())
     if highest >= classes:
         raise BadInput(f"the test images have labels up to {highest}, the training images only up to {classes - 1}")
-    predictions = (
-        predict(queries.h, views, labels, classifier, classes=classes, seed=scoring.seed)
-        for classifier in scoring.classifiers_of(candidate)
-    )
-    return max(predictions, key=lambda predicted: accuracy(predicted, queries.labels))
+    classifiers = [_resolved(one, bank[0], classes, scoring.seed) for one in scoring.classifiers_of(candidate)]
+    predictions = [
+        (predict(queries.h, views, labels, classifier, classes=classes, seed=scoring.seed), classifier)
+        for classifier in classifiers
+    ]
+    return max(predictions, key=lambda pair: accuracy(pair[0], queries.labels))
+
+
+def _resolved(classifier: Classifier | TransferConfig, bank: Features, classes: int, seed: int) -> Classifier:
+    """The classifier itself, or transfer's with the strength that is chosen on a part of the bank."""
+    if not isinstance(classifier, TransferConfig):
+        return classifier
+    held_out = torch.zeros_like(bank.labels, dtype=torch.bool)
+    held_out[torch.from_numpy(balanced_part(bank.labels.cpu().numpy(), classifier.validation, seed))] = True
+    if held_out.all():
+        raise BadInput("transfer needs two training images of a class or more: give it more labelled ones")
+    return LogisticConfig(l2=choose_l2(bank.h, bank.labels, held_out, classes=classes, grid=classifier.grid))

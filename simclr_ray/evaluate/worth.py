@@ -54,7 +54,7 @@ def classify(
     bank_features, query_features = (features_of(candidate, dataset, view) for dataset in (bank, queries))
     accuracies, right = {}, {}
     for name, scoring in scorings.items():
-        predicted = best_prediction(candidate, scoring, query_features, [bank_features])
+        predicted, _ = best_prediction(candidate, scoring, query_features, [bank_features])
         accuracies[name] = accuracy(predicted, query_features.labels)
         right[name] = (predicted[:, 0] == query_features.labels).cpu().numpy()
     similarities, nearest = _neighbours(query_features, bank_features)
@@ -82,14 +82,13 @@ def _neighbours(queries: Features, bank: Features) -> tuple[Float[np.ndarray, "q
 
 
 def results(found: Sequence[Classified], scoring: str) -> dict[str, dict[str, float]]:
-    """top1 and top5 by candidate, as `compare` gives them; of all but the first, ours, also p: the permutation test's
+    """The accuracies by candidate, as `compare` gives them; of all but the first, ours, also p: the permutation test's
     of the difference to it.
     """
     ours = found[0].right[scoring]
     rows = {}
     for one in found:
-        top1, top5 = one.accuracies[scoring]
-        rows[one.name] = {"top1": round(top1, 3), "top5": round(top5, 3)}
+        rows[one.name] = one.accuracies[scoring].row()
         if one is not found[0]:
             rows[one.name]["p"] = permutation_p(ours, one.right[scoring])
     return rows

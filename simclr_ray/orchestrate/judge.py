@@ -25,7 +25,8 @@ def judge_run(run: str, against: Sequence[str], train: str | None = None, test: 
     of this machine, or its GPU, compute the features, for minutes where the networks or the data are large. Raises
     BadInput.
     """
-    pretrained, folder = load_pretrained(run), encoder_file(run).parent
+    pretrained, file = load_pretrained(run), encoder_file(run)
+    folder = file.parent
     others = [_other(name, pretrained) for name in dict.fromkeys(against) if name not in BASELINES]
     check = pretrained.config.evaluate
     train, test = train or check.train or pretrained.config.data.train, test or check.test
@@ -46,7 +47,7 @@ def judge_run(run: str, against: Sequence[str], train: str | None = None, test: 
         print(f"{candidate.name}: {tops}", flush=True)
         found.append(judged)
     for name, scoring in scorings.items():
-        row = result_row(name, scoring.settings, train, test, 1.0)
+        row = result_row(name, scoring.settings, train, test, 1.0, file, pretrained.sha256)
         append_result(folder, row | found[0].counts | {"results": results(found, name)})
     write_encoder_plots(folder, found, bank, queries)
 

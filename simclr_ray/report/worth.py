@@ -79,11 +79,12 @@ def worth_of(evaluations: Sequence[Row]) -> Worth | None:
     if not judged:
         return None
     last = judged[-1]
-    same = [row for row in evaluations if (row["train"], row["test"]) == (last["train"], last["test"])]
+    same = [row for row in evaluations if _on(row) == _on(last)]
     columns = {}
     for row in same:
         if row["method"] == "finetune":
-            columns[f"fine-tuned on {100 * row['fraction']:g} %"] = row
+            head = row.get("settings", {}).get("from_head")
+            columns[f"fine-tuned on {100 * row['fraction']:g} %{f' from head {head}' if head else ''}"] = row
         elif _is_tested(row):
             columns[LABELS[row["method"]]] = row
     order = sorted(columns, key=lambda title: (title not in LABELS.values(), columns[title]["fraction"]))
@@ -93,6 +94,11 @@ def worth_of(evaluations: Sequence[Row]) -> Worth | None:
         test_rows=last["test_rows"],
         columns=[Column(title=title, found=columns[title]["results"]) for title in order],
     )
+
+
+def _on(row: Row) -> tuple[str, str, str | None]:
+    """The data, and which encoder of the run was scored."""
+    return row["train"], row["test"], row.get("encoder_sha256")
 
 
 def _is_tested(row: Row) -> bool:
