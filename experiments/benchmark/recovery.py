@@ -75,11 +75,11 @@ class Pause:
 class Trial:
     """A cluster of a head and two nodes, and a run of a checkout on it."""
 
-    def __init__(self, checkout: Path, storage: Path) -> None:
+    def __init__(self, checkout: Path, storage: Path, settings: str = SETTINGS) -> None:
         self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
         self._nodes = [self._cluster.add_node(num_cpus=NODE_CPUS) for _ in range(2)]
         self._run = open_location(str(storage / "run"))
-        line = [sys.executable, str(checkout / "experiments/pretrain.py"), *SETTINGS.split(), "--storage", str(storage)]
+        line = [sys.executable, str(checkout / "experiments/pretrain.py"), *settings.split(), "--storage", str(storage)]
         where = environment(checkout) | {"RAY_ADDRESS": self._cluster.address}
         self._output = open(storage / "output.txt", "wb")  # noqa: SIM115 (closed by end)
         self._process = subprocess.Popen(line, env=where, stdout=self._output, stderr=subprocess.STDOUT)

@@ -158,9 +158,13 @@ class SupervisedConfig:
     classes: int | None = None
     """None: as many as the dataset names; resolved at the first start."""
     label_smoothing: float = 0.0
+    from_head: int = 0
+    """So many layers of the mlp head stay between features and classifier (SimCLR v2: 1); with the weights that they
+    have in the run that model.init names."""
 
     def __post_init__(self) -> None:
         require_at_least(1, "method", self, "classes")
+        require_at_least(0, "method", self, "from_head")
         require(0 <= self.label_smoothing < 1, "method.label_smoothing must lie in [0, 1)")
 
 

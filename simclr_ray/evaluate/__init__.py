@@ -1,1 +1,1 @@
-"""Evaluation of a frozen encoder: images -> features -> score, by kNN or a linear classifier; RankMe without labels."""
+"""Evaluation: images -> frozen features -> score, by kNN or a linear classifier; fine-tuning; RankMe without labels."""

@@ -10,17 +10,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from simclr_ray.config import BadInput, Config, EvaluateConfig
 from simclr_ray.data.augment.center import center_view
 from simclr_ray.data.dataset import Dataset
+from simclr_ray.data.prepare.subset import balanced_part
 from simclr_ray.evaluate.features import Features, Pixels, extract
 from simclr_ray.evaluate.images import View, centered, cropped, read_images
 from simclr_ray.evaluate.knn import KnnConfig
 from simclr_ray.evaluate.linear import probe_config
-from simclr_ray.evaluate.score import Accuracy, Classifier, score
+from simclr_ray.evaluate.logistic import LogisticConfig, TransferConfig, choose_l2
+from simclr_ray.evaluate.results import OURS
+from simclr_ray.evaluate.score import Classifier, accuracy, predict
 from simclr_ray.methods.build import build_encoder
 from simclr_ray.model.encoder import Encoder
 from simclr_ray.model.initial import load_initial
@@ -33,6 +36,17 @@ BASELINE_RATES = (1.0, 0.1, 0.01, 0.001)
 
 
 @dataclass(frozen=True, kw_only=True)
+class Candidate:
+    name: str
+    encoder: Encoder
+    size: int
+    """Side in pixels of the images that it takes, at most that of the views."""
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    """How its images are normalised."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scoring:
     """How candidates are scored: the views of the images, and the classifiers of their features."""
 
@@ -40,21 +54,15 @@ class Scoring:
     """For the row."""
     bank_views: list[View]
     query_view: View
-    classifiers: list[Classifier]
+    classifiers: list[Classifier | TransferConfig]
     """For the pretrained encoder."""
-    baseline_classifiers: list[Classifier]
+    baseline_classifiers: list[Classifier | TransferConfig]
+    """For all others, of which the best one on the queries counts."""
     seed: int
-    """Of the order of a linear classifier's batches."""
+    """Of the order of a linear classifier's batches, and of the images on which transfer chooses its strength."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    name: str
-    encoder: Encoder
-    size: int
-    """Side in pixels of the images that it takes, at most that of the views."""
-    classifiers: list[Classifier]
-    """The best one on the queries counts."""
+    def classifiers_of(self, candidate: Candidate) -> list[Classifier | TransferConfig]:
+        return self.classifiers if candidate.name == OURS else self.baseline_classifiers
 
 
 def require_settings(neighbours: int, temperature: float, crops: int, seed: int) -> None:
@@ -93,9 +101,21 @@ def by_linear(size: int, bank_rows: int, crops: int, seed: int) -> Scoring:
     )
 
 
-def baselines_of(
-    config: Config, size: int, scoring: Scoring, initial: Mapping[str, Tensor] | None = None
-) -> list[Candidate]:
+def by_transfer(size: int, seed: int) -> Scoring:
+    """Logistic regression on centre views (SimCLR, appendix B.8); a baseline's strength is chosen in the same way."""
+    transfer, view = TransferConfig(), centered(size)
+    grid = f"{len(transfer.grid)} from {min(transfer.grid):g} to {max(transfer.grid):g}"
+    return Scoring(
+        settings={"l2": grid, "validation": transfer.validation, "seed": seed},
+        bank_views=[view],
+        query_view=view,
+        classifiers=[transfer],
+        baseline_classifiers=[transfer],
+        seed=seed,
+    )
+
+
+def baselines_of(config: Config, size: int, initial: Mapping[str, Tensor] | None = None) -> list[Candidate]:
     """The run's untrained weights, drawn from its seed, and the pixels themselves at 32 x 32 or the smaller `size`.
 
     `initial`: the weights that the run started from instead, which are a baseline too.
@@ -105,30 +125,26 @@ def baselines_of(
     if initial is not None:
         encoders["initial"] = deepcopy(untrained)
         load_initial(encoders["initial"], initial, str(config.model.init))
-    small, classifiers = min(size, PIXELS_SIZE), scoring.baseline_classifiers
-    found = [Candidate(name=name, encoder=encoders[name], size=size, classifiers=classifiers) for name in encoders]
-    return [*found, Candidate(name="pixels", encoder=Pixels(small), size=small, classifiers=classifiers)]
+    small, mean, std = min(size, PIXELS_SIZE), config.data.mean, config.data.std
+    found = [Candidate(name=name, encoder=encoders[name], size=size, mean=mean, std=std) for name in encoders]
+    return [*found, Candidate(name="pixels", encoder=Pixels(small), size=small, mean=mean, std=std)]
 
 
-def compare(
-    candidates: Sequence[Candidate],
-    scoring: Scoring,
-    bank: Dataset,
-    queries: Dataset,
-    mean: Sequence[float],
-    std: Sequence[float],
-) -> Row:
-    """What each candidate reaches, on a GPU if there is one; all see the same views under the same mean and std.
+def compare(candidates: Sequence[Candidate], scoring: Scoring, bank: Dataset, queries: Dataset) -> Row:
+    """What each candidate reaches, on a GPU if there is one; all see the same views.
 
     The row: `train_rows` and `test_rows`, the images used of the bank and of the queries; `bad`, those that could not
-    be decoded; `results`, by candidate top1 and top5 in percent. Raises BadInput for labels that the bank lacks.
+    be decoded; `results`, by candidate top1, top5 and mean_per_class in percent, and the l2 that transfer has chosen.
+    Raises BadInput for labels that the bank lacks.
     """
     results: dict[str, dict[str, float]] = {}
     for candidate in candidates:
-        bank_features = [_features(candidate, bank, view, mean, std) for view in scoring.bank_views]
-        query_features = _features(candidate, queries, scoring.query_view, mean, std)
-        best = _best_score(candidate.classifiers, query_features, bank_features, scoring.seed)
-        results[candidate.name] = {"top1": round(best.top1, 3), "top5": round(best.top5, 3)}
+        bank_features = [features_of(candidate, bank, view) for view in scoring.bank_views]
+        query_features = features_of(candidate, queries, scoring.query_view)
+        predicted, classifier = best_prediction(candidate, scoring, query_features, bank_features)
+        results[candidate.name] = accuracy(predicted, query_features.labels).row()
+        if isinstance(classifier, LogisticConfig):
+            results[candidate.name]["l2"] = classifier.l2
     return {
         "train_rows": len(bank_features[0].labels),
         "test_rows": len(query_features.labels),
@@ -137,9 +153,9 @@ def compare(
     }
 
 
-def _features(
-    candidate: Candidate, dataset: Dataset, view: View, mean: Sequence[float], std: Sequence[float]
-) -> Features:
+def features_of(candidate: Candidate, dataset: Dataset, view: View) -> Features:
+    """Those of every image of a dataset, on all the cores of this machine, or its GPU."""
+
     def sized(sample_id: int, image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "s s 3"]:
         pixels = view(sample_id, image)
         return pixels if len(pixels) == candidate.size else center_view(pixels, candidate.size)
@@ -147,16 +163,34 @@ def _features(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     candidate.encoder.to(device).to(memory_format=torch.channels_last)
     images = read_images(dataset, sized, threads=os.cpu_count() or 1)
-    return extract(candidate.encoder, images, mean, std, device)
+    return extract(candidate.encoder, images, candidate.mean, candidate.std, device)
 
 
-def _best_score(classifiers: list[Classifier], queries: Features, bank: list[Features], seed: int) -> Accuracy:
-    """`bank`: features of one or more views of the same images."""
+def best_prediction(
+    candidate: Candidate, scoring: Scoring, queries: Features, bank: list[Features]
+) -> tuple[Int64[Tensor, "n ranks"], Classifier]:
+    """The classes of the queries by the classifier that is right most often, and that one.
+
+    `bank`: of one or more views of the same images. Raises BadInput for labels that the bank lacks.
+    """
     labels, views = bank[0].labels, [view.h for view in bank]
     classes, highest = int(labels.max()) + 1, int(queries.labels.max())
     if highest >= classes:
         raise BadInput(f"the test images have labels up to {highest}, the training images only up to {classes - 1}")
-    return max(
-        score(queries.h, queries.labels, views, labels, classifier, classes=classes, seed=seed)
+    classifiers = [_resolved(one, bank[0], classes, scoring.seed) for one in scoring.classifiers_of(candidate)]
+    predictions = [
+        (predict(queries.h, views, labels, classifier, classes=classes, seed=scoring.seed), classifier)
         for classifier in classifiers
-    )
+    ]
+    return max(predictions, key=lambda pair: accuracy(pair[0], queries.labels))
+
+
+def _resolved(classifier: Classifier | TransferConfig, bank: Features, classes: int, seed: int) -> Classifier:
+    """The classifier itself, or transfer's with the strength that is chosen on a part of the bank."""
+    if not isinstance(classifier, TransferConfig):
+        return classifier
+    held_out = torch.zeros_like(bank.labels, dtype=torch.bool)
+    held_out[torch.from_numpy(balanced_part(bank.labels.cpu().numpy(), classifier.validation, seed))] = True
+    if held_out.all():
+        raise BadInput("transfer needs two training images of a class or more: give it more labelled ones")
+    return LogisticConfig(l2=choose_l2(bank.h, bank.labels, held_out, classes=classes, grid=classifier.grid))

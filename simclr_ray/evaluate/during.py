@@ -9,7 +9,7 @@ import torch
 from simclr_ray import collective
 from simclr_ray.config import BadInput, Config, EvaluateConfig
 from simclr_ray.data.dataset import Dataset
-from simclr_ray.evaluate.features import Features, extract
+from simclr_ray.evaluate.features import Features, extract, frozen
 from simclr_ray.evaluate.fitted import first_held_out
 from simclr_ray.evaluate.images import ImageBatch, centered, read_images
 from simclr_ray.evaluate.knn import KnnConfig
@@ -37,8 +37,8 @@ def rows_of_check(config: Config, bank: Dataset, test: Dataset | None) -> tuple[
 def check_during(config: Config, bank: Dataset, test: Dataset | None, device: torch.device, threads: int) -> Evaluate:
     """A function that measures what `evaluate.method` asks for; it returns the same on every worker.
 
-    rankme: {"rankme"}, of the queries; knn: also {"knn_top1", "knn_top5"} in percent; linear: {"linear_top1",
-    "linear_top5"} as well. knn and linear of a supervised run: also {"top1", "top5"} of its own classifier.
+    rankme: {"rankme"}, of the queries; knn: also {"knn_top1", "knn_top5", "knn_mean_per_class"} in percent; linear:
+    {"linear_top1", ...} as well. knn and linear of a supervised run: also {"top1", ...} of its own classifier.
 
     `check_control`, which the function is given, is a collective: a worker that called it once more than the others
     would wait for them forever. So all workers call it equally often, whatever their shares of the images.
@@ -95,12 +95,11 @@ def _of_all_workers(rows: torch.Tensor) -> torch.Tensor:
 
 def _own_accuracy(model: Method, queries: Features) -> dict[str, float]:
     """That of the method's own classifier, if it has one."""
-    with torch.no_grad():
+    with frozen(model):
         logits = model.classify(queries.h)
     if logits is None:
         return {}
-    top1, top5 = accuracy(logits.topk(min(RANKS, logits.shape[1])).indices, queries.labels)
-    return {"top1": round(top1, 3), "top5": round(top5, 3)}
+    return accuracy(logits.topk(min(RANKS, logits.shape[1])).indices, queries.labels).row()
 
 
 def _accuracies(
@@ -117,7 +116,7 @@ def _accuracies(
         classifiers["linear"] = probe_config(len(bank_labels))
     found: dict[str, float] = {}
     for name, classifier in classifiers.items():
-        top1, top5 = score(
+        reached = score(
             queries.h,
             queries.labels,
             [bank],
@@ -127,5 +126,5 @@ def _accuracies(
             seed=0,
             check_control=check_control,
         )
-        found |= {f"{name}_top1": round(top1, 3), f"{name}_top5": round(top5, 3)}
+        found |= {f"{name}_{measure}": value for measure, value in reached.row().items()}
     return found

@@ -29,21 +29,22 @@ FEW = 0.05
 
 def finetune_config(
     run: Config,
-    start: str | None,
     train: Dataset,
     test: Dataset,
     *,
     classes: int,
     fraction: float,
     epochs: int | None,
+    from_head: int,
     seed: int,
 ) -> Config:
     """The supervised run that fine-tunes the encoder of a pretraining run, whose config is `run`.
 
-    `start`: the file of its encoder; None: from weights drawn from `seed`. `train`: `fraction` of all labelled images.
+    It starts from drawn weights until model.init names others. `train`: `fraction` of all labelled images.
     SGD with Nesterov momentum 0.9, learning rate 0.05 x crops / 256, no warm-up and no decay, random crops and flips.
     `epochs` None: 15, and 30 below 5 % of the labels (a step takes two crops of an image: the paper's 30 and 60),
-    and at least LEAST_STEPS steps. Raises BadInput for settings out of their range.
+    and at least LEAST_STEPS steps. `from_head`: layers of the projection head that stay before the classifier, under
+    the same settings (SimCLR v2 has LARS there). Raises BadInput for settings out of their range.
     """
     batch = min(LARGEST_BATCH, train.rows // STEPS_PER_EPOCH) // train.slice_rows * train.slice_rows
     batch = max(batch, train.slice_rows, 2)
@@ -54,8 +55,8 @@ def finetune_config(
         run,
         data=replace(run.data, train=train.uri),
         augment=AugmentConfig(size=run.augment.size, jitter_p=0.0, grayscale_p=0.0, blur_p=0.0),
-        model=replace(run.model, init=start, init_sha256=None),
-        method=SupervisedConfig(classes=classes),
+        model=replace(run.model, init=None, init_sha256=None),
+        method=SupervisedConfig(classes=classes, from_head=from_head),
         optim=OptimConfig(
             optimizer="sgd", lr_per_256=0.1, momentum=0.9, nesterov=True, weight_decay=0.0, warmup_epochs=0.0
         ),

@@ -39,7 +39,7 @@ def knn_predict(
     bank = F.normalize(bank, dim=1)
     predicted = []
     for rows in F.normalize(queries, dim=1).split(query_chunk):
-        similarity, index = _nearest(rows, bank, config.neighbours, bank_chunk)
+        similarity, index = nearest_rows(rows, bank, config.neighbours, bank_chunk)
         # softmax is exp(s / temperature) up to a factor for each query, and cannot overflow. float64, so that the
         # order in which a GPU adds the votes does not decide between classes.
         weight = (similarity.double() / config.temperature).softmax(dim=1)
@@ -48,8 +48,8 @@ def knn_predict(
     return torch.cat(predicted)
 
 
-def _nearest(
-    rows: Float[Tensor, "q d"], bank: Float[Tensor, "m d"], neighbours: int, bank_chunk: int
+def nearest_rows(
+    rows: Float[Tensor, "q d"], bank: Float[Tensor, "m d"], neighbours: int, bank_chunk: int = BANK_CHUNK
 ) -> tuple[Float[Tensor, "q k"], Int64[Tensor, "q k"]]:
     """The largest inner products, and the rows of the bank that they are with."""
     best, index = rows.new_empty(len(rows), 0), torch.empty(len(rows), 0, dtype=torch.int64, device=rows.device)

@@ -56,7 +56,8 @@ def write_card(form: Format, pretrained: Pretrained, run: Location, out: Locatio
     """README.md, in the Hugging Face hub's form, and preprocessing.json. `lines` load the encoder."""
     transform = transform_of(pretrained).to_dict()
     (out / PREPROCESSING).write_bytes((json.dumps(transform, indent=1) + "\n").encode())
-    text = _card(form, pretrained, read_rows(run / METRICS), read_rows(run / EVALUATIONS), lines, command)
+    evaluations = [r for r in read_rows(run / EVALUATIONS) if r.get("encoder_sha256") in (None, pretrained.sha256)]
+    text = _card(form, pretrained, read_rows(run / METRICS), evaluations, lines, command)
     (out / CARD).write_bytes(text.encode())
 
 
@@ -106,12 +107,12 @@ def _table(rows: dict[str, Any]) -> list[str]:
 
 
 def _accuracies(evaluations: list[Row]) -> list[str]:
-    """The newest row of each method and share of the labels."""
-    newest = {(row["method"], row.get("fraction", 1.0)): row for row in evaluations}
+    """The newest row of each method, share of the labels and test set."""
+    newest = {(row["method"], row.get("fraction", 1.0), row["test"]): row for row in evaluations}
     if not newest:
         return ["Not evaluated: `evaluate.py RUN knn --train TRAIN --test TEST` measures it."]
     lines = ["| method | labels | encoder | top-1 % | top-5 % | tested on |", "|---|---|---|---|---|---|"]
-    for (method, fraction), row in newest.items():
+    for (method, fraction, _), row in newest.items():
         for name, found in row["results"].items():
             lines.append(
                 f"| {method} | {100 * fraction:g} % | {name} | {found['top1']:.2f} | {found['top5']:.2f} "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 import safetensors.torch
@@ -38,6 +39,8 @@ class Pretrained:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     config_json: str
+    sha256: str
+    """Of the file."""
 
     @property
     def config(self) -> Config:
@@ -84,7 +87,7 @@ def load_pretrained(run_or_file: Location | str) -> Pretrained:
     except SafetensorError as error:
         raise BadInput(f"{location} is no safetensors file ({error}); export the run again") from None
     metadata = _metadata(content)
-    if metadata.get("format") != FORMAT:
+    if not is_exported(content):
         raise BadInput(f"{location} was not written by this version of simclr_ray (its metadata lack '{FORMAT}')")
     size = int(metadata["size"])
     model = ModelConfig(arch=metadata["arch"], width=float(metadata["width"]), stem=metadata["stem"])  # type: ignore
@@ -97,7 +100,13 @@ def load_pretrained(run_or_file: Location | str) -> Pretrained:
         mean=_channels(metadata["mean"]),
         std=_channels(metadata["std"]),
         config_json=metadata["config"],
+        sha256=sha256(content).hexdigest(),
     )
+
+
+def is_exported(content: bytes) -> bool:
+    """Whether `export_encoder` wrote this content of a safetensors file."""
+    return _metadata(content).get("format") == FORMAT
 
 
 def encoder_file(run_or_file: Location | str) -> Location:

@@ -12,9 +12,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from simclr_ray.config import BadInput, Config
+from simclr_ray.config import BadInput, Config, SupervisedConfig
+from simclr_ray.config.science import LIBRARIES
 from simclr_ray.config.suggest import suggestion
-from simclr_ray.export.encoder import encoder_file
+from simclr_ray.export.encoder import encoder_file, is_exported
+from simclr_ray.export.head import trained_head
 from simclr_ray.methods.build import build_encoder
 from simclr_ray.model.initial import initial_file, load_initial
 from simclr_ray.storage.location import open_location
@@ -27,15 +29,29 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 def initial_of(config: Config) -> tuple[bytes, str]:
     """The run folder's file of `model.init`'s weights, and its sha256.
 
-    Raises BadInput if they do not fit the encoder, or if `model.init_sha256` names others.
+    A supervised run from layers of a projection head gets these too. Raises BadInput if the weights do not fit the
+    encoder, if there is no such head, or if `model.init_sha256` names others.
     """
     assert config.model.init is not None
     encoder = build_encoder(config.model, config.train.seed, size=config.augment.size)
-    load_initial(encoder, published_weights(config.model.init), config.model.init)
-    content, found = initial_file(encoder)
+    try:
+        load_initial(encoder, published_weights(config.model.init), config.model.init)
+    except BadInput as error:
+        raise BadInput(f"model.init: {error}") from None
+    content, found = initial_file(encoder, _head(config))
     if config.model.init_sha256 not in (None, found):
         raise BadInput(f"the weights of model.init {config.model.init} have sha256 {found}, not model.init_sha256")
     return content, found
+
+
+def _head(config: Config) -> dict[str, Tensor]:
+    """The layers of a projection head from which a supervised run goes on. Published weights have none: it is drawn."""
+    source, method = str(config.model.init), config.method
+    layers = method.from_head if isinstance(method, SupervisedConfig) else 0
+    if not layers or source.partition(":")[0] in LIBRARIES or source.endswith(TORCH_FILES):
+        return {}
+    file = encoder_file(source)
+    return trained_head(file, layers, config.model) if is_exported(file.read_bytes()) else {}
 
 
 def published_weights(source: str) -> dict[str, Tensor]:
@@ -52,9 +68,7 @@ def published_weights(source: str) -> dict[str, Tensor]:
             return _of_timm(name)
     except (URLError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise BadInput(
-            f"model.init {source} cannot be fetched ({reason}): name a file that holds the weights"
-        ) from None
+        raise BadInput(f"{source} cannot be fetched ({reason}): name a file that holds the weights") from None
     return _of_torch_file(source) if source.endswith(TORCH_FILES) else _of_safetensors(source)
 
 
@@ -86,7 +100,7 @@ def _of_safetensors(source: str) -> dict[str, Tensor]:
     try:
         return safetensors.torch.load(file.read_bytes())
     except SafetensorError as error:
-        raise BadInput(f"model.init {file} is no safetensors file ({error})") from None
+        raise BadInput(f"{file} is no safetensors file ({error})") from None
 
 
 def _of_torch_file(source: str) -> dict[str, Tensor]:
@@ -94,13 +108,13 @@ def _of_torch_file(source: str) -> dict[str, Tensor]:
     try:
         content: Any = torch.load(io.BytesIO(open_location(source).read_bytes()), "cpu", weights_only=True)
     except OSError as error:
-        raise BadInput(f"model.init {source} cannot be read: {str(error).splitlines()[0]}") from None
+        raise BadInput(f"{source} cannot be read: {str(error).splitlines()[0]}") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise BadInput(f"model.init {source} holds no plain weights ({str(error).splitlines()[0]})") from None
+        raise BadInput(f"{source} holds no plain weights ({str(error).splitlines()[0]})") from None
     for key in WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
             break
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise BadInput(f"model.init {source} holds no weights by name")
+        raise BadInput(f"{source} holds no weights by name")
     return {name.removeprefix("module."): value for name, value in content.items()}

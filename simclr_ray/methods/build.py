@@ -35,8 +35,8 @@ from simclr_ray.methods.swav import SwAV
 from simclr_ray.methods.vicreg import VICReg
 from simclr_ray.model.build import draw_encoder
 from simclr_ray.model.encoder import Encoder
-from simclr_ray.model.heads import predictor, projection_dim, projection_head
-from simclr_ray.model.initial import load_initial
+from simclr_ray.model.heads import leading_layers, predictor, projection_dim, projection_head
+from simclr_ray.model.initial import load_head, load_initial
 
 T = TypeVar("T")
 
@@ -88,13 +88,27 @@ def draw_method(
             return DINO(encoder, head, dim=dim, settings=method)
         case SupervisedConfig():
             require(method.classes is not None, "method.classes is not known: set it to the number of classes")
-            return Supervised(encoder, **_settings(method))
+            return _draw_supervised(encoder, head, model, method, initial or {})
     assert_never(method)
 
 
 def _settings(method: MethodConfig) -> dict[str, Any]:
     """Those of a method whose module takes all of them under their names."""
     return {key: value for key, value in asdict(method).items() if key != "name"}
+
+
+def _draw_supervised(
+    encoder: Encoder,
+    head: torch.nn.Sequential,
+    model: ModelConfig,
+    method: SupervisedConfig,
+    initial: Mapping[str, Tensor],
+) -> Method:
+    assert method.classes is not None
+    kept = leading_layers(head, method.from_head)
+    load_head(kept, initial)
+    dim = (model.head_hidden or encoder.feature_dim) if method.from_head else encoder.feature_dim
+    return Supervised(encoder, kept, dim=dim, classes=method.classes, label_smoothing=method.label_smoothing)
 
 
 def _draw_moco(encoder: Encoder, head: torch.nn.Module, dim: int, method: MoCoConfig) -> Method:

@@ -1,6 +1,6 @@
 """Supervised pretraining: cross-entropy of a linear classifier of the features, the baseline of all other methods.
 
-Both views of every image are classified.
+Both views of every image are classified. For fine-tuning, layers of the projection head may stay before the classifier.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from simclr_ray.model.encoder import Encoder
 
 
 class Supervised(Method):
-    """Encoder and classifier; `outputs` are the logits of `classes` classes."""
+    """Encoder, layers of a projection head if any, and classifier; `outputs` are the logits of `classes` classes."""
 
-    def __init__(self, encoder: Encoder, classes: int, label_smoothing: float) -> None:
+    def __init__(self, encoder: Encoder, head: nn.Module, *, dim: int, classes: int, label_smoothing: float) -> None:
         super().__init__()
-        self.encoder, self.classifier = encoder, nn.Linear(encoder.feature_dim, classes)
+        self.encoder, self.head, self.classifier = encoder, head, nn.Linear(dim, classes)
         self.label_smoothing = label_smoothing
 
     def forward(self, images: Float[Tensor, "m 3 h w"]) -> Float[Tensor, "m classes"]:
-        return self.classifier(self.encoder(images))
+        return self.classifier(self.head(self.encoder(images)))
 
     def classify(self, features: Float[Tensor, "n d"]) -> Float[Tensor, "n classes"]:
-        return self.classifier(features.to(self.classifier.weight.dtype))
+        return self.classifier(self.head(features.to(self.classifier.weight.dtype)))
 
     def labelled_loss(
         self, outputs: Float[Tensor, "m classes"], labels: Int64[Tensor, " n"], rows_per_worker: Sequence[int]

@@ -8,6 +8,7 @@ from itertools import pairwise
 from torch import nn
 
 from simclr_ray.config import ModelConfig
+from simclr_ray.config.checks import require
 from simclr_ray.model.batchnorm import BatchNorm
 
 
@@ -19,6 +20,21 @@ def projection_head(config: ModelConfig, feature_dim: int) -> nn.Sequential:
         return dense_layers([feature_dim, config.head_dim])
     hidden = [config.head_hidden or feature_dim] * (config.head_layers - 1)
     return dense_layers([feature_dim, *hidden, config.head_dim], batchnorm=config.head_batchnorm)
+
+
+def leading_layers(head: nn.Sequential, layers: int) -> nn.Sequential:
+    """The first `layers` dense layers of an mlp head, each with its BatchNorm and ReLU; none of them for 0.
+
+    SimCLR v2 (Chen et al. 2020, "Big self-supervised models", section 2) fine-tunes from there. The last layer is no
+    middle one: raises BadInput if none would be left.
+    """
+    ends = [0, *(place + 1 for place, module in enumerate(head) if isinstance(module, nn.ReLU))]
+    require(
+        0 <= layers < len(ends),
+        f"method.from_head {layers}: this projection head has {len(ends) - 1} layers before its last one; of the heads "
+        "only mlp has any",
+    )
+    return head[: ends[layers]]
 
 
 def predictor(dim: int, hidden: int) -> nn.Sequential:

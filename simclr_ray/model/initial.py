@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 
 import safetensors.torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from simclr_ray.config import BadInput
 from simclr_ray.model.encoder import Encoder
 from simclr_ray.storage.location import Location
 from simclr_ray.storage.run_folder import INITIAL
 
-CLASSIFIERS = ("fc", "classifier", "head", "heads", "head_dist", "AuxLogits", "aux1", "aux2")
-"""What torchvision and timm call the layers after the features; an encoder does not have them."""
+HEAD = "projection_head"
+"""What this file calls the layers of a projection head, for fine-tuning from there."""
+CLASSIFIERS = ("fc", "classifier", "head", "heads", "head_dist", "AuxLogits", "aux1", "aux2", HEAD)
+"""What torchvision and timm call the layers after the features, and HEAD; an encoder does not have them."""
 MOST_NAMED = 4
 
 
@@ -36,8 +38,15 @@ def load_initial(encoder: Encoder, weights: Mapping[str, Tensor], source: str) -
     complaints = [("it lacks", missing), ("of another shape", reshaped), ("unknown", unknown)]
     if any(names for _, names in complaints):
         listed = "; ".join(f"{what}: {_listed(names)}" for what, names in complaints if names)
-        raise BadInput(f"model.init {source} does not fit model.arch: {listed}")
+        raise BadInput(f"{source} does not fit the network: {listed}")
     encoder.network.load_state_dict(fitting, strict=False)
+
+
+def load_head(head: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Copies a projection head's layers from `weights` into `head`; where these have none, it stays as drawn."""
+    found = {name.removeprefix(f"{HEAD}."): value for name, value in weights.items() if name.startswith(f"{HEAD}.")}
+    if found:
+        head.load_state_dict(found)
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -45,10 +54,13 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMED]) + more
 
 
-def initial_file(encoder: Encoder) -> tuple[bytes, str]:
-    """The encoder's weights as the file that a run folder keeps, and its sha256; equal weights give equal bytes."""
-    weights = {name: value.detach().contiguous() for name, value in encoder.network.state_dict().items()}
-    content = safetensors.torch.save(weights)
+def initial_file(encoder: Encoder, head: Mapping[str, Tensor]) -> tuple[bytes, str]:
+    """The weights as the file that a run folder keeps, and its sha256; equal weights give equal bytes.
+
+    `head`: those of the layers of a projection head, where fine-tuning begins there.
+    """
+    weights = encoder.network.state_dict() | {f"{HEAD}.{name}": value for name, value in head.items()}
+    content = safetensors.torch.save({name: value.detach().contiguous() for name, value in weights.items()})
     return content, sha256(content).hexdigest()
 
 

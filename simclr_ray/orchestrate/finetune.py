@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from simclr_ray.config import Config
 from simclr_ray.data.dataset import Dataset
@@ -10,6 +11,7 @@ from simclr_ray.data.prepare.subset import count_classes, subset_into
 from simclr_ray.evaluate.finetune import finetune_config
 from simclr_ray.evaluate.labels import require_same_classes
 from simclr_ray.evaluate.results import append_result, result_row
+from simclr_ray.evaluate.score import Accuracy
 from simclr_ray.export.encoder import encoder_file, load_pretrained
 from simclr_ray.orchestrate.prepare import prepare_into
 from simclr_ray.orchestrate.pretrain import pretrain
@@ -24,37 +26,45 @@ def finetune_run(
     *,
     fraction: float = 1.0,
     epochs: int | None = None,
+    from_head: int = 0,
     baselines: bool = False,
     seed: int = 0,
 ) -> Row:
     """Fine-tunes the encoder of a run folder or file on `fraction` of each class's images, and scores it on `test`.
 
     `train` and `test` are datasets, or anything that prepare takes. With `baselines` the same network is trained from
-    untrained weights too, and from those that the run itself started from if it was given any. `seed` chooses the
-    images, their order and crops, and the classifier's weights. The same call goes on where an interrupted one was.
+    untrained weights too, and from those that the run itself started from if it was given any. `from_head`: so many
+    layers of the run's projection head stay before the classifier (SimCLR v2); a baseline's are drawn. `seed` chooses
+    images, order, crops, and the weights that are drawn. The same call goes on where an interrupted one was.
 
     Appends a row as `evaluate_run` does, and returns it. Raises BadInput.
     """
     pretrained, file = load_pretrained(run), encoder_file(run)
-    folder, storage = file.parent, file.parent.parent.uri
+    base, folder, storage = pretrained.config, file.parent, file.parent.parent.uri
     whole, queries = prepare_into(storage, train), prepare_into(storage, test)
     require_same_classes(whole, queries)
     part, classes = subset_into(storage, whole, fraction, seed), count_classes(whole)
-    starts = _starts(folder, file, pretrained.config, baselines=baselines)
-    results, config = {}, pretrained.config
-    for candidate, start in starts.items():
-        config = finetune_config(
-            pretrained.config, start, part, queries, classes=classes, fraction=fraction, epochs=epochs, seed=seed
-        )
-        name = f"{folder.name}-finetune-{candidate}-{_digest(file, part, queries, config)}"
+    config = finetune_config(
+        base, part, queries, classes=classes, fraction=fraction, epochs=epochs, from_head=from_head, seed=seed
+    )
+    digest = _digest(file, part, queries, config, from_head)
+    results: dict[str, dict[str, float]] = {}
+    for candidate, start in _starts(folder, file, base, baselines=baselines).items():
+        name, started = f"{folder.name}-finetune-{candidate}-{digest}", config.with_overrides({"model.init": start})
         print(f"fine-tuning {candidate}: {config.train.epochs} epochs on {part.rows:,} images, {name}", flush=True)
-        metrics = pretrain(config, name, storage).metrics
-        results[candidate] = {"top1": metrics["top1"], "top5": metrics["top5"]}
-    optim = {"lr_per_256": config.optim.lr_per_256, "batch": config.train.global_batch, "epochs": config.train.epochs}
-    row = result_row("finetune", optim | {"seed": seed}, train, test, fraction)
+        metrics = pretrain(started, name, storage).metrics
+        results[candidate] = {measure: metrics[measure] for measure in Accuracy._fields if measure in metrics}
+    row = result_row("finetune", _settings(config, from_head), train, test, fraction, file, pretrained.sha256)
     row |= {"train_rows": part.rows, "test_rows": queries.rows, "bad": 0, "results": results}
     append_result(folder, row)
     return row
+
+
+def _settings(config: Config, from_head: int) -> dict[str, Any]:
+    """For the row."""
+    train = config.train
+    found = {"lr_per_256": config.optim.lr_per_256, "batch": train.global_batch, "epochs": train.epochs}
+    return found | ({"from_head": from_head} if from_head else {}) | {"seed": train.seed}
 
 
 def _starts(folder: Location, file: Location, config: Config, *, baselines: bool) -> dict[str, str | None]:
@@ -67,7 +77,9 @@ def _starts(folder: Location, file: Location, config: Config, *, baselines: bool
     return starts
 
 
-def _digest(file: Location, train: Dataset, test: Dataset, config: Config) -> str:
+def _digest(file: Location, train: Dataset, test: Dataset, config: Config, from_head: int) -> str:
     """Names what is fine-tuned on what and how, so that equal commands meet the same run and others do not."""
-    settings = (file.read_bytes(), train.fingerprint, test.fingerprint, config.train, config.optim)
+    settings: tuple[Any, ...] = (file.read_bytes(), train.fingerprint, test.fingerprint, config.train, config.optim)
+    if from_head:  # left out where it is 0, so that runs from before there was this setting are found again
+        settings += (from_head,)
     return hashlib.sha256(repr(settings).encode()).hexdigest()[:8]

@@ -42,7 +42,7 @@ class Found:
     def sheet(self) -> bytes:
         """A PNG: the query in a frame, then the neighbours."""
         captions = [f"{one.id}: {one.similarity:.3f} {self.class_of(one)}\n{one.path or ''}" for one in self.neighbours]
-        return contact_sheet([self.query, *self.images], [self.title, *captions], framed=1)
+        return contact_sheet([self.query, *self.images], [self.title, *captions], framed=[0])
 
 
 def find_neighbours(uri: str, query: str, neighbours: int) -> Found:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -20,13 +20,13 @@ def contact_sheet(
     images: Sequence[UInt8[np.ndarray, "h w 3"]],
     captions: Sequence[str],
     *,
-    framed: int = 0,
+    framed: Collection[int] = (),
     columns: int = COLUMNS,
     lines: int = 2,
 ) -> bytes:
     """A PNG of the images in reading order, each scaled to fit, above so many lines of its caption.
 
-    The first `framed` have a frame.
+    The images of the numbers `framed` have a frame.
     """
     cell_width, cell_height = SIDE + GAP, SIDE + 4 + LINE * lines + GAP
     rows = -(-len(images) // columns)
@@ -40,7 +40,7 @@ def contact_sheet(
         scaled = Image.fromarray(image).resize((width, height), filter_)
         place = left + (SIDE - width) // 2, top + (SIDE - height) // 2
         sheet.paste(scaled, place)
-        if number < framed:
+        if number in framed:
             edge = (place[0] - 3, place[1] - 3, place[0] + width + 2, place[1] + height + 2)
             draw.rectangle(edge, outline=FRAME, width=3)
         for line, text in enumerate(caption.splitlines()[:lines]):

@@ -46,6 +46,8 @@ TRIAL = re.compile(r"trial-\d+")
 """The run folder of a trial."""
 REPORT = "report"
 """Folder of the plots and the page that `report` writes."""
+FEATURE_MAP, NEAREST = "features.png", "nearest.png"
+"""Plots there that `report --against` alone makes, as they need the encoder."""
 
 Row = dict[str, Any]
 """One JSON object of a .jsonl file."""

@@ -34,7 +34,7 @@ TYPED = {
     "prepare.py synthetic:256 labelled": "256 images, labelled, 10 classes, in ",
     "preview.py photos --recipe quickstart --images 3": "sheet: preview.png",
     PRETRAIN: "check: rankme on images held out of photos, because it ",
-    "evaluate.py runs/quickstart knn --train labelled --test synthetic:64:test": "pretrained",
+    "evaluate.py runs/quickstart transfer --train labelled --test synthetic:64:test": "pretrained",
     f"pretrain.py quickstart --data.train labelled --method byol --model.init runs/quickstart --name warm {SETTINGS}": (
         "done at step 2"
     ),
@@ -42,11 +42,13 @@ TYPED = {
     "embed.py runs/quickstart labelled features": "256 images, features of 32 numbers: ",
     "neighbours.py features --query 0 --neighbours 5": "sheet: neighbours.png",
     "export.py runs/quickstart exported --format torch.export": "model = torch.export.load(",
-    "evaluate.py runs/quickstart finetune --train labelled --test synthetic:64:test --fraction 0.5 --epochs 2": (
+    "evaluate.py runs/quickstart finetune --train labelled --test synthetic:64:test --fraction 0.5 --epochs 2 "
+    "--from-head 1": (
         "fine-tuning pretrained: 2 epochs on 126 images"  # half of each class, 12 or 13 images
     ),
     "report.py runs/quickstart": "plots and all of this: ",
     "report.py runs/quickstart --goodput": "goodput",
+    "report.py runs/quickstart --against runs/warm --train labelled --test synthetic:64:test": "linear: ",
     "report.py runs/quickstart runs/warm": "the runs were not trained on the same data",
     "plan.py quickstart": "images/s",
     f"sweep.py quickstart --data.train labelled --trials 2 --method byol --space {SPACE} {SETTINGS}": (

@@ -36,7 +36,8 @@ def check(config: Config, bank: Dataset, test: Dataset | None) -> tuple[dict[str
 
 def test_workers_find_what_one_finds_and_check_control_equally_often(dataset: Dataset) -> None:
     alone, _ = check(LINEAR, dataset, None)
-    assert alone.keys() == {"rankme", "knn_top1", "knn_top5", "linear_top1", "linear_top5"}
+    measures = [f"{by}_{measure}" for by in ("knn", "linear") for measure in ("top1", "top5", "mean_per_class")]
+    assert list(alone) == ["rankme", *measures]
     # 19 slices to classify and 31 of the bank: on three workers batches of 8 make 1 and 2 rounds. The classifier has
     # 100 epochs.
     assert run_workers(3, check, LINEAR, dataset, None) == [(pytest.approx(alone), 1 + 2 + 100)] * 3
@@ -49,7 +50,7 @@ def test_a_run_scores_after_training_what_it_scored_during_it(dataset: Dataset, 
     run = tmp_path / "runs" / "r1"
     export_encoder(build_encoder(config.model, seed=0, size=32), config, str(run))
     after = evaluate_run(str(run), method, dataset.uri, test.uri, neighbours=20)["results"]["pretrained"]
-    assert after == {"top1": during[f"{method}_top1"], "top5": during[f"{method}_top5"]}
+    assert after == {name: during[f"{method}_{name}"] for name in ("top1", "top5", "mean_per_class")}
 
 
 def test_rows_held_out_are_no_rows_of_the_bank(dataset: Dataset) -> None:

@@ -1,5 +1,6 @@
 """Images, their views and features: what is read and left out, that the encoder is not changed; evaluation of a run."""
 
+import hashlib
 import io
 import json
 
@@ -8,16 +9,19 @@ import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
+from sklearn.linear_model import LogisticRegression
 from torchvision.transforms import v2
 
 from simclr_ray.config import AugmentConfig, BadInput, Config, ModelConfig
 from simclr_ray.data.augment.center import center_view
 from simclr_ray.data.dataset import Dataset
+from simclr_ray.data.prepare.subset import balanced_part
 from simclr_ray.data.prepare.writer import CHECKED, DatasetWriter
 from simclr_ray.evaluate.features import Pixels, extract
 from simclr_ray.evaluate.images import UNLABELLED, centered, cropped, read_images
+from simclr_ray.evaluate.logistic import GRID
 from simclr_ray.evaluate.results import summary
-from simclr_ray.export.encoder import export_encoder
+from simclr_ray.export.encoder import export_encoder, load_encoder
 from simclr_ray.methods.build import build_encoder
 from simclr_ray.orchestrate.evaluate import evaluate_run
 from simclr_ray.storage.location import open_location
@@ -177,6 +181,38 @@ def test_a_run_is_scored_beside_its_baselines(run, tmp_path, method):
     written = [json.loads(line) for line in (run / "evaluation.jsonl").read_text().splitlines()]
     assert written == [first, row]
     assert summary(row).splitlines()[-1].startswith("pixels ")
+    sha256 = hashlib.sha256((run / "encoder.safetensors").read_bytes()).hexdigest()
+    assert (row["encoder"], row["encoder_sha256"]) == ("encoder.safetensors", sha256)
+
+
+def test_transfer_is_scikit_learns_regression_of_the_strength_chosen_on_a_fifth_of_the_training_images(run, tmp_path):
+    train, test = dataset(tmp_path / "train", rows=60), dataset(tmp_path / "test", rows=30, first=60)
+    images, scale = (read_images(data, centered(32)) for data in (train, test)), (SMALL.data.mean, SMALL.data.std)
+    bank, queries = (extract(load_encoder(str(run)), batches, *scale, CPU) for batches in images)
+    held_out = np.isin(np.arange(60), balanced_part(bank.labels.numpy(), 0.2, seed=3))
+    assert np.bincount(bank.labels[held_out]).tolist() == [4, 4, 4]
+    x, y = bank.h.double().numpy(), bank.labels.numpy()
+
+    def fitted(l2, rows):
+        newton = LogisticRegression(C=1 / l2, solver="newton-cholesky", tol=1e-9, max_iter=300)
+        return newton.fit(x[rows], y[rows])
+
+    scores = {l2: fitted(l2, ~held_out).score(x[held_out], y[held_out]) for l2 in GRID}
+    chosen = max(l2 for l2 in GRID if scores[l2] == max(scores.values()))
+    expected = 100 * fitted(chosen, slice(None)).score(queries.h.double().numpy(), queries.labels.numpy())
+    found = evaluate_run(str(run), "transfer", train.uri, test.uri, seed=3)["results"]["pretrained"]
+    assert (found["l2"], found["top1"]) == (chosen, pytest.approx(expected, abs=1e-3))
+
+
+def test_the_mean_over_classes_is_shown_where_they_differ_in_size(run, tmp_path):
+    row = evaluate_run(str(run), "knn", dataset(tmp_path / "train").uri, dataset(tmp_path / "test", rows=9).uri)
+    row["results"]["pretrained"] |= {"top1": 70.0, "mean_per_class": 70.1}
+    assert "per class" not in summary(row)
+    row["results"]["pretrained"]["mean_per_class"] = 61.5
+    assert summary(row).splitlines()[2:] == [
+        f"{'':<12}{'top-1 %':>13}{'top-5 %':>13}{'per class %':>13}",
+        f"{'pretrained':<12}{70.0:>13.2f}{100.0:>13.2f}{61.5:>13.2f}",
+    ]
 
 
 def test_what_cannot_be_scored_is_bad_input(run, tmp_path):

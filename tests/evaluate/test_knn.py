@@ -73,5 +73,19 @@ def test_accuracy_counts_first_and_first_five():
 
 
 def test_accuracy_is_in_percent():
-    predicted = torch.tensor([[0, 1, 2], [1, 0, 2], [2, 1, 0], [0, 2, 3]])
-    assert accuracy(predicted, torch.tensor([0, 0, 0, 1])) == (25, 75)
+    predicted = torch.tensor([[0, 1, 2], [1, 0, 2], [2, 1, 0], [0, 2, 3], [2, 1, 0]])
+    found = accuracy(predicted, torch.tensor([0, 0, 0, 1, 2]))
+    assert found == pytest.approx((40, 80, (100 / 3 + 0 + 100) / 3))
+    assert found.row() == {"top1": 40.0, "top5": 80.0, "mean_per_class": 44.444}
+
+
+def test_the_mean_per_class_counts_every_class_of_the_queries_once():
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 12, (60,), generator=generator) ** 2 % 11  # unequal; some classes never occur
+    predicted = torch.stack([torch.randperm(12, generator=generator)[:5] for _ in labels])
+    predicted[::2, 0] = labels[::2]
+    own = []
+    for label in sorted(set(labels.tolist())):
+        rows = [row for row in range(60) if labels[row] == label]
+        own.append(sum(int(predicted[row, 0]) == label for row in rows) / len(rows))
+    assert accuracy(predicted, labels).mean_per_class == pytest.approx(100 * sum(own) / len(own))

@@ -139,10 +139,12 @@ def test_the_card_says_what_was_measured(runs: dict[str, str], tmp_path: Path) -
     row = {"method": "knn", "test": "photos", "test_rows": 1000, "results": found}
     append_result(run, row | {"results": {"pretrained": {"top1": 1.0, "top5": 2.0}}})
     append_result(run, row)
+    append_result(run, row | {"encoder": "best.safetensors", "encoder_sha256": "another", "test": "other"})
     export(runs["narrow"], str(tmp_path / "out"), "safetensors", "export.py RUN OUT")
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| knn | 100 % | pretrained | 61.50 | 90.00 | photos (1,000 images) |" in card
     assert "| 1.00 |" not in card
+    assert "other" not in card, "that was another encoder"
     assert "# resnet18 of width 0.125, pretrained by simclr" in card
     assert "Written by `export.py RUN OUT`." in card
     assert card.startswith("---\nlicense: unknown\n")

@@ -49,7 +49,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "swav": {"method.prototypes": 12},
     "dino": {"method.prototypes": 12},
     "moco": {"method.queue": 2 * SMALL_BATCH},
-    "supervised": {"method.classes": 10},
+    "supervised": {"method.classes": 10, "method.from_head": 1},
     "swav_multi_crop": {"method.prototypes": 12, "method.frozen_epochs": 0.5} | LOCAL,
     "dino_multi_crop": LOCAL
     | {"method.prototypes": 12, "method.frozen_epochs": 0.5, "method.warmup_teacher_epochs": 1.0},

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from simclr_ray.config import ModelConfig
+from simclr_ray.config import BadInput, ModelConfig
 from simclr_ray.model.batchnorm import BatchNorm
-from simclr_ray.model.heads import dense_layers, projection_head
+from simclr_ray.model.heads import dense_layers, leading_layers, projection_head
 
 
 def head_of(**settings) -> nn.Sequential:
@@ -43,6 +43,17 @@ def test_mlp_is_relu_between_dense_layers_and_none_after():
     first, second, third = (module for module in head if isinstance(module, nn.Linear))
     torch.testing.assert_close(head(h), third(F.relu(second(F.relu(first(h))))))
     assert (head(h) < 0).any()
+
+
+def test_leading_layers_end_behind_a_relu():
+    head, h = dense_layers([5, 7, 6, 4]), torch.randn(8, 5)
+    first, second, _ = (module for module in head if isinstance(module, nn.Linear))
+    assert torch.equal(leading_layers(head, 0)(h), h)
+    assert torch.equal(leading_layers(head, 1)(h), F.relu(first(h)))
+    assert torch.equal(leading_layers(head, 2)(h), F.relu(second(F.relu(first(h)))))
+    for short, layers in ((head, 3), (dense_layers([5, 4]), 1), (dense_layers([5]), 1)):
+        with pytest.raises(BadInput, match=f"method.from_head {layers}: this projection head has {layers - 1} layers"):
+            leading_layers(short, layers)
 
 
 def test_batchnorm_follows_every_dense_layer_and_the_last_has_no_beta():

@@ -50,7 +50,7 @@ def take_part(source: str, dest: str, *, fraction: float | None, paths: str | No
 
 
 def balanced_rows(dataset: Dataset, fraction: float, seed: int) -> np.ndarray:
-    """Ids of `fraction` of each class's images, rounded but at least one, sorted; those with the lowest keyed words.
+    """Ids of `fraction` of each class's images, as `balanced_part` has them.
 
     Raises BadInput for a fraction out of (0, 1], or if images have no label.
     """
@@ -59,7 +59,12 @@ def balanced_rows(dataset: Dataset, fraction: float, seed: int) -> np.ndarray:
     if not dataset.labelled:
         raise BadInput(f"{dataset.uri} has images without labels: a part of each class needs them")
     labels = np.concatenate([table["label"].to_numpy() for table in _columns(dataset, ["label"])])
-    order = np.argsort(sort_words(seed, 0, SUBSET, dataset.rows), kind="stable")
+    return balanced_part(labels, fraction, seed)
+
+
+def balanced_part(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Rows of `fraction` of each label's rows, rounded but at least one, sorted; those with the lowest keyed words."""
+    order = np.argsort(sort_words(seed, 0, SUBSET, len(labels)), kind="stable")
     chosen = []
     for label in np.unique(labels):
         rows = order[labels[order] == label]
