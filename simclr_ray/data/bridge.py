@@ -6,9 +6,8 @@ Loading is a pure function of positions, so the blocks are bitwise the same from
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from itertools import chain
 from math import ceil
 from time import monotonic
 from typing import NamedTuple
@@ -22,6 +21,9 @@ Block = dict[str, np.ndarray]
 
 STREAM_START_S = 5.0
 OPENINGS = 3
+STALLED_S = 10.0
+"""As long as the coordinator waits for a worker that is not heard of (membership/generation.py), and twice as long each
+time: Ray takes about a minute to give up a node that does not answer."""
 MOST_BLOCKS = 16
 """The stream begins at most so many blocks ahead, however fast this process loads: it does so with one core."""
 
@@ -38,8 +40,26 @@ def bridged(
 
     The stream is opened once the first block is in use, at a position that `load` reaches at about the time of its
     first block. If that comes later, `load` continues, and the rows that the stream repeats are dropped. A stream that
-    fails to open, as where a part of it was on a node that is just lost, is opened again, OPENINGS times in all.
+    fails to open, as where a part of it was on a node that is just lost, is opened again, OPENINGS times in all. One
+    that stalls, as where a data worker is frozen or beyond a broken network, is left, and another one bridged.
     """
+    done, patience_s = 0, STALLED_S
+    while done < len(positions):
+        for block in _bridged_once(positions[done:], load, stream, block_slices, slice_rows, patience_s):
+            yield block
+            done += len(block["id"]) // slice_rows
+        patience_s *= 2
+
+
+def _bridged_once(
+    positions: np.ndarray,
+    load: Callable[[np.ndarray], Block],
+    stream: Callable[[np.ndarray], Iterator[Block]],
+    block_slices: int,
+    slice_rows: int,
+    patience_s: float,
+) -> Iterator[Block]:
+    """To the end, or until a block of the stream does not come within `patience_s`."""
     total = len(positions)
     done, handover, failed = 0, total, 0
     opened: Future[_Opened] | None = None
@@ -53,7 +73,8 @@ def bridged(
                     opened, failed = None, failed + 1
                 if opened and done >= handover and opened.done():
                     yield block
-                    yield from _after((done - handover) * slice_rows, opened.result())
+                    blocks, opened = _until_stalled(opened.result(), patience_s), None
+                    yield from _after((done - handover) * slice_rows, blocks)
                     return
                 if done < total:
                     ahead = own.submit(_timed, load, positions[done : done + block_slices])
@@ -100,16 +121,31 @@ def _open(stream: Callable[[np.ndarray], Iterator[Block]], positions: np.ndarray
 
 def _close(opened: Future[_Opened]) -> None:
     if not opened.cancelled() and opened.exception() is None:
-        close = getattr(opened.result().rest, "close", None)
-        if close:
-            close()
+        _close_stream(opened.result().rest)
 
 
-def _after(rows: int, opened: _Opened) -> Iterator[Block]:
+def _close_stream(blocks: Iterator[Block]) -> None:
+    close = getattr(blocks, "close", None)
+    if close:
+        close()
+
+
+def _until_stalled(opened: _Opened, patience_s: float) -> Iterator[Block]:
+    """The stream's blocks, until one does not come within `patience_s`; the stream is closed once it can be."""
+    coming: Future[Block | None] = Future()
+    coming.set_result(opened.first)
+    with _thread("stream") as reader:
+        try:
+            while wait([coming], patience_s).done and (block := coming.result()) is not None:
+                yield block
+                coming = reader.submit(next, opened.rest, None)
+        finally:
+            coming.add_done_callback(lambda _: _close_stream(opened.rest))
+
+
+def _after(rows: int, blocks: Iterator[Block]) -> Iterator[Block]:
     """The stream without its first `rows` rows."""
-    if opened.first is None:
-        return
-    for block in chain([opened.first], opened.rest):
+    for block in blocks:
         skipped = min(rows, len(block["id"]))
         rows -= skipped
         if skipped < len(block["id"]):

@@ -1,8 +1,9 @@
 """The coordinator of a run's workers: a thread of the driver, which forms one generation after the other.
 
 Each worker holds a TCP connection to it. The end of a connection is a worker's death, known within milliseconds; a
-worker that is frozen, or beyond a broken network, is not heard of for FROZEN_S. The coordinator knows nothing of
-training: only who is there, and whose state is how old.
+worker that is frozen, or beyond a broken network, is not heard of for FROZEN_S. If no other is heard of either, it is
+this machine that is cut off, and it waits for them. The coordinator knows nothing of training: only who is there, and
+whose state is how old.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import threading
 from dataclasses import dataclass, field
 from time import monotonic
 
-from simclr_ray.membership.generation import FROZEN_S
+from simclr_ray.membership.generation import BEAT_S, FROZEN_S, UNHEARD_S
 from simclr_ray.membership.messages import Connection, Message
 
 SEND_S = 2.0
 POLL_S = 0.05
+HEARD_S = 4 * BEAT_S
 
 
 @dataclass(eq=False)
@@ -61,6 +63,8 @@ class Coordinator:
         self._generation: list[_Peer] = []
         self._number, self._told_waiting = 0, 0
         self._incomplete_since: float | None = None
+        self._unheard = monotonic()
+        """When no worker was heard of last: once one is, the others get time to be heard of, too."""
         self._finished, self._closed = False, threading.Event()
         self._thread = threading.Thread(target=self._serve, name="coordinator", daemon=True)
         self._thread.start()
@@ -89,10 +93,16 @@ class Coordinator:
                     self._accept()
                 else:
                     self._read(key.data)
-            for peer in list(self._peers):
-                if monotonic() - peer.heard > FROZEN_S:
-                    self._lose(peer)
+            self._lose_unheard()
             self._form()
+
+    def _lose_unheard(self) -> None:
+        now = monotonic()
+        if not any(now - peer.heard < HEARD_S for peer in self._peers if peer.name):
+            self._unheard = now
+        for peer in list(self._peers):
+            if now - max(peer.heard, self._unheard) > FROZEN_S or now - peer.heard > UNHEARD_S:
+                self._lose(peer)
 
     def _accept(self) -> None:
         end, _ = self._listener.accept()

@@ -10,6 +10,9 @@ Progress = tuple[int, int]
 FROZEN_S = 10.0
 """A worker that has not been heard of for so long is taken for lost. Ended processes are noticed at once."""
 BEAT_S = 0.5
+UNHEARD_S = 60.0
+"""The same where no other worker is heard of either: then the driver is cut off, and nobody has gone on without it.
+Ray's nodes wait as long for their head."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,13 +47,18 @@ def _train(task: Task, coordinator: Coordinator | None) -> None:
     over = _over_for(coordinator, GRACE_S) if coordinator else None
     while True:
         try:
-            return saved_at_interrupt(_trainer(task).fit, task.run, over)
+            return saved_at_interrupt(lambda: _fit(task), task.run, over)
         except ray.train.TrainingFailedError as error:
-            cause = cause_of(error)
-            if isinstance(cause, RunEnded):
-                return
             if failed.one_too_many() or not lost_while_starting(error):
-                raise cause from None
+                raise cause_of(error) from None
+
+
+def _fit(task: Task) -> None:
+    try:
+        _trainer(task).fit()
+    except ray.train.TrainingFailedError as error:
+        if not isinstance(cause_of(error), RunEnded):
+            raise
 
 
 def _over_for(coordinator: Coordinator, seconds: float) -> Callable[[], bool]:

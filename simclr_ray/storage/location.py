@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
@@ -138,9 +138,14 @@ class Location:
 
     def folders(self) -> list[str]:
         """Names of the folders directly below."""
-        selector = fs.FileSelector(self.path, allow_not_found=True)
-        infos = self._retrying(lambda: self.filesystem.get_file_info(selector))
-        return sorted(info.base_name for info in infos if info.type == fs.FileType.Directory)
+        # Of a folder in which it has only seen files, pyarrow's gs:// says nothing; it lists all below in any case.
+        selector = fs.FileSelector(self.path, recursive=self.filesystem.type_name == "gcs", allow_not_found=True)
+        found = set()
+        for info in self._retrying(lambda: self.filesystem.get_file_info(selector)):
+            name, below, _ = info.path[len(self.path.rstrip("/")) :].lstrip("/").partition("/")
+            if below or info.type == fs.FileType.Directory:
+                found.add(name)
+        return sorted(found)
 
     def delete(self) -> None:
         """Removes this file or folder with all it holds; nothing happens where there is none."""
@@ -149,13 +154,17 @@ class Location:
     def _delete(self) -> None:
         kind = self.filesystem.get_file_info(self.path).type
         if kind == fs.FileType.Directory:
-            self.filesystem.delete_dir(self.path)
+            with suppress(FileNotFoundError):  # gs:// says so once all files are gone: the folder itself is no object
+                self.filesystem.delete_dir(self.path)
         elif kind != fs.FileType.NotFound:
             self.filesystem.delete_file(self.path)
 
     def _upload(self, content: bytes | memoryview) -> None:
-        with self.filesystem.open_output_stream(self.path) as stream:
-            stream.write(content)
+        try:
+            with self.filesystem.open_output_stream(self.path) as stream:
+                stream.write(content)
+        except FileNotFoundError as error:  # Google's words for a missing bucket; files need no folder
+            raise OSError(f"Bucket '{self.path.partition('/')[0]}' not found") from error
 
     def _info(self) -> fs.FileInfo:
         return self._retrying(lambda: self.filesystem.get_file_info(self.path))

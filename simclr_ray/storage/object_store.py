@@ -212,6 +212,6 @@ def _region(bucket: str) -> str | None:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line, from the store's own words on."""
-    line = (str(error).splitlines() or [""])[0]
+    """The first line, from the store's own words on, without Google's list of what its client tried."""
+    line = (str(error).splitlines() or [""])[0].partition(" error_info={")[0]
     return line[max(0, line.find("AWS Error")) :]

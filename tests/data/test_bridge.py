@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import sleep
 from typing import Any
 
@@ -46,6 +46,14 @@ def ids_of(blocks: Iterator[dict[str, np.ndarray]], stream: Stream, ready_after:
         if number == ready_after:
             stream.ready.set()
     return found
+
+
+def until(condition: Callable[[], bool]) -> None:
+    for _ in range(200):
+        if condition():
+            return
+        sleep(0.05)
+    raise AssertionError("it did not happen")
 
 
 def slow_load(positions: np.ndarray) -> dict[str, np.ndarray]:
@@ -130,8 +138,31 @@ def test_an_unused_stream_is_closed() -> None:
         next(blocks)
     blocks.close()  # type: ignore[attr-defined]
     stream.ready.set()
-    for _ in range(200):
-        if stream.closed:
-            break
-        threading.Event().wait(0.05)
-    assert stream.closed
+    until(lambda: stream.closed)
+
+
+class Stalling(Stream):
+    """The fourth block of the first two openings does not come before `woken` is set."""
+
+    def __init__(self) -> None:
+        super().__init__(PER_BLOCK)
+        self.opened, self.ended, self.woken = 0, 0, threading.Event()
+
+    def __call__(self, positions: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+        self.opened += 1
+        try:
+            for start in range(0, len(positions), PER_BLOCK):
+                if start == 3 * PER_BLOCK and self.opened <= 2:
+                    self.woken.wait(20)
+                yield load(positions[start : start + PER_BLOCK])
+        finally:
+            self.ended += 1
+
+
+def test_a_stream_that_stalls_is_left_for_another_and_closed_when_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge, "STALLED_S", 0.1)
+    stream = Stalling()
+    assert ids_of(start(stream, load=slow_load), stream, 0) == list(range(7 * ROWS, (7 + SLICES) * ROWS))
+    assert (stream.opened, stream.ended) == (3, 1)
+    stream.woken.set()
+    until(lambda: stream.ended == 3)

@@ -47,10 +47,15 @@ def start(
 
     `fast`: with less patience than Ray's own.
     """
-    settings = SETTINGS | {"resources.min-workers": workers, "resources.max-workers": workers} | changes
-    flags = [word for key, value in settings.items() for word in _flag(key, value)]
-    line = [str(ROOT / "experiments/pretrain.py"), "quickstart", *flags, "--name", name, "--storage", str(folder)]
-    return start_forked(line, env=os.environ | (FAST if fast else {}) | {"RAY_ADDRESS": ray_address})
+    settings = {"resources.min-workers": workers, "resources.max-workers": workers} | changes
+    environment = os.environ | (FAST if fast else {}) | {"RAY_ADDRESS": ray_address}
+    return start_forked(command_line(folder, name, **settings), env=environment)
+
+
+def command_line(folder: Path, name: str, **changes: object) -> list[str]:
+    """What `start` runs, without the interpreter."""
+    flags = [word for key, value in (SETTINGS | changes).items() for word in _flag(key, value)]
+    return [str(ROOT / "experiments/pretrain.py"), "quickstart", *flags, "--name", name, "--storage", str(folder)]
 
 
 def _flag(key: str, value: object) -> list[str]:
@@ -84,3 +89,27 @@ def wait_until(happened: Callable[[], bool], process: Any, what: str, timeout_s:
         assert monotonic() < deadline, f"timed out after {timeout_s:.0f} s waiting until {what}"
         assert process.poll() is None, process.communicate()
         sleep(0.05)
+
+
+def starts(run: Path) -> list[dict[str, Any]]:
+    return events(run, "start", "restore")
+
+
+def sizes(run: Path) -> list[int]:
+    """Workers of every group that has trained, in order."""
+    found = events(run, "start", "restore", "regroup")
+    return [row["workers"]["to"] if row["event"] == "regroup" else row["workers"] for row in found]
+
+
+def trains_with(run: Path, process: Any, workers: int, timeout_s: float = TIMEOUT_S) -> None:
+    """Waits until the newest group has so many workers and has done ten steps."""
+
+    def happened() -> bool:
+        rows = metrics(run)
+        return sizes(run)[-1:] == [workers] and rows != [] and rows[-1]["step"] >= last_change(run) + 10
+
+    wait_until(happened, process, f"ten steps with {workers} workers", timeout_s)
+
+
+def last_change(run: Path) -> int:
+    return events(run, "start", "restore", "regroup")[-1]["step"]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from simclr_ray.membership import coordinator as coordinator_module
-from simclr_ray.membership.coordinator import Coordinator
+from simclr_ray.membership.coordinator import Coordinator, Members
 from simclr_ray.membership.generation import Generation
 from simclr_ray.membership.member import Address, Fenced, Member
 
@@ -164,6 +164,24 @@ def test_one_that_is_not_heard_of_is_fenced(monkeypatch: pytest.MonkeyPatch) -> 
             b.next((5, 1), lost=True)
         (alone,) = ours.next(a)
         assert alone.names == ["a"]
+
+
+def test_while_none_is_heard_of_the_coordinator_waits_and_then_gives_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coordinator_module, "FROZEN_S", 1.0)
+    monkeypatch.setattr(coordinator_module, "HEARD_S", 0.6)
+    with group() as ours:
+        a, b = ours.together("a", "b")
+        with a._sending, b._sending:  # the driver's machine is cut off
+            sleep(2.0)
+        until(a.holds)
+        with b._sending:  # its connection comes back later
+            sleep(0.7)
+        assert a.holds()
+        assert b.holds()
+        assert not a.lost()
+        monkeypatch.setattr(coordinator_module, "UNHEARD_S", 1.5)
+        with a._sending, b._sending:
+            until(lambda: ours.coordinator.members == Members() and not ours.coordinator._peers)
 
 
 @pytest.mark.parametrize("line", [b"GET / HTTP/1.1\r\n\r\n", b"[1]\n", b'{"kind": "join"}\n', b"x" * (1 << 21)])

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from ray.cluster_utils import Cluster
 
-from commands import events, finish, metrics, start, wait_until
+from commands import events, finish, start, starts, trains_with
 from fake_metadata import fake_metadata
 from same import assert_same_as_one_worker
 from simclr_ray.storage.location import open_location
@@ -45,30 +45,6 @@ def cluster() -> Iterator[Cluster]:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     yield cluster
     cluster.shutdown()
-
-
-def starts(run: Path) -> list[dict[str, Any]]:
-    return events(run, "start", "restore")
-
-
-def sizes(run: Path) -> list[int]:
-    """Workers of every group that has trained, in order."""
-    found = events(run, "start", "restore", "regroup")
-    return [row["workers"]["to"] if row["event"] == "regroup" else row["workers"] for row in found]
-
-
-def trains_with(run: Path, process: Any, workers: int) -> None:
-    """Waits until the newest group has so many workers and has done ten steps."""
-
-    def happened() -> bool:
-        rows = metrics(run)
-        return sizes(run)[-1:] == [workers] and rows != [] and rows[-1]["step"] >= last_change(run) + 10
-
-    wait_until(happened, process, f"ten steps with {workers} workers")
-
-
-def last_change(run: Path) -> int:
-    return events(run, "start", "restore", "regroup")[-1]["step"]
 
 
 @pytest.mark.slow

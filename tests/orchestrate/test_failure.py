@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 
 import pytest
@@ -15,9 +18,10 @@ from torch.distributed import DistNetworkError
 
 from simclr_ray.config import BadInput
 from simclr_ray.membership.coordinator import Members
-from simclr_ray.orchestrate import failure, group, group_failure
+from simclr_ray.orchestrate import failure, group, group_failure, interrupt
 from simclr_ray.orchestrate.failure import ATTEMPTS
 from simclr_ray.orchestrate.group_failure import GivenUp, StopOnFailure, cause_of, lost_while_starting
+from simclr_ray.orchestrate.survivors import RunEnded
 from simclr_ray.storage.location import open_location
 from simclr_ray.train.control import Interrupted
 from simclr_ray.train.memory import TooLittleMemory
@@ -154,3 +158,21 @@ def test_a_group_that_could_not_start_is_started_again(
         return
     with pytest.raises(DistNetworkError, match="connection timed out"):
         group.train_in_group(task)  # type: ignore[arg-type]
+
+
+def test_after_ctrl_c_a_run_is_interrupted_also_where_a_lost_worker_was_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray Train's controller then ends with RunEnded."""
+    asked = Event()
+
+    def fit() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked.wait(10)
+        raise ControllerError(RunEnded())
+
+    monkeypatch.setattr(group, "_trainer", lambda task: SimpleNamespace(fit=fit))
+    monkeypatch.setattr(interrupt, "request_end", lambda run: asked.set())
+    share = SimpleNamespace(gpus=0, max_workers=1)
+    with pytest.raises(KeyboardInterrupt):
+        group.train_in_group(SimpleNamespace(run=open_location(str(tmp_path)), share=share))  # type: ignore[arg-type]
