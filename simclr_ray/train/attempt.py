@@ -41,6 +41,7 @@ from simclr_ray.train.run_log import RunLog
 from simclr_ray.train.state import TrainState, initial_state, restore
 from simclr_ray.train.step import Forward, StepResult, forward_of, training_step
 from simclr_ray.train.step_log import StepLog
+from simclr_ray.train.tracking.build import trackers_of
 from simclr_ray.train.worker import Worker
 
 Blocks = Callable[[np.ndarray], Iterable[Block]]
@@ -281,4 +282,5 @@ def _recorder(
         stop_margin_s=elasticity.stop_margin_s,
         refused_workers=refused_workers(read_rows(run / EVENTS), worker.size),
     )
-    return Recorder(RunLog(run, require_ours), saver, control, saving, _identity(config, dataset))
+    log = RunLog(run, require_ours, trackers_of(config, run))
+    return Recorder(log, saver, control, saving, _identity(config, dataset))
