@@ -11,14 +11,13 @@ from functools import cached_property
 from time import time
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from simclr_ray import collective
 from simclr_ray.config import BadInput, Config
 from simclr_ray.data.bridge import Block
 from simclr_ray.data.dataset import Dataset
-from simclr_ray.data.order import Order, last_step, order_of
+from simclr_ray.data.order import Order, Positions, last_step, order_of
 from simclr_ray.membership.generation import Generation
 from simclr_ray.membership.member import Fenced
 from simclr_ray.methods.method import Method, Progress
@@ -44,7 +43,7 @@ from simclr_ray.train.step_log import StepLog
 from simclr_ray.train.tracking.build import trackers_of
 from simclr_ray.train.worker import Worker
 
-Blocks = Callable[[np.ndarray], Iterable[Block]]
+Blocks = Callable[[Positions], Iterable[Block]]
 """Loads the blocks of this worker's positions in the order (see SliceLoader)."""
 
 
