@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from simclr_ray.storage.location import Location
 from simclr_ray.storage.run_folder import EVENTS, LEDGER, METRICS, TENSORBOARD, Row, read_rows
-from simclr_ray.train.tracking.tracker import Tracker, scalars
+from simclr_ray.train.tracking.series import scalars
+from simclr_ray.train.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

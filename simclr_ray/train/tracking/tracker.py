@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import islice
 from time import monotonic
-from typing import Protocol, runtime_checkable
 
 from simclr_ray.storage.location import Location
-from simclr_ray.storage.run_folder import EVENTS, METRICS, TRIAL, Row, read_rows
+from simclr_ray.storage.run_folder import METRICS, Row, read_rows
+from simclr_ray.train.tracking.series import Series
 
 QUEUED_ROWS = 10_000
 """Rows that wait for the service at most. Older ones are dropped; the next start takes them from metrics.jsonl."""
@@ -25,18 +24,6 @@ CLOSE_S = 10.0
 """The end of an attempt waits so long for the service."""
 
 log = logging.getLogger(__name__)
-
-
-@runtime_checkable
-class Series(Protocol):
-    """What the service holds of one run. Any method, and making one, may raise anything and take any time."""
-
-    last_step: int
-    """That of the last row that the service has; -1: none."""
-
-    def log(self, rows: Sequence[Row]) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class Tracker:
@@ -109,6 +96,7 @@ class Tracker:
         for start in range(0, len(written), BATCH_ROWS):
             yield written[start : start + BATCH_ROWS]
             self._progress = monotonic()
+        del written  # this goes on as long as the run
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._rows or self._closing.is_set())
@@ -125,22 +113,3 @@ class Tracker:
         if not self._warned:
             self._warned, self._failure = True, reason
             log.warning("%s: %s; the run goes on, metrics.jsonl has every row", self.name, reason)
-
-
-def series_id(run: Location) -> str:
-    """Of the run's series: the same at every start, another one for a run that begins anew under the same name."""
-    events = read_rows(run / EVENTS)
-    if not events:
-        raise OSError(f"{run / EVENTS} is not written yet")
-    return hashlib.sha256(f"{run.name} {events[0]['time']}".encode()).hexdigest()[:16]
-
-
-def series_name(run: Location) -> str:
-    """The run's; a trial's is that of its sweep and its own."""
-    return f"{run.parent.name}/{run.name}" if TRIAL.fullmatch(run.name) else run.name
-
-
-def scalars(row: Row) -> dict[str, float]:
-    """The values of a row that are drawn over its step."""
-    numbers = {key: value for key, value in row.items() if isinstance(value, (int, float))}
-    return {key: value for key, value in numbers.items() if key not in ("step", "time")}

@@ -8,7 +8,7 @@ from typing import Any
 from simclr_ray.config import Config
 from simclr_ray.storage.location import Location
 from simclr_ray.storage.run_folder import Row
-from simclr_ray.train.tracking.tracker import scalars, series_id, series_name
+from simclr_ray.train.tracking.series import scalars, series_id, series_name
 
 FINISH_S = 30.0
 """For which the process waits at its end for uploads; by wandb's default it would wait for ever."""
