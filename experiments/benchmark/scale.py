@@ -33,7 +33,7 @@ from simclr_ray.data.philox import PREPARE, sort_words
 from simclr_ray.data.prepare.build import ordered_work
 from simclr_ray.data.prepare.shuffle import shuffled
 from simclr_ray.data.prepare.source import open_source
-from simclr_ray.data.prepare.writer import CHECKED, SHARD_BYTES, DatasetWriter
+from simclr_ray.data.prepare.writer import CHECKED, SHARD_BYTES, SHARD_SLICES, DatasetWriter
 from simclr_ray.storage.location import open_location
 
 SLICE_ROWS = 32
@@ -171,9 +171,10 @@ PARTS: dict[str, Callable[[Arguments, Path], str]] = {
 
 def make_dataset(arguments: Arguments, folder: Path) -> None:
     """A manifest whose shards all are the same small file, with as many slices as a shard would have."""
-    shard_rows = max(1, SHARD_BYTES // round(1000 * arguments.image_kb) // SLICE_ROWS) * SLICE_ROWS
+    slices = max(1, min(SHARD_SLICES, SHARD_BYTES // round(1000 * arguments.image_kb) // SLICE_ROWS))
+    shard_rows = slices * SLICE_ROWS
     with DatasetWriter(open_location(str(folder)), SLICE_ROWS) as writer:
-        writer.add(next(_tables(shard_rows, shard_rows)))
+        writer.add(_table(shard_rows))
         one = writer.finish(None, {"spec": "none", "digest": "", "seed": 0, "max_side": None})
     whole, rest = divmod(arguments.rows, shard_rows)
     name = one.shards[0].name

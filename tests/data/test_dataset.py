@@ -83,6 +83,13 @@ def test_a_slice_is_one_row_group_and_files_stay_open(tmp_path: Path, monkeypatc
     assert sum(footer.num_row_groups for footer in reader._parsed._values.values()) <= 3
 
 
+def test_a_shard_of_small_images_has_few_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "SHARD_SLICES", 3)
+    dataset = write(tmp_path, [(0, 50)])
+    assert [shard.rows for shard in dataset.shards] == [12, 12, 12, 7]
+    assert pa.concat_tables(SliceReader(dataset).rows(0, 43))["id"].to_pylist() == list(range(43))
+
+
 def test_the_shards_do_not_depend_on_how_rows_arrive(tmp_path: Path) -> None:
     one, many = write(tmp_path / "one", [(0, 50)]), write(tmp_path / "many", [(0, 3), (3, 3), (3, 41), (41, 50)])
     assert one.fingerprint == many.fingerprint
