@@ -89,6 +89,10 @@ class LoggingConfig:
     """Steps between two rows of metrics.jsonl."""
     ledger: bool = False
     """Write the sample ids of every step to ledger.jsonl, for debugging."""
+    wandb: str | None = None
+    """Project at Weights & Biases in which the rows of metrics.jsonl are repeated."""
+    mlflow: str | None = None
+    """Experiment at MLflow in which the rows of metrics.jsonl are repeated."""
 
     def __post_init__(self) -> None:
         require_at_least(1, "logging", self, "every_steps")

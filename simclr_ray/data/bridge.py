@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from simclr_ray.config import BadInput
+from simclr_ray.data.order import Positions
 
 Block = dict[str, np.ndarray]
 """views uint8 (n, 2, size, size, 3), id int64 (n,), bad bool (n,): rows of whole slices, in the worker's order."""
@@ -29,9 +30,9 @@ MOST_BLOCKS = 16
 
 
 def bridged(
-    positions: np.ndarray,
+    positions: Positions,
     load: Callable[[np.ndarray], Block],
-    stream: Callable[[np.ndarray], Iterator[Block]],
+    stream: Callable[[Positions], Iterator[Block]],
     *,
     block_slices: int,
     slice_rows: int,
@@ -65,7 +66,7 @@ def _bridged_once(
     opened: Future[_Opened] | None = None
     with _thread("first-blocks") as own, _thread("open-stream") as opener:
         try:
-            ahead = own.submit(_timed, load, positions[:block_slices])
+            ahead = own.submit(_timed, load, np.asarray(positions[:block_slices]))
             while done < total:
                 block, _ = ahead.result()
                 done = min(done + block_slices, total)
@@ -77,7 +78,7 @@ def _bridged_once(
                     yield from _after((done - handover) * slice_rows, blocks)
                     return
                 if done < total:
-                    ahead = own.submit(_timed, load, positions[done : done + block_slices])
+                    ahead = own.submit(_timed, load, np.asarray(positions[done : done + block_slices]))
                 yield block
                 if opened is None and done < total:
                     blocks_more = min(MOST_BLOCKS, ceil(STREAM_START_S / ahead.result()[1]))
@@ -114,7 +115,7 @@ class _Opened(NamedTuple):
     rest: Iterator[Block]
 
 
-def _open(stream: Callable[[np.ndarray], Iterator[Block]], positions: np.ndarray) -> _Opened:
+def _open(stream: Callable[[Positions], Iterator[Block]], positions: Positions) -> _Opened:
     blocks = stream(positions)
     return _Opened(next(blocks, None), blocks)
 

@@ -6,13 +6,41 @@ stream needs: it gives the epoch, the slice and, with the number of workers, the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from simclr_ray.config import BadInput, Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.swap_or_not import swap_or_not
+
+
+@dataclass(frozen=True)
+class Positions:
+    """The positions that a worker loads one after the other, calculated where they are used: an array of those of a
+    long run would be gigabytes. A slice of it is one too; numpy makes an array of it."""
+
+    first: int
+    slices_per_pass: int
+    ours: int
+    """Slices of a pass that are the worker's."""
+    workers: int
+    indices: range
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, part: slice) -> Positions:
+        return replace(self, indices=self.indices[part])
+
+    def __iter__(self) -> Iterator[int]:
+        return (self.first + i // self.ours * self.slices_per_pass + i % self.ours * self.workers for i in self.indices)
+
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
+        """(m,) int64."""
+        i = np.arange(self.indices.start, self.indices.stop, self.indices.step, dtype=np.int64)
+        return self.first + i // self.ours * self.slices_per_pass + i % self.ours * self.workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,19 +92,20 @@ class Order:
         epoch, index = divmod(position, self.steps_per_epoch * self.slices_per_batch)
         return epoch, swap_or_not(index, self.slices, self.seed, epoch)
 
-    def worker_positions(self, start_step: int, stop_step: int, rank: int, workers: int) -> np.ndarray:
-        """(m,) int64: positions that worker `rank` loads for steps start..stop - 1: r, r + W, ... of every pass."""
-        passes = np.arange(
-            start_step * self.slices_per_batch, stop_step * self.slices_per_batch, self.slices_per_pass, dtype=np.int64
-        )
-        return (passes[:, None] + np.arange(rank, self.slices_per_pass, workers)).reshape(-1)
+    def worker_positions(self, start_step: int, stop_step: int, rank: int, workers: int) -> Positions:
+        """Those that worker `rank` loads for steps start..stop - 1: r, r + W, ... of every pass."""
+        passes = (stop_step - start_step) * (self.slices_per_batch // self.slices_per_pass)
+        ours = len(range(rank, self.slices_per_pass, workers))
+        first = start_step * self.slices_per_batch + rank
+        return Positions(first, self.slices_per_pass, ours, workers, range(passes * ours))
 
     def rows_per_pass(self, workers: int) -> list[int]:
         """Images of one pass on each worker, in rank order. Raises BadInput if a worker would have none."""
         if workers > self.slices_per_pass:
             raise BadInput(
                 f"{workers} workers are more than the {self.slices_per_pass} slices of a pass of {self.pass_size} "
-                f"images: set resources.max_workers to at most {self.slices_per_pass}"
+                f"images: set resources.max_workers to at most {self.slices_per_pass}, or raise "
+                + ("train.global_batch" if self.pass_size == self.global_batch else "train.pass_size")
             )
         return [len(range(rank, self.slices_per_pass, workers)) * self.slice_rows for rank in range(workers)]
 

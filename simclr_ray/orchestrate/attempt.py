@@ -12,7 +12,7 @@ import ray
 import torch
 
 from simclr_ray.config import BadInput
-from simclr_ray.data.order import order_of
+from simclr_ray.data.order import Positions, order_of
 from simclr_ray.evaluate.during import check_during
 from simclr_ray.export.encoder import export_encoder
 from simclr_ray.membership.member import Member
@@ -48,7 +48,7 @@ def attempt(task: Task, device: torch.device, member: Member | None = None) -> N
         torch.set_num_threads(threads)
         return threads
 
-    def load(positions: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+    def load(positions: Positions) -> Iterator[dict[str, np.ndarray]]:
         cpus = data_cpus(resources, worker.size, total_cpus, on_gpu=on_gpu)
         return blocks(plan_stream(config, task.dataset, order, worker.size, cpus), positions)
 

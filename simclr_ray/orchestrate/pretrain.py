@@ -34,6 +34,7 @@ from simclr_ray.planning.shares import Share, share_of
 from simclr_ray.storage.lease import lease
 from simclr_ray.storage.location import Location, open_location
 from simclr_ray.storage.run_folder import CONFIG, ENCODER, INITIAL, METRICS, Row, config_text, read_rows
+from simclr_ray.train.tracking.build import require_tracking
 
 ALL_KEYS = frozenset(config_types())
 
@@ -65,9 +66,9 @@ def pretrain(
     only worker and does not retry: whatever ends the attempt is raised. `on_row` is called on a thread with the newest
     metrics row, instead of a progress line on the terminal.
 
-    Raises BadInput for what the user can correct: a changed science value, missing data, a batch or a number of workers
-    that does not fit. Other failures are raised unchanged; the checkpoints saved until then stay.
+    Raises BadInput for what the user can correct. Other failures are raised unchanged; checkpoints saved by then stay.
     """
+    require_tracking(config.logging)
     run = run_folder(name, storage)
     config, earlier = _same_science(run, config, requested)
     if earlier and (run / ENCODER).exists():

@@ -18,7 +18,7 @@ from simclr_ray.storage.object_store import StoreFile, open_store, with_retries
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One file below a location: its path relative to it, and its size in bytes."""
 

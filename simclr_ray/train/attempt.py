@@ -11,14 +11,13 @@ from functools import cached_property
 from time import time
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from simclr_ray import collective
 from simclr_ray.config import BadInput, Config
 from simclr_ray.data.bridge import Block
 from simclr_ray.data.dataset import Dataset
-from simclr_ray.data.order import Order, last_step, order_of
+from simclr_ray.data.order import Order, Positions, last_step, order_of
 from simclr_ray.membership.generation import Generation
 from simclr_ray.membership.member import Fenced
 from simclr_ray.methods.method import Method, Progress
@@ -41,9 +40,10 @@ from simclr_ray.train.run_log import RunLog
 from simclr_ray.train.state import TrainState, initial_state, restore
 from simclr_ray.train.step import Forward, StepResult, forward_of, training_step
 from simclr_ray.train.step_log import StepLog
+from simclr_ray.train.tracking.build import trackers_of
 from simclr_ray.train.worker import Worker
 
-Blocks = Callable[[np.ndarray], Iterable[Block]]
+Blocks = Callable[[Positions], Iterable[Block]]
 """Loads the blocks of this worker's positions in the order (see SliceLoader)."""
 
 
@@ -283,4 +283,5 @@ def _recorder(
         refused_workers=refused_workers(events, worker.size),
         lost_some=lost_some(events, worker.size),
     )
-    return Recorder(RunLog(run, require_ours), saver, control, saving, _identity(config, dataset))
+    log = RunLog(run, require_ours, trackers_of(config, run))
+    return Recorder(log, saver, control, saving, _identity(config, dataset))

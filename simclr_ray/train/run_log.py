@@ -1,4 +1,7 @@
-"""The logs of a run folder: metrics.jsonl, events.jsonl, ledger.jsonl and TensorBoard, on a disk or an object store."""
+"""The logs of a run folder: metrics.jsonl, events.jsonl, ledger.jsonl and TensorBoard, on a disk or an object store.
+
+The rows of metrics.jsonl go to the run's trackers too.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from simclr_ray.storage.location import Location
 from simclr_ray.storage.run_folder import EVENTS, LEDGER, METRICS, TENSORBOARD, Row, read_rows
+from simclr_ray.train.tracking.series import scalars
+from simclr_ray.train.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -83,9 +88,11 @@ class JsonLines:
 class RunLog:
     """The logs of a run folder, written by rank 0 alone. Metrics are rewound to the restored step, events never are."""
 
-    def __init__(self, run: Location, require_ours: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, run: Location, require_ours: Callable[[], None] = lambda: None, trackers: Sequence[Tracker] = ()
+    ) -> None:
         """`require_ours` is called before each write, and raises if the other workers have gone on without this one."""
-        self._run, self._require_ours = run, require_ours
+        self._run, self._require_ours, self._trackers = run, require_ours, trackers
         self._files = {EVENTS: JsonLines(run / EVENTS, read_rows(run / EVENTS))}
         self._board: SummaryWriter | None = None
 
@@ -112,6 +119,10 @@ class RunLog:
                     self._files[name] = JsonLines(self._run / name, [row for row in found if row["step"] <= step])
         last = {name: file.rewind(step) for name, file in self._files.items() if name != EVENTS}
         self._open_board(step)
+        if self._trackers:
+            self._files[EVENTS].flush()  # they name the run's series by its first event
+        for tracker in self._trackers:
+            tracker.start()
         for name, row in rows:
             if row["step"] > last.get(name, -1):
                 self.metrics(row) if name == METRICS else self.ledger(row)
@@ -133,9 +144,12 @@ class RunLog:
         self._files[METRICS].append(row)
         assert self._board is not None
         with contextlib.suppress(OSError):  # it only repeats metrics.jsonl, so a full disk may lose points
-            for key, value in row.items():
-                if isinstance(value, (int, float)) and key not in ("step", "time"):
-                    self._board.add_scalar(key, value, row["step"])
+            for key, value in scalars(row).items():
+                self._board.add_scalar(key, value, row["step"])
+        for tracker in self._trackers:
+            tracker.log(row)
+            if failure := tracker.take_failure():
+                self.event("tracker_failed", row["step"], tracker=tracker.name, error=failure)
 
     def ledger(self, row: Row) -> None:
         """Logs the sample ids of a step, for debugging."""
@@ -167,6 +181,8 @@ class RunLog:
             if self._board:
                 with contextlib.suppress(OSError):
                     self._board.close()
+            for tracker in self._trackers:
+                tracker.close()
 
 
 def note_giving_up(run: Location, cause: str) -> None:

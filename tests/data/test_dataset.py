@@ -69,7 +69,8 @@ def test_a_dataset_is_read_back_slice_by_slice(tmp_path: Path, monkeypatch: pyte
 
 def test_a_slice_is_one_row_group_and_files_stay_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writer_module, "SHARD_BYTES", 1000)
-    monkeypatch.setattr(dataset_module, "OPEN_FILES", 2)
+    for limit, value in (("OPEN_FILES", 2), ("PARSED_SLICES", 3), ("FOOTER_BYTES", 2000)):
+        monkeypatch.setattr(dataset_module, limit, value)
     dataset = write(tmp_path, [(0, 50)])
     for shard in dataset.shards:
         footer = pq.ParquetFile(tmp_path / shard.name).metadata
@@ -77,7 +78,16 @@ def test_a_slice_is_one_row_group_and_files_stay_open(tmp_path: Path, monkeypatc
     reader = SliceReader(dataset)
     for g in [*range(dataset.slices), *range(dataset.slices)]:
         assert reader.read_slice(g)["id"][0].as_py() == 4 * g
-    assert len(reader._open) == 2
+    opened = [path.resolve() for path in Path("/proc/self/fd").iterdir()]
+    assert len([path for path in opened if path.parent == tmp_path]) == 2
+    assert sum(footer.num_row_groups for footer in reader._parsed._values.values()) <= 3
+
+
+def test_a_shard_of_small_images_has_few_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer_module, "SHARD_SLICES", 3)
+    dataset = write(tmp_path, [(0, 50)])
+    assert [shard.rows for shard in dataset.shards] == [12, 12, 12, 7]
+    assert pa.concat_tables(SliceReader(dataset).rows(0, 43))["id"].to_pylist() == list(range(43))
 
 
 def test_the_shards_do_not_depend_on_how_rows_arrive(tmp_path: Path) -> None:

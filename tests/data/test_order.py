@@ -60,6 +60,17 @@ def test_a_stream_from_a_middle_step_is_the_rest_of_the_whole() -> None:
     np.testing.assert_array_equal(o.worker_positions(17, 40, 1, 3), whole[17 * per_step :])
 
 
+@pytest.mark.parametrize("workers", [1, 3, 5])
+def test_positions_are_those_of_a_loop_however_they_are_taken(workers: int) -> None:
+    o = order(pass_size=48)
+    for rank in range(workers):
+        slow = [p for step in range(5, 40) for p in range(12 * step, 12 * (step + 1)) if (p % 6 - rank) % workers == 0]
+        positions = o.worker_positions(5, 40, rank, workers)
+        assert len(positions) == len(slow)
+        assert list(positions) == np.asarray(positions).tolist() == slow
+        assert list(positions[3:][4:9]) == np.asarray(positions[7:12]).tolist() == slow[7:12]
+
+
 def test_each_epoch_is_another_permutation_of_the_slices() -> None:
     o = order()
     assert [o.slice_at(position) for position in (0, 119, 120)] == [

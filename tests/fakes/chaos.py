@@ -24,7 +24,7 @@ from gloo import join
 from simclr_ray import collective
 from simclr_ray.config import Config
 from simclr_ray.data.dataset import Dataset
-from simclr_ray.data.order import order_of
+from simclr_ray.data.order import Positions, order_of
 from simclr_ray.storage.location import Location, open_location
 from simclr_ray.storage.run_folder import read_rows
 from simclr_ray.train.attempt import run_attempt
@@ -121,7 +121,7 @@ def _main(
     if fault and fault.kind == "cut save" and rank == 0:
         _die_while_saving(fault)
 
-    def blocks(positions: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+    def blocks(positions: Positions) -> Iterator[dict[str, np.ndarray]]:
         order = order_of(config, dataset)
         slices = len(order.worker_positions(0, 1, rank, size))
         step = config.train.epochs * order.steps_per_epoch - len(positions) // slices

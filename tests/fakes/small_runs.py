@@ -13,7 +13,7 @@ import torch
 from simclr_ray.config import LABELLED, Config
 from simclr_ray.data.dataset import IMAGE, Dataset
 from simclr_ray.data.load import SliceLoader
-from simclr_ray.data.order import order_of
+from simclr_ray.data.order import Positions, order_of
 from simclr_ray.data.prepare.build import in_threads, ordered_work, write_dataset
 from simclr_ray.data.prepare.source import open_source
 from simclr_ray.data.prepare.writer import CHECKED, DatasetWriter
@@ -87,7 +87,7 @@ def corrupted(dataset: Dataset, folder: Path, bad: set[int]) -> Dataset:
 
 
 def local_blocks(
-    config: Config, dataset: Dataset, positions: np.ndarray, slices: int = 3
+    config: Config, dataset: Dataset, positions: Positions, slices: int = 3
 ) -> Iterator[dict[str, np.ndarray]]:
     """The blocks of a Ray Data stream, loaded in this process; blocks of 3 slices straddle passes and steps."""
     labels = isinstance(config.method, LABELLED)
@@ -105,7 +105,7 @@ def attempt(config: Config, dataset: Dataset, folder: Path, *, die_after_step: i
     order, worker = order_of(config, dataset), LocalWorker(torch.device("cpu"))
     rows_per_step = order.rows_per_pass(worker.size)[worker.rank] * (order.global_batch // order.pass_size)
 
-    def blocks(positions: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+    def blocks(positions: Positions) -> Iterator[dict[str, np.ndarray]]:
         served = 0
         for block in local_blocks(config, dataset, positions):
             if die_after_step is not None and served >= rows_per_step * die_after_step:

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from simclr_ray import collective
 from simclr_ray.config import Config
 from simclr_ray.data.dataset import Dataset
-from simclr_ray.data.order import order_of
+from simclr_ray.data.order import Positions, order_of
 from simclr_ray.membership import coordinator, member
 from simclr_ray.membership.coordinator import Coordinator
 from simclr_ray.membership.member import Address, Fenced, Member
@@ -196,7 +196,7 @@ def _main(
     worker = _Worker(torch.device("cpu"), member=ours, script=script)
     _die_by(script, ours)
 
-    def blocks(positions: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+    def blocks(positions: Positions) -> Iterator[dict[str, np.ndarray]]:
         order = order_of(config, dataset)
         slices = len(order.worker_positions(0, 1, worker.rank, worker.size))
         _now.rank = worker.rank

@@ -51,7 +51,7 @@ def own_rows(pass_size: int) -> tuple[Tensor, Tensor, Tensor, list[int]]:
     local = torch.randint(0, 256, (BATCH, 3, 4, 4, 3), generator=generator, dtype=torch.uint8)
     order = Order(seed=1, rows=BATCH, slice_rows=SLICE_ROWS, global_batch=BATCH, pass_size=pass_size)
     positions = order.worker_positions(0, 1, collective.rank(), collective.size())
-    slices = [order.slice_at(position)[1] for position in positions.tolist()]
+    slices = [order.slice_at(position)[1] for position in positions]
     rows = torch.cat([torch.arange(g * SLICE_ROWS, (g + 1) * SLICE_ROWS) for g in slices])
     return drawn[rows], local[rows], rows % 10, order.rows_per_pass(collective.size())
 

@@ -49,7 +49,7 @@ def share(pass_size: int) -> tuple[torch.Tensor, list[int]]:
     """This worker's rows of the global batch, and the rows of a pass on every worker."""
     order = Order(seed=1, rows=ROWS, slice_rows=SLICE_ROWS, global_batch=BATCH, pass_size=pass_size)
     positions = order.worker_positions(0, 1, collective.rank(), collective.size())
-    slices = [order.slice_at(position)[1] for position in positions.tolist()]
+    slices = [order.slice_at(position)[1] for position in positions]
     rows = torch.cat([torch.arange(g * SLICE_ROWS, (g + 1) * SLICE_ROWS) for g in slices])
     return pixels()[rows], order.rows_per_pass(collective.size())
 

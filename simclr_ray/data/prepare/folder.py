@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pyarrow as pa
 
 from simclr_ray.config import BadInput
@@ -26,12 +27,11 @@ def list_images(paths: list[str]) -> tuple[pa.Table, tuple[str, ...] | None]:
     Labels number the sorted first-level folders, as torchvision's ImageFolder does. There are none unless every
     image is in such a folder and there are at least two of them: a single class is no label.
     """
-    tops = [path.partition("/")[0] if "/" in path else None for path in paths]
-    classes = tuple(sorted({top for top in tops if top is not None}))
-    if None in tops or len(classes) < 2:
+    classes = tuple(sorted({path.partition("/")[0] for path in paths if "/" in path}))
+    if len(classes) < 2 or not all("/" in path for path in paths):
         return pa.table({"path": paths, "label": pa.nulls(len(paths), pa.int32())}), None
     number = {name: label for label, name in enumerate(classes)}
-    labels = pa.array([number[top] for top in tops if top is not None], pa.int32())
+    labels = np.fromiter((number[path.partition("/")[0]] for path in paths), np.int32, len(paths))
     return pa.table({"path": paths, "label": labels}), classes
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -32,21 +33,25 @@ class Layout:
 
 def list_groups(location: Location, names: list[str]) -> tuple[pa.Table, Layout]:
     """A row (name, group, first, rows) for each row group, from the footers; the layout that all files share."""
+    shared: Layout | None = None
+    rows: list[np.ndarray] = []
     with ThreadPoolExecutor(FOOTER_REQUESTS) as pool:
-        footers = list(pool.map(lambda name: _footer(location / name), names))
-    shared = _layout(location / names[0], footers[0].schema.to_arrow_schema())
-    groups = []
-    for name, footer in zip(names, footers, strict=True):
-        if _layout(location / name, footer.schema.to_arrow_schema()) != shared:
-            raise BadInput(f"{location / name} and {location / names[0]} differ in their columns or class names")
-        first = 0
-        for group in range(footer.num_row_groups):
-            rows = footer.row_group(group).num_rows
-            groups.append({"name": name, "group": group, "first": first, "rows": rows})
-            first += rows
-    if not groups:
+        # One after the other: all footers together would be gigabytes where there are many files.
+        for name, (layout, groups) in zip(names, pool.map(lambda name: _groups(location / name), names), strict=True):
+            shared = shared or layout
+            if layout != shared:
+                raise BadInput(f"{location / name} and {location / names[0]} differ in their columns or class names")
+            rows.append(groups)
+    counts = [len(groups) for groups in rows]
+    if shared is None or not sum(counts):
         raise BadInput(f"no images in {location}: its Parquet files have no rows")
-    return pa.Table.from_pylist(groups), shared
+    columns = {
+        "name": pa.array(names).take(np.repeat(np.arange(len(names)), counts)),
+        "group": np.concatenate([np.arange(count) for count in counts]),
+        "first": np.concatenate([np.cumsum(groups) - groups for groups in rows]),
+        "rows": np.concatenate(rows),
+    }
+    return pa.table(columns), shared
 
 
 def read(location: Location, layout: Layout, work: pa.Table) -> Iterator[pa.Table]:
@@ -61,13 +66,16 @@ def read(location: Location, layout: Layout, work: pa.Table) -> Iterator[pa.Tabl
                 row += batch.num_rows
 
 
-def _footer(where: Location) -> pq.FileMetaData:
+def _groups(where: Location) -> tuple[Layout, np.ndarray]:
+    """The layout of a file, and the rows of its row groups."""
     try:
         with where.reading() as stream:
-            return pq.ParquetFile(stream).metadata
+            footer = pq.read_metadata(stream)
     except pa.ArrowInvalid as error:
         reason = str(error).splitlines()[0]
         raise BadInput(f"{where} is no Parquet file that can be read: {reason}") from None
+    rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+    return _layout(where, footer.schema.to_arrow_schema()), np.array(rows, np.int64)
 
 
 def _layout(where: Location, schema: pa.Schema) -> Layout:

@@ -38,8 +38,10 @@ class Listing:
     @property
     def digest(self) -> str:
         """SHA-256 of names and sizes."""
-        listing = "".join(f"{entry.name}\0{entry.size}\n" for entry in self.entries)
-        return hashlib.sha256(listing.encode()).hexdigest()
+        found = hashlib.sha256()
+        for entry in self.entries:
+            found.update(f"{entry.name}\0{entry.size}\n".encode())
+        return found.hexdigest()
 
 
 def list_files(spec: str) -> Listing:
@@ -89,7 +91,7 @@ def _of_one_kind(spec: str, found: list[Entry], single: bool) -> tuple[Kind, lis
 def _require_one_split(spec: str, kind: Kind, entries: list[Entry]) -> None:
     """Raises BadInput for several splits in one source, such as train and test: no curve would show that mistake."""
     nested = kind is Kind.IMAGES
-    names = [entry.name if nested else entry.name.rpartition("/")[2] for entry in entries]
+    names = (entry.name if nested else entry.name.rpartition("/")[2] for entry in entries)
     splits = {match[0].lower() if (match := SPLIT.match(name)) else "" for name in names}
     if len(splits) > 1 and "" not in splits:
         one = f"{spec.rstrip('/')}/train" + ("" if nested else "-*")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
@@ -13,40 +14,60 @@ import pyarrow as pa
 from simclr_ray.data.philox import PREPARE, sort_words
 
 BUCKET_BYTES = 128 * 2**20
-MOST_BUCKETS = 512  # each is an open file, and a process may have 1,024 as a rule
+LARGE_BUCKETS = 4
+"""A bucket of more than so many times BUCKET_BYTES is divided itself: of more than 200 GB in all."""
+MOST_BUCKETS = 400  # each is an open file, two levels are open at once, and a process may have 1,024 as a rule
 FLUSH_BYTES = 128 * 2**20
 KEYS = 2**16
 PIECE_ROWS = 1024
 
 
 def shuffled(tables: Iterator[pa.Table], seed: int, expected_bytes: int, folder: Path | None) -> Iterator[pa.Table]:
-    """The rows of `tables` sorted by a random key each, a function of seed and row number alone; in two passes.
+    """The rows of `tables` sorted by a random key each, a function of seed and row number alone.
 
-    The first pass distributes the rows over buckets on disk by their key, the second sorts each bucket: memory holds a
-    bucket and FLUSH_BYTES, never all rows. The buckets are unnamed temporary files in `folder` (None: the system's
-    temporary one), which are deleted with this process however it ends.
+    The rows are distributed over buckets on disk by their key, then each bucket is sorted: memory holds a bucket and
+    FLUSH_BYTES, never all rows. The buckets are unnamed temporary files in `folder` (None: the system's temporary one),
+    which are deleted with this process however it ends.
     """
-    count = max(1, min(MOST_BUCKETS, expected_bytes // BUCKET_BYTES))
+    for rows in _sorted(_with_keys(tables, seed), range(2**32), expected_bytes, folder):
+        # Stable: rows of equal keys stay in the order in which they were read.
+        order = np.argsort(rows["key"].to_numpy(), kind="stable")
+        for start in range(0, len(order), PIECE_ROWS):
+            yield _without_key(rows.take(order[start : start + PIECE_ROWS]))
+
+
+def _sorted(keyed: Iterator[pa.Table], keys: range, expected_bytes: int, folder: Path | None) -> Iterator[pa.Table]:
+    """Buckets in the order of their keys, unsorted inside. `keys`: where the upper halves of the keys lie."""
+    count = max(1, min(MOST_BUCKETS, len(keys), expected_bytes // BUCKET_BYTES))
     with ExitStack() as files:
         buckets = [files.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in range(count)]
-        writers: list[pa.RecordBatchStreamWriter | None] = [None] * count
-        for keyed in _gathered(_with_keys(tables, seed)):
-            keys = keyed["key"].to_numpy()
-            bucket_of = (keys >> np.uint64(32)) * np.uint64(count) >> np.uint64(32)
-            for bucket in np.unique(bucket_of).tolist():
-                writer = writers[bucket] = writers[bucket] or pa.ipc.new_stream(buckets[bucket], keyed.schema)
-                writer.write_table(keyed.take(np.flatnonzero(bucket_of == bucket)))
-        for file, writer in zip(buckets, writers, strict=True):
-            if writer is None:
+        for number, (file, size) in enumerate(zip(buckets, _distribute(keyed, keys, buckets), strict=True)):
+            if not size:
                 continue
-            writer.close()
             file.seek(0)
-            rows = pa.ipc.open_stream(file).read_all()
+            stream = pa.ipc.open_stream(file)
+            first, stop = (-(-len(keys) * edge // count) for edge in (number, number + 1))
+            if size > LARGE_BUCKETS * BUCKET_BYTES and stop - first > 1:
+                parts = (pa.Table.from_batches([batch]) for batch in stream)
+                yield from _sorted(parts, keys[first:stop], size, folder)
+            else:
+                yield stream.read_all()
             file.truncate(0)
-            # Stable: rows of equal keys stay in the order in which they were read.
-            order = np.argsort(rows["key"].to_numpy(), kind="stable")
-            for start in range(0, len(order), PIECE_ROWS):
-                yield _without_key(rows.take(order[start : start + PIECE_ROWS]))
+
+
+def _distribute(keyed: Iterator[pa.Table], keys: range, buckets: Sequence[IO[bytes]]) -> list[int]:
+    """Writes each row to the bucket of its key; returns the bytes in each."""
+    writers: list[pa.RecordBatchStreamWriter | None] = [None] * len(buckets)
+    for table in _gathered(keyed):
+        place = (table["key"].to_numpy() >> np.uint64(32)) - np.uint64(keys.start)
+        bucket_of = place * np.uint64(len(buckets)) // np.uint64(len(keys))
+        for bucket in np.unique(bucket_of).tolist():
+            writer = writers[bucket] = writers[bucket] or pa.ipc.new_stream(buckets[bucket], table.schema)
+            writer.write_table(table.take(np.flatnonzero(bucket_of == bucket)))
+    for writer in writers:
+        if writer is not None:
+            writer.close()
+    return [file.tell() for file in buckets]
 
 
 def _with_keys(tables: Iterator[pa.Table], seed: int) -> Iterator[pa.Table]:

@@ -20,6 +20,8 @@ from simclr_ray.storage.location import Location
 CHECKED = IMAGE.append(pa.field("pixel_bytes", pa.int64())).append(pa.field("problem", pa.string()))
 
 SHARD_BYTES = 256 * 2**20
+SHARD_SLICES = 256
+"""Of small images fewer bytes make a shard: a slice takes as long to read as the footer, which lists every slice."""
 OURS = re.compile(rf"shard-\d+\.parquet|{re.escape(BAD_LIST)}")
 
 
@@ -98,7 +100,8 @@ class DatasetWriter:
     def _write_slice(self, rows: pa.Table) -> None:
         rows = rows.combine_chunks()
         size = pc.sum(pc.binary_length(rows["image"])).as_py()
-        if self._shard_bytes and self._shard_bytes + size > SHARD_BYTES:
+        full = self._shard_rows >= SHARD_SLICES * self._slice_rows
+        if full or (self._shard_bytes and self._shard_bytes + size > SHARD_BYTES):
             self._end_shard()
         if self._parquet is None:
             self._parquet = self._begin_shard()

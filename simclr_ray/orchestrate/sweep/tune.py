@@ -33,6 +33,7 @@ from simclr_ray.storage.run_folder import SWEEP, is_sweep
 from simclr_ray.sweep.space import Choices, Space
 from simclr_ray.sweep.study import Study
 from simclr_ray.train.check import objective_of
+from simclr_ray.train.tracking.build import require_tracking
 
 TRIAL_CPUS = 0.01
 """CPUs of the process that starts a trial's run and waits for it."""
@@ -61,6 +62,7 @@ def sweep(config: Config, settings: SweepSettings, name: str, storage: str, *, c
     its evaluate.method on rows held out of the labelled training set. Returns the sweep's address. Raises BadInput for
     what the user can correct.
     """
+    require_tracking(config.logging)
     folder = run_folder(name, storage)
     config, dataset = _prepared(config, storage)
     _require_fits(config, settings.space, dataset, workers=1)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -108,19 +109,28 @@ def numbered(start: int, stop: int) -> pa.Table:
 
 
 @pytest.mark.parametrize("chunks", [[0, 3000], [0, 1, 700, 701, 3000]])
-@pytest.mark.parametrize("bucket_bytes", [1 << 30, 4096])
+@pytest.mark.parametrize(("bucket_bytes", "most_buckets"), [(1 << 30, 400), (4096, 400), (1024, 3)])
 def test_the_shuffle_depends_on_the_seed_alone(
-    monkeypatch: pytest.MonkeyPatch, chunks: list[int], bucket_bytes: int
+    monkeypatch: pytest.MonkeyPatch, chunks: list[int], bucket_bytes: int, most_buckets: int
 ) -> None:
     monkeypatch.setattr(shuffle, "KEYS", 512)
+    monkeypatch.setattr(shuffle, "MOST_BUCKETS", most_buckets)
+    distribute, divided = shuffle._distribute, set[range]()
+
+    def noted(keyed: Iterator[pa.Table], keys: range, *rest: Any) -> list[int]:
+        divided.add(keys)
+        return distribute(keyed, keys, *rest)
+
+    monkeypatch.setattr(shuffle, "_distribute", noted)
 
     def order() -> list[int]:
         tables = (numbered(start, stop) for start, stop in pairwise(chunks))
         return pa.concat_tables(shuffled(tables, 7, 30_000, None))["label"].to_pylist()
 
     monkeypatch.setattr(shuffle, "BUCKET_BYTES", bucket_bytes)
-    monkeypatch.setattr(shuffle, "FLUSH_BYTES", 2000 if bucket_bytes == 4096 else 1 << 30)
+    monkeypatch.setattr(shuffle, "FLUSH_BYTES", 2000 if bucket_bytes < 1 << 30 else 1 << 30)
     found = order()
+    assert (len(divided) > 1) == (most_buckets == 3)
     assert sorted(found) == list(range(3000))
     keys = [shuffle.sort_words(7, draw, shuffle.PREPARE, 512) for draw in range(6)]
     assert found == np.argsort(np.concatenate(keys)[:3000], kind="stable").tolist()
