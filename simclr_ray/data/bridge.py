@@ -43,7 +43,7 @@ def bridged(
     total = len(positions)
     done, handover, failed = 0, total, 0
     opened: Future[_Opened] | None = None
-    with _thread("first-blocks") as own, _thread("open-stream") as opener:
+    with one_thread("first-blocks") as own, one_thread("open-stream") as opener:
         try:
             ahead = own.submit(_timed, load, positions[:block_slices])
             while done < total:
@@ -69,7 +69,7 @@ def bridged(
 
 
 @contextmanager
-def _thread(name: str) -> Iterator[ThreadPoolExecutor]:
+def one_thread(name: str) -> Iterator[ThreadPoolExecutor]:
     """A thread that is not joined at the end."""
     pool = ThreadPoolExecutor(1, name)
     try:

@@ -171,7 +171,7 @@ def too_large(*_: object, **__: object) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
 
 
-@pytest.mark.parametrize("where", ["attempt.training_step", "attempt.on_device", "step_log.metrics_row"])
+@pytest.mark.parametrize("where", ["attempt.training_step", "batch._empty", "step_log.metrics_row"])
 def test_too_little_memory_for_a_share_of_a_pass_names_pass_size(dataset: Dataset, tmp_path: Path, where: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(f"simclr_ray.train.{where}", too_large)
