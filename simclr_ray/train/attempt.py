@@ -168,7 +168,8 @@ class _Attempt:
         def lr_at(step: int) -> float:
             return rate_at(config, step, order.steps_per_epoch)
 
-        fits = naming_too_little_memory(order, worker.size, worker.device)  # the step, copies to the device, the logs
+        part = min(1.0, config.resources.gpus_per_worker or 1.0)
+        fits = naming_too_little_memory(order, worker.size, worker.device, part)  # the step, its data, the logs
         with fits, closing_aside(_stream(order, worker, self._blocks, state.step, until)) as stream:
             train(state, stream, step, lr_at, log, control, check, committed, until=until)
         state.done = check.exhausted or state.step == config.train.epochs * order.steps_per_epoch

@@ -180,6 +180,15 @@ def test_too_little_memory_for_a_share_of_a_pass_names_pass_size(dataset: Datase
     assert named.value.workers == 1
 
 
+def test_too_little_memory_in_a_part_of_a_gpu_asks_for_a_larger_one(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("simclr_ray.train.attempt.training_step", too_large)
+        with pytest.raises(
+            TooLittleMemory, match=r"fit into 0.25 of the memory of .*: raise resources.gpus_per_worker"
+        ):
+            attempt(TINY.with_overrides({"resources.gpus_per_worker": 0.25}), dataset, tmp_path)
+
+
 def test_too_little_memory_for_the_check_names_its_settings(dataset: Dataset, tmp_path: Path) -> None:
     config, worker = TINY.with_overrides({"evaluate.every_epochs": 1}), LocalWorker(torch.device("cpu"))
     run = open_location(str(tmp_path))
