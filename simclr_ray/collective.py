@@ -206,19 +206,26 @@ def _as_tensor(value: Any) -> Tensor:
 def sum_gradients(parameters: Sequence[Tensor]) -> None:
     """Replaces every gradient by its sum over workers.
 
-    The buckets follow the order of the parameters, so that the rounding of a step depends on the number of workers
-    alone, not on when a process was started: DDP rebuilds its buckets after the first step, and a resumed run differs.
+    The buckets follow the order of the parameters and of their memory, so that the rounding of a step depends on the
+    number of workers alone, not on when a process was started: DDP rebuilds its buckets after the first step, and a
+    resumed run differs.
     """
     if alone():
         return
     pending = []
-    for bucket in _buckets([parameter.grad for parameter in parameters if parameter.grad is not None]):
+    for bucket in _buckets([_in_memory_order(each) for each in parameters if each.grad is not None]):
         flat = torch.cat([gradient.flatten() for gradient in bucket])
         pending.append((bucket, flat, _all_reduce(flat)))
     for bucket, flat, wait in pending:
         wait()
         parts = flat.split([gradient.numel() for gradient in bucket])
         torch._foreach_copy_(bucket, [part.view_as(g) for part, g in zip(parts, bucket, strict=True)])
+
+
+def _in_memory_order(parameter: Tensor) -> Tensor:
+    """Its gradient, whose dimensions are sorted as the parameter's lie in memory, so on all workers alike."""
+    assert parameter.grad is not None
+    return parameter.grad.permute(sorted(range(parameter.dim()), key=parameter.stride, reverse=True))
 
 
 def _buckets(gradients: Sequence[Tensor]) -> list[list[Tensor]]:

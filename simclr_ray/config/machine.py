@@ -15,7 +15,8 @@ class ResourcesConfig:
     max_workers: int | None = None
     """None: as many as the cluster has GPUs at the start, one on a cluster without GPUs."""
     gpus_per_worker: float | None = None
-    """None: 1 if the cluster has GPUs, else 0."""
+    """None: 1 if the cluster has GPUs, else 0. A fraction: trials of a sweep share a GPU, each kept to its part of the
+    memory."""
     cpus_per_worker: float = 1.0
     """CPUs of a training worker, besides those of its data workers."""
     data_cpus: float | None = None

@@ -170,7 +170,8 @@ class TrainConfig:
     """Images in one forward over all workers, a divisor of B; BatchNorm is over both their views. None: B."""
     precision: Literal["auto", "float64", "float32", "bf16"] = "auto"
     """auto: bf16 autocast on a GPU and on a CPU with instructions for it (AVX512-BF16, AMX), else float32; resolved at
-    the first start and then fixed."""
+    the first start and then fixed. float32 on a GPU: convolutions in TF32, all else in float32, and features for
+    evaluation in bf16."""
     seed: int = 0
 
     def __post_init__(self) -> None:

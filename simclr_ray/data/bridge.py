@@ -64,7 +64,7 @@ def _bridged_once(
     total = len(positions)
     done, handover, failed = 0, total, 0
     opened: Future[_Opened] | None = None
-    with _thread("first-blocks") as own, _thread("open-stream") as opener:
+    with one_thread("first-blocks") as own, one_thread("open-stream") as opener:
         try:
             ahead = own.submit(_timed, load, np.asarray(positions[:block_slices]))
             while done < total:
@@ -91,7 +91,7 @@ def _bridged_once(
 
 
 @contextmanager
-def _thread(name: str) -> Iterator[ThreadPoolExecutor]:
+def one_thread(name: str) -> Iterator[ThreadPoolExecutor]:
     """A thread that is not joined at the end."""
     pool = ThreadPoolExecutor(1, name)
     try:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from simclr_ray.evaluate.images import ImageBatch
 from simclr_ray.model.encoder import Encoder
 from simclr_ray.train.batch import channel_scale, normalise
+from simclr_ray.train.precision import fix_float32
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,11 @@ def extract(
 def encode(
     encoder: Encoder, pixels: UInt8[Tensor, "n s s 3"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[Tensor, "n d"]:
-    """float32 features of one batch; its pixels and the encoder are on the same device."""
+    """float32 features of one batch; its pixels and the encoder are on the same device.
+
+    In bf16 on a GPU; what is float32 there, such as a kNN search of these features: see `fix_float32`, called here.
+    """
+    fix_float32()
     weight = next(encoder.parameters(), None)
     dtype = torch.float32 if weight is None else weight.dtype
     on_gpu = pixels.device.type == "cuda"

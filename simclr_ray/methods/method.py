@@ -38,7 +38,7 @@ class Method(nn.Module):
     """Submodules whose learning rate stays at its peak."""
 
     def forward(self, images: Float[Tensor, "m 3 h w"]) -> Float[Tensor, "m d"]:
-        """Everything that `loss` and `after_step` need; with several passes it is computed twice for each image."""
+        """Everything that `loss` and `after_step` need; with several passes it is computed twice for most images."""
         raise NotImplementedError
 
     def forward_local(self, images: Float[Tensor, "m 3 s s"]) -> Float[Tensor, "m d"]:

@@ -25,8 +25,9 @@ from simclr_ray.planning.shares import data_cpus, training_threads
 from simclr_ray.storage.lease import holds, require_held
 from simclr_ray.storage.run_folder import BEST
 from simclr_ray.train.attempt import run_attempt
+from simclr_ray.train.compiler import set_up_compiler
 from simclr_ray.train.control import Ended
-from simclr_ray.train.memory import keep_freed_memory
+from simclr_ray.train.memory import keep_freed_memory, limit_memory
 
 
 def attempt(task: Task, device: torch.device, member: Member | None = None) -> None:
@@ -39,9 +40,7 @@ def attempt(task: Task, device: torch.device, member: Member | None = None) -> N
     require_held(task.run, task.driver)
     _require_precision(config.train.precision, device)
     total_cpus, node_cpus = task.share.part * ray.cluster_resources()["CPU"], len(os.sched_getaffinity(0))
-    if not on_gpu:
-        keep_freed_memory()
-    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+    _set_up_memory(task.share.gpus, device)
 
     def set_threads(workers: int) -> int:
         threads = training_threads(resources, workers, total_cpus, node_cpus=node_cpus, on_gpu=on_gpu)
@@ -53,6 +52,8 @@ def attempt(task: Task, device: torch.device, member: Member | None = None) -> N
         return blocks(plan_stream(config, task.dataset, order, worker.size, cpus), positions)
 
     worker = RayWorker(device, task, member, set_threads)
+    if resources.compiles(on_gpu=on_gpu):
+        set_up_compiler(resources.cpus_per_worker + data_cpus(resources, worker.size, total_cpus, on_gpu=on_gpu))
     threads = set_threads(member.slots if member else worker.size)
     with suppress(Ended), worker.polling():
         run_attempt(
@@ -67,6 +68,13 @@ def attempt(task: Task, device: torch.device, member: Member | None = None) -> N
             on_done=lambda model: export_encoder(model.encoder, config, task.run),
             last_failure=last_failure(task.driver),
         )
+
+
+def _set_up_memory(gpus: float, device: torch.device) -> None:
+    if device.type == "cpu":
+        keep_freed_memory()
+    limit_memory(gpus, device)
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # views are shared memory
 
 
 def _save_best(task: Task, model: Method) -> None:

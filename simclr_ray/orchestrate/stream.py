@@ -28,6 +28,8 @@ HORIZON = 1 << 20
 next stream begins, after seconds. Without it 51 MiB of positions stalled nodes with a small store."""
 STORE_BYTES = 2 << 30
 """Bytes of views that a worker's stream may hold in the object store."""
+MOST_PREFETCHED = STORE_BYTES // BLOCK_BYTES // 2
+"""Blocks; the other half is for those being made."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,8 @@ class StreamPlan:
     cache_gib: float
     cache_dir: str | None
     block_slices: int
+    prefetched_blocks: int
+    """Ready for the training worker: as many as hold its part of a step, within MOST_PREFETCHED."""
     cpus: float
     """CPUs of all data workers of this training worker."""
     labels: bool
@@ -75,17 +79,19 @@ def _loader(plan: StreamPlan, *, build_cache: bool) -> SliceLoader:
 
 
 def plan_stream(config: Config, dataset: Dataset, order: Order, workers: int, cpus: float) -> StreamPlan:
-    """Blocks hold about 32 MiB of views, but at most a worker's part of a pass: training waits for whole blocks."""
+    """Blocks hold about 32 MiB of views, but at most a worker's part of a step: training waits for whole blocks."""
     augment = config.augment
     slice_bytes = 3 * (2 * augment.size**2 + augment.local_views * augment.local_size**2) * order.slice_rows
-    by_size = max(1, BLOCK_BYTES // slice_bytes)
+    step_slices = math.ceil(order.slices_per_pass / workers) * (order.global_batch // order.pass_size)
+    block_slices = min(max(1, BLOCK_BYTES // slice_bytes), step_slices)
     return StreamPlan(
         dataset=dataset,
         order=order,
         augment=augment,
         cache_gib=config.resources.cache_gib,
         cache_dir=config.resources.cache_dir,
-        block_slices=min(by_size, math.ceil(order.slices_per_pass / workers)),
+        block_slices=block_slices,
+        prefetched_blocks=min(max(2, math.ceil(step_slices / block_slices)), MOST_PREFETCHED),
         cpus=cpus,
         labels=isinstance(config.method, LABELLED),
     )
@@ -145,7 +151,7 @@ def _stream(plan: StreamPlan, positions: np.ndarray) -> Iterator[dict[str, np.nd
         num_cpus=cpus_each,
         compute=ray.data.ActorPoolStrategy(size=actors),
     )
-    for block in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=2):
+    for block in dataset.iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=plan.prefetched_blocks):
         if "error" in block:
             raise BadInput(str(block["error"][0]))
         yield block

@@ -16,8 +16,8 @@ from simclr_ray.planning.figures import Figures, network_gbit_per_s
 from simclr_ray.planning.job import Fleet, Job
 
 STEP, FEED, GRADIENTS, STORE = "step", "feed", "gradients", "store"
-SECOND_FORWARD = 4 / 3
-"""A pass that is run twice costs a forward more, which is a third of a step."""
+FORWARD = 1 / 3
+"""Part of a step that is its forward: what a pass that is forwarded twice costs more."""
 EVALUATION_SPEEDUP = 6
 """Over training, in images: one view instead of two, and no backward."""
 
@@ -131,7 +131,7 @@ def step_time_of(job: Job, fleet: Fleet, figures: Figures) -> StepTime:
     rate = figures.step_images_per_s.value
     if not rate:
         raise BadInput(f"the speed of {fleet.machine.name} is unknown: give --measure, or --gpu-images-per-s")
-    forwards = SECOND_FORWARD if job.passes > 1 else 1.0
+    forwards = 1 + FORWARD * _forwarded_twice(job)
     feed_core_s = 1 / (figures.core_images_per_s.value * figures.stream_efficiency.value)
     step_core_s = 0.0 if fleet.machine.gpus else job.threads * forwards / rate
     return StepTime(
@@ -142,6 +142,11 @@ def step_time_of(job: Job, fleet: Fleet, figures: Figures) -> StepTime:
         cores=job.global_batch * (step_core_s + feed_core_s) / _cores(fleet, figures) if step_core_s else 0.0,
         feeds_cores_most=feed_core_s > step_core_s,
     )
+
+
+def _forwarded_twice(job: Job) -> float:
+    """Part of a batch: with several passes all of it, but for the first one's views of full size (train/step.py)."""
+    return 0.0 if job.passes == 1 else 1 - 2 * job.size**2 / job.view_pixels / job.passes
 
 
 def _cores(fleet: Fleet, figures: Figures) -> float:
@@ -182,7 +187,7 @@ def _gradients_s(job: Job, fleet: Fleet, figures: Figures) -> float:
         network_gbit_per_s(fleet.machine) * figures.network_efficiency.value, figures.gradient_gbit_per_s.value
     )
     between = moved * (fleet.nodes - 1) / fleet.nodes / (gbit_per_s / 8 * 1e9)
-    syncs = job.batchnorms * (3 * job.passes if job.passes > 1 else 2)
+    syncs = job.batchnorms * (3 * job.passes - 1)  # a second forward for each pass but one
     return within + between + syncs * figures.sync_ms.value / 1e3
 
 

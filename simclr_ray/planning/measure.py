@@ -123,7 +123,7 @@ def _feed(loader: SliceLoader, slices: int, job: Job, seconds: float) -> tuple[f
 def _step(config: Config, job: Job, block: dict[str, np.ndarray], device: torch.device, seconds: float) -> float:
     """Images a second of whole steps of this device alone, cutting batches out of blocks included.
 
-    A batch in passes is measured as one pass: the plan counts the second forward itself.
+    A batch in passes is measured as one pass: the plan counts second forwards itself.
     """
     torch.set_num_threads(job.threads)
     on_gpu, train = device.type == "cuda", config.train
@@ -132,7 +132,7 @@ def _step(config: Config, job: Job, block: dict[str, np.ndarray], device: torch.
     state = initial_state(config, device)
     compiled = config.resources.compiles(on_gpu=on_gpu)
     forward = forward_of(state.model, config.data.mean, config.data.std, precision, device, compiled=compiled)
-    stream = on_device(batches(repeat(block), rows, 0, pin=on_gpu), device)
+    stream = on_device(batches(repeat(block), rows, 0, device, staged_rows=rows if on_gpu else None), device)
     took: list[float] = []
     while len(took) < WARM_UP + 3 or sum(took[WARM_UP:]) < seconds:
         before = perf_counter()

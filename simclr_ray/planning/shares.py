@@ -11,6 +11,10 @@ from simclr_ray.config import BadInput, ResourcesConfig
 MIN_DATA_CPUS = 0.1
 """Less than this of a CPU for a worker's data is starvation, not sharing."""
 
+EXECUTOR_CPUS = 1
+"""Left for Ray Data's executor and for the thread that makes the batches, beside a GPU that has data CPUs enough."""
+ENOUGH_DATA_CPUS = 4
+
 TRAINING_PER_DATA_CPU = 8
 """On a CPU an image takes 30 to 100 times as long to train on as to load: one data CPU for so many that train."""
 
@@ -70,11 +74,14 @@ def times_it_fits(whole: float, part: float) -> int:
 def data_cpus(resources: ResourcesConfig, workers: int, total_cpus: float, *, on_gpu: bool) -> float:
     """CPUs that decode and augment for each of `workers`; 0 where training has taken all.
 
-    On a GPU whatever is left, on a CPU what its training can use up. `share_of` refuses to start with none; a group
-    that Ray has made larger since shares its CPUs rather than hang.
+    On a GPU whatever is left but for the executor's, on a CPU what its training can use up. `share_of` refuses to start
+    with none; a group that Ray has made larger since shares its CPUs rather than hang.
     """
     left = (total_cpus - workers * resources.cpus_per_worker) / workers
-    wanted = math.inf if on_gpu else max(1.0, total_cpus / workers / TRAINING_PER_DATA_CPU)
+    if on_gpu:
+        wanted = left - EXECUTOR_CPUS if left > ENOUGH_DATA_CPUS else left
+    else:
+        wanted = max(1.0, total_cpus / workers / TRAINING_PER_DATA_CPU)
     share = min(left, resources.data_cpus or wanted)
     return math.floor(share) if share >= 1 else max(0.0, math.floor(share * 100) / 100)
 

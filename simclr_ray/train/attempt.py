@@ -168,7 +168,8 @@ class _Attempt:
         def lr_at(step: int) -> float:
             return rate_at(config, step, order.steps_per_epoch)
 
-        fits = naming_too_little_memory(order, worker.size, worker.device)  # the step, copies to the device, the logs
+        part = min(1.0, config.resources.gpus_per_worker or 1.0)
+        fits = naming_too_little_memory(order, worker.size, worker.device, part)  # the step, its data, the logs
         with fits, closing_aside(_stream(order, worker, self._blocks, state.step, until)) as stream:
             train(state, stream, step, lr_at, log, control, check, committed, until=until)
         state.done = check.exhausted or state.step == config.train.epochs * order.steps_per_epoch
@@ -196,9 +197,10 @@ def _check(config: Config, order: Order, calls: _Calls, log: StepLog, control: C
 def _stream(order: Order, worker: Worker, blocks: Blocks, first: int, until: int) -> Generator[Batch]:
     """This worker's batches of the steps from `first` to `until`, on its device."""
     positions = order.worker_positions(first, until, worker.rank, worker.size)
-    rows_per_step = order.rows_per_pass(worker.size)[worker.rank] * (order.global_batch // order.pass_size)
-    pin = worker.device.type == "cuda"
-    return on_device(batches(blocks(positions), rows_per_step, first, pin=pin), worker.device)
+    rows, passes = order.rows_per_pass(worker.size)[worker.rank], order.global_batch // order.pass_size
+    staged_rows = None if worker.device.type == "cpu" else rows
+    cut = batches(blocks(positions), rows * passes, first, worker.device, staged_rows=staged_rows)
+    return on_device(cut, worker.device)
 
 
 def _forward_of(config: Config, state: TrainState, device: torch.device) -> Forward:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,9 @@ import torch
 
 from simclr_ray.config import BadInput
 from simclr_ray.data.order import Order
+
+CONTEXT_BYTES = 600 << 20
+"""Of a GPU's memory, what CUDA and its libraries take in each process besides tensors (assumed)."""
 
 
 class TooLittleMemory(BadInput):
@@ -28,16 +32,35 @@ def keep_freed_memory() -> None:
         libc.mallopt(trim_threshold, -1)  # never
 
 
+def limit_memory(part: float, device: torch.device) -> None:
+    """Keeps this process to its part of a GPU that it shares: it fails, and not its neighbour, if it needs more."""
+    if device.type == "cuda" and part < 1:
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(max(0.0, part - CONTEXT_BYTES / total), device.index)
+
+
+def free_cached_memory() -> None:
+    """Gives a GPU's memory that no tensor uses any more back to the other processes on it."""
+    if torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
 @contextmanager
-def naming_too_little_memory(order: Order, workers: int, device: torch.device) -> Iterator[None]:
-    """For training on a share of each pass: turns the accelerator's out-of-memory error into TooLittleMemory."""
+def naming_too_little_memory(order: Order, workers: int, device: torch.device, part: float) -> Iterator[None]:
+    """For training on a share of each pass: turns the accelerator's out-of-memory error into TooLittleMemory.
+
+    `part`: what a worker has of its device, at most 1.
+    """
     try:
         yield
     except torch.OutOfMemoryError as error:
+        shared = part < 1
+        more = "raise resources.gpus_per_worker" if shared else "set resources.min_workers to a number that fits"
         named = TooLittleMemory(
-            f"a pass of {order.pass_size} images over {workers} workers does not fit into the memory of {device} "
-            f"({_first_line(error)}): set resources.min_workers to a number that fits, or train.pass_size to a "
-            f"smaller divisor of {order.global_batch} under another --name"
+            f"a pass of {order.pass_size} images over {workers} workers does not fit into "
+            f"{f'{part:g} of ' if shared else ''}the memory of {device} ({_first_line(error)}): {more}, or set "
+            f"train.pass_size to a smaller divisor of {order.global_batch} under another --name"
         )
         named.workers = workers
         raise named from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Iterator
 from time import monotonic, time
 
@@ -23,27 +24,63 @@ class Diverged(RuntimeError):
     """The loss is not finite. It is deterministic, so another attempt would end in the same way."""
 
 
-class Meter:
-    """Images per second and the fraction of time spent waiting for data, since the last `read`."""
+Mark = float | torch.Event
+MOST_MARKS = 64
+"""Steps whose waits are not added up yet: no device is so far behind the process, so that to add up waits for none."""
 
-    def __init__(self) -> None:
+
+def mark(device: torch.device) -> Mark:
+    """The time at which `device` comes to this point of its work: on a CPU now."""
+    if device.type == "cpu":
+        return monotonic()
+    event = torch.Event(device, enable_timing=True)
+    event.record()
+    return event
+
+
+def seconds_between(start: Mark, end: Mark) -> float:
+    """Waits until the device has come to `end`."""
+    if isinstance(start, float):
+        assert isinstance(end, float)
+        return end - start
+    assert not isinstance(end, float)
+    end.synchronize()
+    return start.elapsed_time(end) / 1000
+
+
+class Meter:
+    """Images per second and the fraction of time in which `device` waited for data, since the last `read`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._waits: deque[tuple[Mark, Mark]] = deque()
         self._start, self._waited, self._images = monotonic(), 0.0, 0
 
     def timed(self, stream: Iterable[Batch]) -> Iterator[Batch]:
-        """The stream, with the time of each `next` counted as waiting for data."""
+        """The stream; what passes on the device during each `next` is counted as waiting for data.
+
+        A GPU is steps behind this process: from the end of a step until its next batch is there it has nothing to do,
+        while this process may wait for data in that time, or long before it.
+        """
         iterator = iter(stream)
         while True:
-            start = monotonic()
+            start = mark(self._device)
             batch = next(iterator, None)
             if batch is None:
                 return
-            self._waited += monotonic() - start
+            self._waits.append((start, mark(self._device)))
+            self._add_up(MOST_MARKS)
             yield batch
+
+    def _add_up(self, rest: int) -> None:
+        while len(self._waits) > rest:
+            self._waited += seconds_between(*self._waits.popleft())
 
     def trained(self, images: int) -> None:
         self._images += images
 
     def read(self) -> Row:
+        self._add_up(0)
         elapsed = max(monotonic() - self._start, 1e-9)
         row = {
             "images_per_s": round(self._images / elapsed, 1),

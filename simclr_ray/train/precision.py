@@ -1,4 +1,4 @@
-"""Resolves `train.precision auto` for the device."""
+"""What `train.precision` means on the device at hand."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ import torch
 def auto_precision(*, on_gpu: bool) -> str:
     """bf16 where the device has instructions for it: a CPU without them is slower in bf16 than in float32."""
     return "bf16" if on_gpu or cpu_has_bf16() else "float32"
+
+
+def fix_float32() -> None:
+    """Float32 on a GPU, the same wherever it runs: convolutions in TF32 (10 bits of mantissa), all other products, such
+    as those of dense layers, losses and kNN, in float32.
+
+    These are torch's own defaults, but for an environment that says otherwise, as NVIDIA's containers do.
+    """
+    torch.backends.cudnn.allow_tf32 = True
+    torch.set_float32_matmul_precision("highest")
 
 
 def cpu_has_bf16() -> bool:

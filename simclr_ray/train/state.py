@@ -5,8 +5,9 @@ Order and augmentation need no state: they are functions of the seed and the ste
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from simclr_ray.config import Config
 from simclr_ray.methods.build import build_method
 from simclr_ray.methods.method import Method
 from simclr_ray.optim.build import build_optimizer
+
+ALIGNMENT = 16
+"""Bytes; of the tensors in a snapshot's buffer."""
 
 
 @dataclass
@@ -58,14 +62,19 @@ def initial_state(config: Config, device: torch.device, initial: Mapping[str, Te
 
 def snapshot(state: TrainState, **fields: Any) -> Snapshot:
     """Copies `state` to the CPU; `fields` join its JSON part."""
+    model = state.model.state_dict()
     optimizer = {
-        f"{name}/{key}": _copy(value)
+        f"{name}/{key}": value
         for name, parameter in state.model.named_parameters()
         for key, value in state.optimizer.state.get(parameter, {}).items()
         if isinstance(value, Tensor)
     }
-    model = {name: _copy(value) for name, value in state.model.state_dict().items()}
-    return Snapshot(model, optimizer, {"step": state.step, "bad": sorted(state.bad_ids), **fields})
+    copies = _on_cpu([*model.values(), *optimizer.values()])
+    return Snapshot(
+        dict(zip(model, copies, strict=False)),
+        dict(zip(optimizer, copies[len(model) :], strict=True)),
+        {"step": state.step, "bad": sorted(state.bad_ids), **fields},
+    )
 
 
 def restore(state: TrainState, saved: Snapshot) -> None:
@@ -81,5 +90,15 @@ def restore(state: TrainState, saved: Snapshot) -> None:
     state.step, state.bad_ids = saved.step, set(saved.state["bad"])
 
 
-def _copy(value: Tensor) -> Tensor:
-    return value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+def _on_cpu(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Contiguous copies, as parts of one buffer: from an accelerator it is pinned, and waited for once."""
+    starts = [0, *accumulate(-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in tensors)]
+    on_accelerator = any(tensor.device.type != "cpu" for tensor in tensors)
+    buffer = torch.empty(starts[-1], dtype=torch.uint8, pin_memory=on_accelerator)
+    copies = []
+    for tensor, start in zip(tensors, starts, strict=False):
+        copy = buffer[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape)
+        copies.append(copy.copy_(tensor.detach(), non_blocking=on_accelerator))
+    if on_accelerator:
+        torch.accelerator.synchronize()
+    return copies

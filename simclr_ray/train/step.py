@@ -20,6 +20,7 @@ from simclr_ray import collective
 from simclr_ray.methods.method import START, Method, Progress
 from simclr_ray.model.batchnorm import set_update_running
 from simclr_ray.train.batch import channel_scale, normalise
+from simclr_ray.train.precision import fix_float32
 
 
 @runtime_checkable
@@ -44,8 +45,9 @@ def forward_of(
 ) -> Forward:
     """The function from pixels to the method's outputs, normalisation and autocast included.
 
-    Compiled, it has no graph break.
+    Compiled, it has no graph break. What float32 is on a GPU: see `fix_float32`, which is called here.
     """
+    fix_float32()
     scale, shift = channel_scale(mean, std, torch.float64 if precision == "float64" else torch.float32, device)
     if compiled:
         torch._dynamo.reset()  # it counts the graphs of a function over all runs of a process, and fails after eight
@@ -100,27 +102,38 @@ def _backward_in_passes(
     model: Method, forward: Forward, sizes: Sequence[Sequence[Tensor]], loss_of: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
     """GradCache: forward every pass without a graph, take the loss's gradient with respect to all outputs; then forward
-    each pass again with a graph, and backpropagate its part of that gradient. `sizes`: of each size, its passes."""
-    counts = [parts[0].shape[1] for parts in sizes]
+    each pass again with a graph, and backpropagate its part of that gradient. `sizes`: of each size, its passes.
+
+    The first pass comes last in the first round and keeps its graph, so that it is not forwarded again. Its local views
+    are: two graphs at once would need more memory. The second round goes from the first pass to the last, and running
+    statistics are updated in this order.
+    """
+    counts, passes = [parts[0].shape[1] for parts in sizes], len(sizes[0])
+    first, *others = [(number, i) for number in range(passes) for i in range(len(sizes))]
+
+    def outputs_of(number: int, i: int) -> Tensor:
+        return forward(_view_by_view(sizes[i][number]), local=i > 0)
+
     set_update_running(model, False)
     try:
         with torch.no_grad():
-            by_view = [
-                torch.cat([forward(_view_by_view(p), local=i > 0).unflatten(0, (count, -1)) for p in parts], dim=1)
-                for i, (parts, count) in enumerate(zip(sizes, counts, strict=True))
-            ]
+            found = {part: outputs_of(*part) for part in others}
     finally:
         set_update_running(model, True)
+    kept = outputs_of(*first)
+    found[first] = kept.detach()
+    by_view = [
+        torch.cat([found[number, i].unflatten(0, (count, -1)) for number in range(passes)], dim=1)
+        for i, count in enumerate(counts)
+    ]
     outputs = torch.cat(by_view).flatten(0, 1).requires_grad_()
     loss = loss_of(outputs)
     loss.backward()
     assert outputs.grad is not None
-    gradients = outputs.grad.unflatten(0, (sum(counts), -1)).split(counts)
-    passes = len(sizes[0])
-    for number in range(passes):
-        for i, parts in enumerate(sizes):
-            gradient = gradients[i].chunk(passes, dim=1)[number]
-            forward(_view_by_view(parts[number]), local=i > 0).backward(gradient.flatten(0, 1))
+    gradients = [part.chunk(passes, dim=1) for part in outputs.grad.unflatten(0, (sum(counts), -1)).split(counts)]
+    for number, i in (first, *others):
+        again = kept if (number, i) == first else outputs_of(number, i)
+        again.backward(gradients[i][number].flatten(0, 1))
     return loss, outputs
 
 

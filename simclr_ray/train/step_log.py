@@ -31,7 +31,7 @@ class StepLog:
     ) -> None:
         self._worker, self._recorder, self._order, self._committed = worker, recorder, order, committed
         self._every_steps, self._ledger = every_steps, ledger
-        self._meter = Meter()
+        self._meter = Meter(worker.device)
 
     def timed(self, stream: Iterable[Batch]) -> Iterator[Batch]:
         """The stream, with the time spent waiting for its batches measured."""

@@ -202,3 +202,23 @@ def test_a_stream_longer_than_its_horizon_continues_in_order(tmp_path: Path, mon
     expected = SliceLoader(dataset, order, TINY.augment, None)(positions)
     for key, value in expected.items():
         np.testing.assert_array_equal(np.concatenate([block[key] for block in blocks]), value)
+
+
+@pytest.mark.parametrize(
+    ("size", "pass_size", "workers", "expected"),
+    [
+        (224, 4096, 4, (3, 11)),  # of 32 MiB, and as many as hold the 32 slices of a worker's step
+        (224, 4096, 1, (3, 32)),  # half of what the stream may hold
+        (32, 256, 3, (48, 2)),  # a whole step of 16 passes, of which each is one of three slices or less
+    ],
+)
+def test_a_step_is_prefetched_in_blocks_that_hold_one_at_most(
+    size: int, pass_size: int, workers: int, expected: tuple[int, int]
+) -> None:
+    from simclr_ray.data.order import Order
+    from simclr_ray.orchestrate.stream import plan_stream
+
+    order = Order(seed=0, rows=50_000, slice_rows=32, global_batch=4096, pass_size=pass_size)
+    config = Config().with_overrides({"augment.size": size})
+    plan = plan_stream(config, None, order, workers, 1.0)  # type: ignore[arg-type]  # it only passes the dataset on
+    assert (plan.block_slices, plan.prefetched_blocks) == expected

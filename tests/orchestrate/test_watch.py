@@ -100,6 +100,8 @@ def test_workers_are_counted_per_node_and_data_workers_share_the_remaining_cpus(
     resources = ResourcesConfig(cpus_per_worker=2.0)
     assert [data_cpus(resources, 2, cpus, on_gpu=True) for cpus in (10, 5, 4, 3)] == [3, 0.5, 0.0, 0.0]
     assert data_cpus(ResourcesConfig(data_cpus=1.5), 1, 9, on_gpu=True) == 1
+    left_for_the_executor = [data_cpus(ResourcesConfig(), 1, cpus, on_gpu=True) for cpus in (4, 5, 6, 16)]
+    assert left_for_the_executor == [3, 4, 4, 14]
 
 
 def test_a_cpu_worker_trains_with_all_cpus_of_its_share_and_loads_with_an_eighth() -> None:

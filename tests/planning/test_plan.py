@@ -26,7 +26,11 @@ def planned(job: Job = JOB, fleet: Fleet = FLEET, **values: float) -> Plan:
 def test_a_step_takes_as_long_as_the_worker_with_most_images() -> None:
     assert times().step == 500 / 1000
     assert times(replace(JOB, busiest_rows=600)).step == 600 / 1000
-    assert times(replace(JOB, passes=4)).step == pytest.approx(500 / 1000 * 4 / 3)  # a forward is a third of it
+    # A forward is a third of a step, and the first pass is forwarded once.
+    assert times(replace(JOB, passes=2)).step == pytest.approx(500 / 1000 * (1 + 1 / 6))
+    assert times(replace(JOB, passes=4)).step == pytest.approx(500 / 1000 * 1.25)
+    local = replace(JOB, passes=4, view_pixels=4 * 100**2)  # half of it is local views, which are all forwarded twice
+    assert times(local).step == pytest.approx(500 / 1000 * (1 + (1 - 1 / 8) / 3))
 
 
 def test_the_feed_is_what_the_data_cpus_do_through_ray() -> None:
@@ -47,7 +51,7 @@ def test_gradients_go_round_a_ring_and_batchnorm_waits_twice_a_layer() -> None:
     # 40 MB, of which 2 x 1/2 cross the network of 40 Gbit/s: 8 ms.
     assert times().gradients == pytest.approx(40e6 / 5e9)
     assert times(sync_ms=0.1).gradients == pytest.approx(40e6 / 5e9 + 50 * 2 * 1e-4)
-    assert times(replace(JOB, passes=2), sync_ms=0.1).gradients == pytest.approx(40e6 / 5e9 + 50 * 6 * 1e-4)
+    assert times(replace(JOB, passes=2), sync_ms=0.1).gradients == pytest.approx(40e6 / 5e9 + 50 * 5 * 1e-4)
     assert times(gradient_gbit_per_s=8).gradients == pytest.approx(40e6 / 1e9)
     together = replace(FLEET, workers=4, nodes=1)  # 2 x 3/4 of 40 MB at 1 GB/s, nothing between nodes
     assert times(fleet=together).gradients == pytest.approx(60e6 / 1e9)

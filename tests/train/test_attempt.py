@@ -171,13 +171,22 @@ def too_large(*_: object, **__: object) -> None:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
 
 
-@pytest.mark.parametrize("where", ["attempt.training_step", "attempt.on_device", "step_log.metrics_row"])
+@pytest.mark.parametrize("where", ["attempt.training_step", "batch._empty", "step_log.metrics_row"])
 def test_too_little_memory_for_a_share_of_a_pass_names_pass_size(dataset: Dataset, tmp_path: Path, where: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(f"simclr_ray.train.{where}", too_large)
         with pytest.raises(TooLittleMemory, match="or train.pass_size to a smaller divisor of 48") as named:
             attempt(TINY, dataset, tmp_path)
     assert named.value.workers == 1
+
+
+def test_too_little_memory_in_a_part_of_a_gpu_asks_for_a_larger_one(dataset: Dataset, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("simclr_ray.train.attempt.training_step", too_large)
+        with pytest.raises(
+            TooLittleMemory, match=r"fit into 0.25 of the memory of .*: raise resources.gpus_per_worker"
+        ):
+            attempt(TINY.with_overrides({"resources.gpus_per_worker": 0.25}), dataset, tmp_path)
 
 
 def test_too_little_memory_for_the_check_names_its_settings(dataset: Dataset, tmp_path: Path) -> None:

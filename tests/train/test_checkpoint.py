@@ -35,6 +35,26 @@ def saved(step: int) -> checkpoint.Snapshot:
     return snapshot(state, seed=0, fingerprint="f", pending_row=None)
 
 
+def test_a_snapshot_is_one_buffer_which_training_does_not_change() -> None:
+    """From a GPU one buffer is pinned and waited for once, where each of its hundreds of tensors would be."""
+    state = trained(SMALL.with_overrides({"optim.optimizer": "adamw"}))
+    before = {name: value.clone() for name, value in state.model.state_dict().items()}
+    copy = snapshot(state)
+    parts = [*copy.model.values(), *copy.optimizer.values()]
+    assert {part.untyped_storage().data_ptr() for part in parts} == {parts[0].untyped_storage().data_ptr()}
+    assert all(part.is_contiguous() for part in parts)
+    assert all(part.data_ptr() % part.element_size() == 0 for part in parts)
+    with torch.no_grad():
+        for value in state.model.state_dict().values():
+            value.zero_()
+    assert copy.model.keys() == before.keys()
+    for name, value in before.items():
+        assert torch.equal(copy.model[name], value), name
+    moments = state.optimizer.state[state.model.encoder.get_parameter("conv1.weight")]
+    for key, value in moments.items():
+        assert torch.equal(copy.optimizer[f"encoder.conv1.weight/{key}"], value), key
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Location:
     return open_location(str(tmp_path))

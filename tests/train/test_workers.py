@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from gloo import run_workers
 from simclr_ray import collective
@@ -19,6 +21,7 @@ from simclr_ray.methods.simclr import nt_xent
 from simclr_ray.model import batchnorm
 from simclr_ray.model.batchnorm import BatchNorm
 from simclr_ray.train.batch import channel_scale, normalise
+from simclr_ray.train.compiler import set_up_compiler
 from simclr_ray.train.state import initial_state
 from simclr_ray.train.step import forward_of, training_step
 
@@ -139,8 +142,13 @@ def test_unsynchronised_statistics_would_be_noticed(alone: list[dict[str, torch.
     assert (alone[0]["losses"] - alone[1]["losses"]).abs().max() > 1e-4
 
 
-def compiled_gradients(backend: str, fused: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """The first gradient with and without the compiler; `fullgraph` makes a graph break an error."""
+SUMS = ("simclr_ray::summed", "_c10d_functional::all_reduce", "_c10d_functional::all_reduce_")
+"""Inside a graph: in a group of ours, and in torch's."""
+
+
+def compiled_gradients(backend: str, fused: bool) -> tuple[torch.Tensor, torch.Tensor, list[list[int]]]:
+    """The first gradient with and without the compiler, and the shapes of the sums that a compiled step exchanges in
+    their order; `fullgraph` makes a graph break an error."""
     found = []
     for compiled in (False, True):
         state = initial_state(CONFIG, torch.device("cpu"))
@@ -150,8 +158,11 @@ def compiled_gradients(backend: str, fused: bool) -> tuple[torch.Tensor, torch.T
             patch.setattr(batchnorm, "has_fused_kernels", lambda x: fused)
             forward = forward_of(state.model, MEAN, STD, "float64", torch.device("cpu"), compiled=compiled)
             training_step(state.model, forward, state.optimizer, views, passes=1, rows_per_worker=rows)
-        found.append(state.model.encoder.conv1.weight.grad)
-    return found[0], found[1]
+            found.append(state.model.encoder.conv1.weight.grad.clone())
+            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as seen:
+                training_step(state.model, forward, state.optimizer, views, passes=1, rows_per_worker=rows)
+    events = sorted(seen.events(), key=lambda event: event.time_range.start)
+    return found[0], found[1], [event.input_shapes[0] for event in events if event.name in SUMS]
 
 
 def compiled_shapes() -> list[tuple[int, ...]]:
@@ -176,5 +187,32 @@ def test_one_process_compiles_the_networks_of_many_trials() -> None:
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_encoder_and_synchronised_batchnorm_compile_without_a_graph_break(backend: str, fused: bool) -> None:
-    for plain, compiled in run_workers(2, compiled_gradients, backend, fused, group="ours" if fused else "torch"):
+    """On three workers, of which one has more rows, and so a graph of other shapes: if it exchanged its sums in another
+    order than the others, NCCL would wait for ever."""
+    results = run_workers(3, compiled_gradients, backend, fused, group="ours" if fused else "torch")
+    for plain, compiled, _ in results:
         torch.testing.assert_close(plain, compiled, rtol=1e-9, atol=1e-9)
+    exchanged = [sizes for _, _, sizes in results]
+    assert exchanged[0] == exchanged[1] == exchanged[2]
+    assert len(exchanged[0]) > 2 * 20  # forward and backward of each BatchNorm
+
+
+def compiled_again(folder: Path) -> list[int]:
+    """Graphs found in the compiler's cache by two compilations of a BatchNorm, as of a group that starts again."""
+    found = []
+    set_up_compiler(2.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(folder / str(collective.rank())))
+        patch.setattr(batchnorm, "has_fused_kernels", lambda x: False)
+        for _ in range(2):
+            torch._dynamo.reset()
+            counters.clear()
+            x = torch.ones(4 + collective.rank(), 3, requires_grad=True)
+            torch.compile(BatchNorm(3), fullgraph=True, dynamic=False)(x).square().sum().backward()
+            found.append(counters["aot_autograd"]["autograd_cache_hit"])
+    return found
+
+
+@pytest.mark.slow  # it compiles C++
+def test_a_group_of_the_same_size_does_not_compile_again(tmp_path: Path) -> None:
+    assert run_workers(2, compiled_again, tmp_path, group="torch") == [[0, 1], [0, 1]]

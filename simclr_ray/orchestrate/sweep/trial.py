@@ -16,7 +16,7 @@ from simclr_ray.planning.shares import Share
 from simclr_ray.storage.location import open_location
 from simclr_ray.storage.run_folder import METRICS, Row, read_rows
 from simclr_ray.train.control import Interrupted
-from simclr_ray.train.memory import TooLittleMemory
+from simclr_ray.train.memory import TooLittleMemory, free_cached_memory
 from simclr_ray.train.metrics import Diverged
 
 COLLAPSED = 0.05
@@ -55,6 +55,8 @@ class TrialRun(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Runs the next trial in the same process, which has imported all it needs."""
         self._end()
+        self._error = None  # its traceback holds the last trial's tensors
+        free_cached_memory()
         self.setup(new_config)
         return True
 
