@@ -1,0 +1,167 @@
+"""The feed of a step: what data workers load on this machine's cores, against the step that they are to feed.
+
+A data worker here is a process of torch's DataLoader that calls what a Ray Data actor calls, so that a machine without
+Ray can be measured; what Ray adds is in `ray_stream` alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset
+
+from checks.check import Bar, Check, Figures, Machine, Skip
+from checks.steps import OurStep, cifar, imagenet, rates
+from simclr_ray.config import Config
+from simclr_ray.data import dataset as prepared
+from simclr_ray.data.bridge import Block
+from simclr_ray.data.cache import open_cache
+from simclr_ray.data.load import SliceLoader
+from simclr_ray.data.order import order_of
+from simclr_ray.data.prepare.build import in_threads, ordered_work, write_dataset
+from simclr_ray.data.prepare.source import open_source
+from simclr_ray.storage.location import open_location
+from simclr_ray.storage.run_folder import METRICS, read_rows
+
+SLICE_ROWS = 32
+BLOCK_BYTES = 32 << 20
+PHOTOGRAPHS = 512
+PHOTOGRAPH_PX = 320
+"""As in `simclr_ray.planning.measure`, where synthetic images stand for photographs too."""
+
+
+def photographs(machine: Machine) -> Figures:
+    """Two views at 224 of each JPEG, by all cores but one."""
+    config = imagenet(machine)
+    spec = f"synthetic:{PHOTOGRAPHS}:{PHOTOGRAPH_PX}px" if machine.on_gpu else "synthetic:32"
+    return _feed(config, spec, machine, cached=False)
+
+
+def small_images(machine: Machine) -> Figures:
+    """CIFAR-10's, from the cache of decoded images, by all cores but one."""
+    return _feed(recipe_config(machine), f"synthetic:{machine.size(8192, 64)}", machine, cached=True)
+
+
+def recipe_config(machine: Machine) -> Config:
+    """`cifar10_rn18_200ep` in the precision of the device."""
+    return cifar(machine, **{"train.precision": machine.size("bf16", "float32")})
+
+
+def _feed(config: Config, spec: str, machine: Machine, *, cached: bool) -> Figures:
+    workers, seconds = max(1, machine.cores - 1), machine.size(6.0, 0.3)
+    one_slice = config.with_overrides({"train.global_batch": SLICE_ROWS})
+    with dataset_of(spec) as images:
+        stream = loaded(one_slice, images, np.arange(1 << 20), workers, cached=cached)
+        for _ in range(2 * workers):
+            next(stream)  # the workers have started
+        before, rows = perf_counter(), 0
+        while perf_counter() - before < seconds:
+            rows += len(next(stream)["id"])
+        rate = rows / (perf_counter() - before)
+    return Figures(ours=rate, reference=_step_rate(config, machine), note=f"{workers} data workers")
+
+
+def _step_rate(config: Config, machine: Machine) -> float:
+    measured = machine.measured.get("step_rate")
+    if measured and config == imagenet(machine):
+        return measured.ours
+    step = OurStep(config, machine.device, compiled=machine.on_gpu)
+    return median(rates([step], config.train.global_batch, machine.device)[0])
+
+
+@contextmanager
+def dataset_of(spec: str) -> Iterator[prepared.Dataset]:
+    """The images of a spec that prepare takes, prepared."""
+    source = open_source(spec)
+    with TemporaryDirectory() as folder:
+        checked = in_threads(source, ordered_work(source, 0), None)
+        place = open_location(folder) / "images"
+        yield write_dataset(source, place, checked, seed=0, max_side=None, slice_rows=SLICE_ROWS)
+
+
+def loaded(
+    config: Config, images: prepared.Dataset, positions: np.ndarray, workers: int, *, cached: bool
+) -> Iterator[Block]:
+    """The blocks of these positions in their order, loaded by so many processes."""
+    block_slices = max(1, min(BLOCK_BYTES // (SLICE_ROWS * 6 * config.augment.size**2), len(positions)))
+    blocks = _Blocks(config, images, np.array_split(positions, -(-len(positions) // block_slices)), cached=cached)
+    blocks[0]  # compiles the kernels and builds the cache, once for all processes
+    for block in DataLoader(blocks, batch_size=None, num_workers=workers, prefetch_factor=2):
+        yield {name: column.numpy() for name, column in block.items()}
+
+
+class _Blocks(Dataset[Block]):
+    """Blocks of views by their number."""
+
+    def __init__(self, config: Config, images: prepared.Dataset, parts: list[np.ndarray], *, cached: bool) -> None:
+        self._config, self._images, self._parts, self._cached = config, images, parts, cached
+        self._loader: tuple[int, SliceLoader] | None = None
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __getitem__(self, number: int) -> Block:
+        if self._loader is None or self._loader[0] != os.getpid():  # open files are not shared
+            self._loader = os.getpid(), self._open()
+        return self._loader[1](self._parts[number])
+
+    def _open(self) -> SliceLoader:
+        config, folder = self._config, self._images.location.local
+        cache = open_cache(self._images, 2.0, str(folder)) if self._cached else None
+        return SliceLoader(self._images, order_of(config, self._images), config.augment, cache)
+
+
+def ray_stream(machine: Machine) -> Figures:
+    """The command's whole run: its own Ray, Ray Data and the step."""
+    if importlib.util.find_spec("ray") is None:
+        raise Skip("Ray is not installed")
+    import ray
+
+    from simclr_ray.orchestrate.pretrain import pretrain
+
+    os.environ["RAY_ADDRESS"] = "local"
+    config = imagenet(machine)
+    batch, steps = config.train.global_batch, machine.size(120, 4)
+    rows_per_epoch = machine.size(PHOTOGRAPHS, batch)
+    settings = {"data.train": f"synthetic:{rows_per_epoch}:{machine.size(PHOTOGRAPH_PX, 32)}px"}
+    settings |= {"train.epochs": steps * batch // rows_per_epoch, "resources.cache_gib": 0.0, "logging.every_steps": 1}
+    with TemporaryDirectory() as storage:
+        pretrain(config.with_overrides(settings | {"optim.warmup_epochs": 0}), "fed", storage)
+        ray.shutdown()
+        rows = read_rows(open_location(storage) / "fed" / METRICS)
+    half = rows[len(rows) // 2 :]
+    waited = sum(row["data_wait_fraction"] for row in half) / len(half)
+    rate = median(row["images_per_s"] for row in half)
+    return Figures(ours=rate, reference=_step_rate(config, machine), note=f"waited {waited:.1%} for data")
+
+
+CHECKS = (
+    Check(
+        run=photographs,
+        claim="images/s that data workers load at 224, against ResNet-50's step",
+        bar=Bar(least=0.95),
+        limit_s=120,
+        judged_on_cpu=False,
+    ),
+    Check(
+        run=small_images,
+        claim="images/s that data workers load at 32, against the step of cifar10_rn18_200ep",
+        bar=Bar(least=0.95),
+        limit_s=120,
+        judged_on_cpu=False,
+    ),
+    Check(
+        run=ray_stream,
+        claim="images/s of ResNet-50 fed by Ray Data, against its step",
+        bar=Bar(least=0.95),
+        limit_s=200,
+        judged_on_cpu=False,
+    ),
+)

@@ -1,0 +1,60 @@
+"""A shortened run of the recipe `cifar10_rn18_200ep`, without Ray: the loop, checkpoints, logs and the check."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from checks.check import Bar, Check, Figures, Machine
+from checks.feed import dataset_of, loaded, recipe_config
+from simclr_ray.data.bridge import Block
+from simclr_ray.evaluate.during import check_during
+from simclr_ray.storage.location import open_location
+from simclr_ray.storage.run_folder import METRICS, read_rows
+from simclr_ray.train.attempt import run_attempt
+from simclr_ray.train.worker import LocalWorker
+
+EPOCHS = 10
+CIFAR10_KNN, PIXELS_KNN = 59.0, 24.0
+"""In percent: of CIFAR-10 after ten epochs of a bare loop with this recipe's values; of the pixels of synthetic
+images."""
+
+
+def cifar10(machine: Machine) -> Figures:
+    """kNN accuracy after ten epochs of training, fed by data workers."""
+    images = machine.data or f"synthetic:{machine.size(20_000, 256)}"
+    settings = {"train.epochs": machine.size(EPOCHS, 1), "evaluate.every_epochs": EPOCHS, "saving.every_s": 1e6}
+    config = recipe_config(machine).with_overrides(settings | {"logging.every_steps": machine.size(10, 1)})
+    workers = max(1, machine.cores - 1)
+    with dataset_of(images) as dataset, TemporaryDirectory() as folder:
+
+        def blocks(positions: np.ndarray) -> Iterator[Block]:
+            return loaded(config, dataset, positions, workers, cached=True)
+
+        evaluate = check_during(config, dataset, None, machine.device, workers)
+        run = open_location(folder)
+        run_attempt(config, dataset, run, LocalWorker(machine.device), blocks, evaluate=evaluate)
+        rows = read_rows(run / METRICS)
+    rate = median(row["images_per_s"] for row in rows)
+    waited = median(row["data_wait_fraction"] for row in rows)
+    assert rows[-1]["loss"] < rows[0]["loss"] or not machine.on_gpu, "the loss does not fall"
+    return Figures(
+        ours=rows[-1]["knn_top1"],
+        reference=CIFAR10_KNN if machine.data else PIXELS_KNN,
+        note=f"{rate:.0f} images/s, waited {waited:.1%} for data",
+        details={"rows": rows},
+    )
+
+
+CHECKS = (
+    Check(
+        run=cifar10,
+        claim="kNN % after 10 epochs of cifar10_rn18_200ep, against a bare loop's (--data) or raw pixels'",
+        bar=Bar(least=0.95),
+        limit_s=120,
+        judged_on_cpu=False,
+    ),
+)
