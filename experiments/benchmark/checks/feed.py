@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -56,9 +56,10 @@ def recipe_config(machine: Machine) -> Config:
 
 def _feed(config: Config, spec: str, machine: Machine, *, cached: bool) -> Figures:
     workers, seconds = max(1, machine.cores - 1), machine.size(6.0, 0.3)
-    one_slice = config.with_overrides({"train.global_batch": SLICE_ROWS})
-    with dataset_of(spec) as images:
-        stream = loaded(one_slice, images, np.arange(1 << 20), workers, cached=cached)
+    with (
+        dataset_of(spec) as images,
+        closing(loaded(config, images, np.arange(1 << 20), workers, cached=cached)) as stream,
+    ):
         for _ in range(2 * workers):
             next(stream)  # the workers have started
         before, rows = perf_counter(), 0
@@ -73,7 +74,7 @@ def _step_rate(config: Config, machine: Machine) -> float:
     if measured and config == imagenet(machine):
         return measured.ours
     step = OurStep(config, machine.device, compiled=machine.on_gpu)
-    return median(rates([step], config.train.global_batch, machine.device)[0])
+    return median(rates([step], config.train.global_batch, machine)[0])
 
 
 @contextmanager
@@ -88,9 +89,10 @@ def dataset_of(spec: str) -> Iterator[prepared.Dataset]:
 
 def loaded(
     config: Config, images: prepared.Dataset, positions: np.ndarray, workers: int, *, cached: bool
-) -> Iterator[Block]:
+) -> Generator[Block]:
     """The blocks of these positions in their order, loaded by so many processes."""
-    block_slices = max(1, min(BLOCK_BYTES // (SLICE_ROWS * 6 * config.augment.size**2), len(positions)))
+    most_slices = min(BLOCK_BYTES // (6 * config.augment.size**2), config.train.global_batch) // SLICE_ROWS
+    block_slices = max(1, most_slices)
     blocks = _Blocks(config, images, np.array_split(positions, -(-len(positions) // block_slices)), cached=cached)
     blocks[0]  # compiles the kernels and builds the cache, once for all processes
     for block in DataLoader(blocks, batch_size=None, num_workers=workers, prefetch_factor=2):

@@ -16,7 +16,7 @@ def step_rate(machine: Machine) -> Figures:
     """Images/s; both loops in one process, taking turns."""
     config = imagenet(machine)
     arms = [make(config, machine.device, compiled=machine.on_gpu) for make in (OurStep, bare_step)]
-    ours, bare = rates(arms, config.train.global_batch, machine.device)
+    ours, bare = rates(arms, config.train.global_batch, machine)
     ratio = median(ours) / median(bare)
     note = f"goal {GOAL}{' reached' if ratio >= GOAL else ''}"
     return Figures(ours=median(ours), reference=median(bare), note=note, details={"ours": ours, "bare": bare})
@@ -31,7 +31,7 @@ def passes(machine: Machine) -> Figures:
     found = []
     for each in (four, one):
         step = OurStep(each, machine.device, compiled=machine.on_gpu)
-        rate = median(rates([step], each.train.global_batch, machine.device)[0])
+        rate = median(rates([step], each.train.global_batch, machine)[0])
         found.append(1e3 / rate)
     return Figures(ours=found[0], reference=found[1], note=f"{PASSES} passes of {batch // PASSES}")
 

@@ -40,7 +40,6 @@ def cifar10(machine: Machine) -> Figures:
         rows = read_rows(run / METRICS)
     rate = median(row["images_per_s"] for row in rows)
     waited = median(row["data_wait_fraction"] for row in rows)
-    assert rows[-1]["loss"] < rows[0]["loss"] or not machine.on_gpu, "the loss does not fall"
     return Figures(
         ours=rows[-1]["knn_top1"],
         reference=CIFAR10_KNN if machine.data else PIXELS_KNN,

@@ -22,13 +22,13 @@ from simclr_ray.train.step import StepResult, forward_of, training_step
 
 Step = Callable[[], object]
 IMAGENET_BATCH = 512
-WARM_UP, STEPS, ROUNDS = 2, 8, 3
-"""Of every round of an arm; the first round's warm-up compiles."""
+WARM_UP = 2
+"""Steps before those that are measured, in every round; the first round's compile."""
 
 
 def imagenet(machine: Machine, batch: int = IMAGENET_BATCH) -> Config:
     """ResNet-50 at 224; on a CPU a ResNet-18 at 32 px, in the precision that it has instructions for."""
-    small = {"model.arch": "resnet18", "model.head_hidden": 64, "augment.size": 32, "train.global_batch": 8}
+    small = {"model.arch": "resnet18", "model.head_hidden": 64, "augment.size": 32, "train.global_batch": 32}
     config = imagenet_rn50_100ep().with_overrides(machine.size({"train.global_batch": batch}, small))
     return config.with_overrides({"train.precision": auto_precision(on_gpu=machine.on_gpu)})
 
@@ -108,27 +108,28 @@ def bare_step(config: Config, device: torch.device, *, compiled: bool) -> Step:
     return step
 
 
-def rates(arms: list[Step], images: int, device: torch.device) -> list[list[float]]:
+def rates(arms: list[Step], images: int, machine: Machine) -> list[list[float]]:
     """Images/s of each arm, a figure for every round, in which all arms have their turn."""
     found: list[list[float]] = [[] for _ in arms]
-    for _ in range(ROUNDS):
+    for _ in range(machine.size(3, 1)):
         for arm, figures in zip(arms, found, strict=True):
-            figures.append(images / step_seconds(arm, device))
-            if device.type == "cuda":
+            figures.append(images / _step_seconds(arm, machine))
+            if machine.on_gpu:
                 torch.cuda.empty_cache()  # the other arm's blocks have other sizes: two pools do not fit into 80 GB
     return found
 
 
-def step_seconds(step: Step, device: torch.device) -> float:
+def _step_seconds(step: Step, machine: Machine) -> float:
     """Of one of several steps that follow each other without waiting, as in training."""
     for _ in range(WARM_UP):
         step()
+    count = machine.size(8, 1)
 
     def steps() -> None:
-        for _ in range(STEPS):
+        for _ in range(count):
             step()
 
-    return synchronised(steps, device) / STEPS
+    return synchronised(steps, machine.device) / count
 
 
 def synchronised(work: Step, device: torch.device) -> float:
