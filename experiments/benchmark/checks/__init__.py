@@ -1,6 +1,6 @@
 """The checks of gpu.py, one file for each group of them."""
 
-from checks import compiled, feed, memory, numerics, preflight, rates, recipe, workers
+from checks import compiled, feed, memory, numerics, preflight, rates, runs, workers
 
 CHECKS = (
     *preflight.CHECKS,
@@ -10,6 +10,6 @@ CHECKS = (
     *compiled.CHECKS,
     *workers.CHECKS,
     *feed.CHECKS,
-    *recipe.CHECKS,
+    *runs.CHECKS,
 )
 """In the order in which they run: what explains the failure of others comes first."""
