@@ -34,7 +34,7 @@ from simclr_ray.config.suggest import suggestion
 from simclr_ray.model import batchnorm
 
 TOTAL_S = 540.0
-NAME, FIGURE, BAR, VERDICT = 16, 11, 9, 5
+NAME, FIGURE, BAR, VERDICT = 16, 11, 10, 5
 
 
 @dataclass(frozen=True, kw_only=True)

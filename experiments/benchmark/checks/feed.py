@@ -102,7 +102,7 @@ def loaded(
     """The blocks of these positions in their order, loaded by so many processes."""
     most_slices = min(BLOCK_BYTES // (6 * config.augment.size**2), config.train.global_batch) // SLICE_ROWS
     block_slices = max(1, most_slices)
-    blocks = _Blocks(config, images, np.array_split(positions, -(-len(positions) // block_slices)), cached=cached)
+    blocks = _Blocks(config, images, positions, block_slices, cached=cached)
     blocks[0]  # compiles the kernels and builds the cache, once for all processes
     for block in DataLoader(blocks, batch_size=None, num_workers=workers, prefetch_factor=2):
         yield {name: column.numpy() for name, column in block.items()}
@@ -111,17 +111,20 @@ def loaded(
 class _Blocks(Dataset[Block]):
     """Blocks of views by their number."""
 
-    def __init__(self, config: Config, images: prepared.Dataset, parts: list[np.ndarray], *, cached: bool) -> None:
-        self._config, self._images, self._parts, self._cached = config, images, parts, cached
+    def __init__(
+        self, config: Config, images: prepared.Dataset, positions: np.ndarray, slices: int, *, cached: bool
+    ) -> None:
+        self._config, self._images, self._cached = config, images, cached
+        self._positions, self._slices = positions, slices
         self._loader: tuple[int, SliceLoader] | None = None
 
     def __len__(self) -> int:
-        return len(self._parts)
+        return -(-len(self._positions) // self._slices)
 
     def __getitem__(self, number: int) -> Block:
         if self._loader is None or self._loader[0] != os.getpid():  # open files are not shared
             self._loader = os.getpid(), self._open()
-        return self._loader[1](self._parts[number])
+        return self._loader[1](self._positions[number * self._slices : (number + 1) * self._slices])
 
     def _open(self) -> SliceLoader:
         config, folder = self._config, self._images.location.local

@@ -62,7 +62,7 @@ def ray_stream(machine: Machine) -> Figures:
     os.environ["RAY_ADDRESS"] = "local"
     config = imagenet(machine)
     settings = {"resources.cache_gib": 0.0, "optim.warmup_epochs": 0, "logging.every_steps": machine.size(10, 1)}
-    settings |= {"train.epochs": machine.size(120, 4)}  # of one step each
+    settings |= {"train.epochs": machine.size(120, 4), "resources.max_workers": 1}  # of one step each
     with photographs_folder(config.train.global_batch) as images, TemporaryDirectory() as storage:
         pretrain(config.with_overrides(settings | {"data.train": images}), "fed", storage)
         ray.shutdown()
