@@ -90,7 +90,7 @@ def _cuda_waits(machine: Machine) -> Iterator[list[str]]:
 
 
 def recompilations(machine: Machine) -> Figures:
-    """Graphs compiled after the first step, over steps of other rates; passes need a graph for each of their forwards."""
+    """Graphs compiled after the first step, over steps of other rates; in passes, which need one for each forward."""
     config = cifar(machine)
     config = config.with_overrides({"train.pass_size": config.train.global_batch // 2})
     # Guards are the same for any backend, and a true one compiles for a minute.

@@ -61,10 +61,10 @@ def ray_stream(machine: Machine) -> Figures:
 
     os.environ["RAY_ADDRESS"] = "local"
     config = imagenet(machine)
-    settings = {"resources.cache_gib": 0.0, "optim.warmup_epochs": 0, "logging.every_steps": machine.size(10, 1)}
-    settings |= {"train.epochs": machine.size(120, 4), "resources.max_workers": 1}  # of one step each
+    settings = {"resources.cache_gib": 0.0, "resources.max_workers": 1, "optim.warmup_epochs": 0}
+    steps = {"train.epochs": machine.size(120, 4), "logging.every_steps": machine.size(10, 1)}  # an epoch is one step
     with photographs_folder(config.train.global_batch) as images, TemporaryDirectory() as storage:
-        pretrain(config.with_overrides(settings | {"data.train": images}), "fed", storage)
+        pretrain(config.with_overrides(settings | steps | {"data.train": images}), "fed", storage)
         ray.shutdown()
         rows = read_rows(open_location(storage) / "fed" / METRICS)
     half = rows[len(rows) // 2 :]
