@@ -135,7 +135,7 @@ def idle_part(busy: Sequence[tuple[float, float]]) -> float:
 
 
 CHECKS = (
-    Check(run=host_waits, claim="times that the host waits for the GPU in a step", bar=Bar(most=0), limit_s=90),
+    Check(run=host_waits, claim="times that the host waits for the GPU in a step", bar=Bar(most=0), limit_s=120),
     Check(run=recompilations, claim="graphs compiled after the first step", bar=Bar(most=0), limit_s=120),
     Check(
         run=gpu_idle,

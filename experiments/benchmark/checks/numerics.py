@@ -134,10 +134,10 @@ CHECKS = (
         run=batchnorm,
         claim="error of BatchNorm, against the error of nn.BatchNorm2d (float32 and bf16)",
         bar=Bar(most=8.0),
-        limit_s=90,
+        limit_s=120,
     ),
-    Check(run=losses, claim="error of the losses of all methods, float32", bar=Bar(most=1e-4), limit_s=60),
-    Check(run=lars, claim="error of the weights after 10 steps of LARS, float32", bar=Bar(most=1e-5), limit_s=60),
+    Check(run=losses, claim="error of the losses of all methods, float32", bar=Bar(most=1e-4), limit_s=120),
+    Check(run=lars, claim="error of the weights after 10 steps of LARS, float32", bar=Bar(most=1e-5), limit_s=120),
     Check(
         run=whole_step,
         claim="error of a bf16 step's gradients, against that with nn.BatchNorm2d",
