@@ -1,9 +1,10 @@
 # make demo: the quickest way to see it learn.  make test: lint, types and tests.  make test-all: the slow ones too.
+# make gpu: every claim about a GPU, measured on this machine.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: install demo test test-all lint
+.PHONY: install demo gpu test test-all lint
 
 install: $(READY)
 
@@ -14,6 +15,9 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	$(BIN)/python experiments/demo.py
+
+gpu: $(READY)
+	$(BIN)/python experiments/benchmark/gpu.py
 
 lint: $(READY)
 	$(BIN)/ruff format --check .

@@ -106,8 +106,9 @@ def training_step(model: nn.Module) -> Callable[[Tensor, Tensor], float]:
 def nt_xent(z: Tensor, temperature: float) -> Tensor:
     """`z`: all first views, then all second ones."""
     z = F.normalize(z, dim=1)
-    logits = (z @ z.T / temperature).masked_fill(torch.eye(len(z), dtype=torch.bool), -torch.inf)
-    return F.cross_entropy(logits, torch.arange(len(z)).roll(len(z) // 2))
+    own = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    logits = (z @ z.T / temperature).masked_fill(own, -torch.inf)
+    return F.cross_entropy(logits, torch.arange(len(z), device=z.device).roll(len(z) // 2))
 
 
 class TwoViews(Dataset[tuple[Tensor, Tensor]]):
