@@ -53,9 +53,9 @@ def bridged(
 
 
 def _bridged_once(
-    positions: np.ndarray,
+    positions: Positions,
     load: Callable[[np.ndarray], Block],
-    stream: Callable[[np.ndarray], Iterator[Block]],
+    stream: Callable[[Positions], Iterator[Block]],
     block_slices: int,
     slice_rows: int,
     patience_s: float,
@@ -135,7 +135,7 @@ def _until_stalled(opened: _Opened, patience_s: float) -> Iterator[Block]:
     """The stream's blocks, until one does not come within `patience_s`; the stream is closed once it can be."""
     coming: Future[Block | None] = Future()
     coming.set_result(opened.first)
-    with _thread("stream") as reader:
+    with one_thread("stream") as reader:
         try:
             while wait([coming], patience_s).done and (block := coming.result()) is not None:
                 yield block
