@@ -7,10 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from test_features import SMALL, dataset
-from torchvision import models
 
 from simclr_ray.config import BadInput
 from simclr_ray.evaluate.permutation import permutation_p
@@ -27,30 +25,34 @@ from simclr_ray.storage.run_folder import Row
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Row]]:
-    """A run, its copy, and a network of torchvision, which sees 224 pixels; on images whose colour is their class."""
+    """A run, its copy, and one of smaller images; on images whose colour is their class."""
     folder = tmp_path_factory.mktemp("judged")
     train, test = dataset(folder / "train", rows=60, bad={1}), dataset(folder / "test", rows=30, bad={2, 9}, first=60)
     config = SMALL.with_overrides({"data.train": train.uri, "evaluate.test": test.uri})
     for name in ("run", "copy"):
         export_encoder(build_encoder(SMALL.model, seed=1, size=32), config, str(folder / "runs" / name))
-    torch.save(models.resnet18().state_dict(), folder / "theirs.pth")
+    smaller = config.with_overrides({"augment.size": 16})
+    export_encoder(build_encoder(SMALL.model, seed=2, size=16), smaller, str(folder / "runs" / "smaller"))
     run = folder / "runs" / "run"
-    judge_run(str(run), ["pixels", str(folder / "runs/copy"), f"resnet18={folder / 'theirs.pth'}"])
+    judge_run(str(run), ["pixels", str(folder / "runs/copy"), str(folder / "runs/smaller")])
     for method in ("knn", "linear"):
         evaluate_run(str(run), method, train.uri, test.uri, baselines=True)  # type: ignore[arg-type]
+    evaluate_run(str(folder / "runs/smaller"), "knn", train.uri, test.uri)
     return folder, [json.loads(line) for line in (run / "evaluation.jsonl").read_text().splitlines()]
 
 
 def test_each_is_scored_as_it_is_alone(judged: tuple[Path, list[Row]]) -> None:
     folder, (knn, linear, *alone) = judged
     assert [knn["method"], linear["method"]] == ["knn", "linear"]
-    others = [str(folder / "runs/copy"), f"resnet18={folder / 'theirs.pth'}"]
+    others = [str(folder / "runs" / name) for name in ("copy", "smaller")]
     for row, expected in zip((knn, linear), alone, strict=True):
         assert list(row["results"]) == ["pretrained", "untrained", "pixels", *others]
         assert (row["train_rows"], row["test_rows"], row["bad"]) == (59, 28, 3)
         for name, found in expected["results"].items():
             assert row["results"][name]["top1"] == found["top1"], name
     assert "p" not in knn["results"]["pretrained"]
+    (smaller,) = [json.loads(line) for line in (folder / "runs/smaller/evaluation.jsonl").read_text().splitlines()]
+    assert knn["results"][others[1]]["top1"] == smaller["results"]["pretrained"]["top1"]
     assert knn["results"][others[0]] == knn["results"]["pretrained"] | {"p": 1.0}
 
 
