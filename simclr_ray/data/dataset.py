@@ -24,6 +24,9 @@ FORMAT = 1
 IMAGE = pa.schema([("image", pa.binary()), ("label", pa.int32()), ("path", pa.string())])
 SCHEMA = IMAGE.insert(0, pa.field("id", pa.int64()))
 
+UNLABELLED = -1
+"""Label of an image without one, in arrays."""
+
 # A local file holds one of the process's descriptors (1,024 as a rule) while it is open; opening it again is cheap.
 OPEN_FILES = 128
 

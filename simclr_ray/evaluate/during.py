@@ -19,6 +19,7 @@ from simclr_ray.evaluate.score import RANKS, Classifier, accuracy, score
 from simclr_ray.methods.method import Method
 from simclr_ray.train.check import Evaluate
 from simclr_ray.train.metrics import Diverged
+from simclr_ray.train.probe import probe_of
 
 BATCH_SLICES = 8
 
@@ -38,12 +39,15 @@ def check_during(config: Config, bank: Dataset, test: Dataset | None, device: to
     """A function that measures what `evaluate.method` asks for; it returns the same on every worker.
 
     rankme: {"rankme"}, of the queries; knn: also {"knn_top1", "knn_top5"} in percent; linear: {"linear_top1",
-    "linear_top5"} as well. knn and linear of a supervised run: also {"top1", "top5"} of its own classifier.
+    "linear_top5"} as well. knn and linear of a supervised run: also {"top1", "top5"} of its own classifier. probe:
+    {"probe_check"}, the probe_top1 of that step, under a name that only the rows of checks have.
 
     `check_control`, which the function is given, is a collective: a worker that called it once more than the others
     would wait for them forever. So all workers call it equally often, whatever their shares of the images.
     """
     settings = config.evaluate
+    if settings.method == "probe":
+        return _of_probe
     bank_rows, query_rows = rows_of_check(config, bank, test)
 
     def share(model: Method, dataset: Dataset, rows: range, check_control: Callable[[], None]) -> Features:
@@ -65,6 +69,12 @@ def check_during(config: Config, bank: Dataset, test: Dataset | None, device: to
         return found | _accuracies(settings, queries, features, labels, classes, check_control)
 
     return check
+
+
+def _of_probe(model: Method, step: int, check_control: Callable[[], None]) -> dict[str, float]:
+    probe = probe_of(model)
+    found = probe.measures() if probe else {}
+    return {"probe_check": round(found["probe_top1"], 3)} if found else {}
 
 
 def _own_images(

@@ -16,13 +16,11 @@ from jaxtyping import Int64, UInt8
 from simclr_ray.config import AugmentConfig, BadInput
 from simclr_ray.data.augment.center import center_view
 from simclr_ray.data.augment.views import draw_views, render
-from simclr_ray.data.dataset import Dataset, SliceReader
+from simclr_ray.data.dataset import UNLABELLED, Dataset, SliceReader
 from simclr_ray.data.decode import BadImage, decode
 
 View = Callable[[int, UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "s s 3"]]
 """From a sample's id and its decoded image to a view of it."""
-
-UNLABELLED = -1
 
 LAST_EPOCH = 2**32 - 1
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from simclr_ray.config import LABELLED, AugmentConfig, BadInput, Config
+from simclr_ray.config import AugmentConfig, BadInput, Config
 from simclr_ray.data.bridge import bridged
 from simclr_ray.data.cache import open_cache
 from simclr_ray.data.dataset import Dataset
@@ -43,7 +43,7 @@ class StreamPlan:
     cpus: float
     """CPUs of all data workers of this training worker."""
     labels: bool
-    """Whether the method is trained on labels."""
+    """Whether training needs them."""
 
 
 class _Load:
@@ -87,7 +87,7 @@ def plan_stream(config: Config, dataset: Dataset, order: Order, workers: int, cp
         cache_dir=config.resources.cache_dir,
         block_slices=min(by_size, math.ceil(order.slices_per_pass / workers)),
         cpus=cpus,
-        labels=isinstance(config.method, LABELLED),
+        labels=config.reads_labels,
     )
 
 

@@ -12,10 +12,10 @@ from torchvision.transforms import v2
 
 from simclr_ray.config import AugmentConfig, BadInput, Config, ModelConfig
 from simclr_ray.data.augment.center import center_view
-from simclr_ray.data.dataset import Dataset
+from simclr_ray.data.dataset import UNLABELLED, Dataset
 from simclr_ray.data.prepare.writer import CHECKED, DatasetWriter
 from simclr_ray.evaluate.features import Pixels, extract
-from simclr_ray.evaluate.images import UNLABELLED, centered, cropped, read_images
+from simclr_ray.evaluate.images import centered, cropped, read_images
 from simclr_ray.evaluate.results import summary
 from simclr_ray.export.encoder import export_encoder
 from simclr_ray.methods.build import build_encoder
