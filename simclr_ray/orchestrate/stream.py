@@ -63,14 +63,7 @@ class _Load:
 
 
 def _loader(plan: StreamPlan, *, build_cache: bool) -> SliceLoader:
-    """Raises BadInput where the cache cannot be read or written."""
-    try:
-        cache = open_cache(plan.dataset, plan.cache_gib, plan.cache_dir, build=build_cache)
-    except OSError as error:
-        raise BadInput(
-            f"the decoded cache cannot be written ({error}): set resources.cache_dir to a folder with "
-            f"{plan.dataset.pixel_bytes >> 20} MiB free, or resources.cache_gib 0"
-        ) from None
+    cache = open_cache(plan.dataset, plan.cache_gib, plan.cache_dir, build=build_cache)
     return SliceLoader(plan.dataset, plan.order, plan.augment, cache, labels=plan.labels)
 
 

@@ -38,9 +38,9 @@ IN_FLOAT64 = PROBED.with_overrides({"train.precision": "float64"})
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Eight steps of 48 images, a quarter of them without a label."""
+    """Four steps of 48 images, a quarter of them without a label."""
     folder = tmp_path_factory.mktemp("data")
-    return corrupted(synthetic_dataset(folder / "whole", 400), folder / "d", unlabelled=set(range(0, 400, 4)))
+    return corrupted(synthetic_dataset(folder / "whole", 200), folder / "d", unlabelled=set(range(0, 200, 4)))
 
 
 class Identity(Encoder):
@@ -129,7 +129,7 @@ def test_passes_equal_one_graph(variant: str, dataset: Dataset, tmp_path: Path) 
     """One step in two passes, against the gradient of a classifier of what the encoder says of each pass."""
     config = with_method(IN_FLOAT64, variant, **{"method.queue": 96} if variant == "moco" else {})
     config = config.with_overrides({"train.pass_size": 24})
-    got = probe_of(attempt(config.with_overrides({"saving.stop_after_epochs": 1 / 8}), dataset, tmp_path).model)
+    got = probe_of(attempt(config.with_overrides({"saving.stop_after_epochs": 1 / 4}), dataset, tmp_path).model)
     model, order = initial_state(config, CPU).model, order_of(config, dataset)
     block = next(local_blocks(config, dataset, order.worker_positions(0, 1, 0, 1), slices=6))
     h, y = [], []
@@ -165,7 +165,7 @@ def both_runs(variants: list[str], dataset: Dataset, folder: Path) -> dict[str, 
 def test_the_method_trains_as_without_it_to_the_bit(
     workers: int, variants: list[str], tmp_path: Path, dataset: Dataset
 ) -> None:
-    whole = synthetic_dataset(tmp_path / "whole", 400)
+    whole = synthetic_dataset(tmp_path / "whole", 200)
     for results in run_workers(workers, both_runs, variants, whole, tmp_path):
         for variant, (plain, probed) in results.items():
             assert probed["probe.weight"].any(), variant
@@ -176,13 +176,13 @@ def test_the_method_trains_as_without_it_to_the_bit(
 
 def killed_then_resumed(config: Config, dataset: Dataset, folder: Path) -> None:
     with pytest.raises(Killed):
-        attempt(config, dataset, folder, die_after_step=5)
+        attempt(config, dataset, folder, die_after_step=3)
     attempt(config, dataset, folder)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_resumed_equals_undisturbed_bitwise(workers: int, dataset: Dataset, tmp_path: Path) -> None:
-    config = PROBED.with_overrides({"train.pass_size": 24, "saving.every_steps": 3, "logging.ledger": True})
+    config = PROBED.with_overrides({"train.pass_size": 24, "saving.every_steps": 2, "logging.ledger": True})
     run_workers(workers, trained, config, dataset, tmp_path / "whole")
     run_workers(workers, killed_then_resumed, config, dataset, tmp_path / "cut")
     whole, cut = final(tmp_path / "whole"), final(tmp_path / "cut")
@@ -193,10 +193,10 @@ def test_resumed_equals_undisturbed_bitwise(workers: int, dataset: Dataset, tmp_
 
 def test_survivors_put_it_back_and_give_it_to_others(dataset: Dataset, tmp_path: Path) -> None:
     config = IN_FLOAT64.with_overrides(
-        {"train.global_batch": 96, "train.epochs": 3, "logging.ledger": True, "saving.every_steps": 1000}
+        {"train.global_batch": 96, "train.epochs": 4, "logging.ledger": True, "saving.every_steps": 1000}
     )
     assert set(survive(config, dataset, tmp_path / "alone", 1, []).values()) == {0}
-    losses = [Loss(step=3, ranks=(2,)), Loss(step=6, ranks=(0,), others=1)]
+    losses = [Loss(step=2, ranks=(2,)), Loss(step=5, ranks=(0,), others=1)]
     codes = survive(config, dataset, tmp_path / "run", 3, losses)
     assert sorted(codes.values()) == [-9, -9, 0, 0]
     got, expected = final(tmp_path / "run"), final(tmp_path / "alone")
@@ -238,7 +238,7 @@ def test_a_check_may_go_by_it(dataset: Dataset, tmp_path: Path) -> None:
     run_attempt(config, dataset, run, LocalWorker(CPU), lambda p: local_blocks(config, dataset, p), evaluate=check)
     rows = {row["step"]: row for row in read_rows(run / "metrics.jsonl")}
     found = {step: row["probe_check"] for step, row in rows.items() if "probe_check" in row}
-    assert found == {step: round(rows[step]["probe_top1"], 3) for step in (8, 16)}
-    assert len(rows) == 8
+    assert found == {step: round(rows[step]["probe_top1"], 3) for step in (4, 8)}
+    assert len(rows) == 4
     with pytest.raises(BadInput, match="set evaluate.probe too"):
         EvaluateConfig(method="probe")
