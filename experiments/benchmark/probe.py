@@ -125,8 +125,8 @@ def _run(number: int, train: Dataset, test: Dataset, folder: Path) -> list[Row]:
     loader = SliceLoader(train, order_of(config, train), config.augment, None, labels=True)
 
     def blocks(positions: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-        for part in np.array_split(positions, -(-len(positions) // 4)):
-            yield loader(part)
+        for start in range(0, len(positions), 4):
+            yield loader(positions[start : start + 4])
 
     run, check = open_location(str(folder)), check_during(config, train, test, CPU, 2)
     run_attempt(config, train, run, LocalWorker(CPU), blocks, evaluate=check)
