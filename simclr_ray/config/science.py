@@ -209,8 +209,8 @@ class EvaluateConfig:
     """End the run after so many checks in a row without a better one than the best before; None: never."""
     probe: bool = False
     """Train a linear classifier on the features beside the method, which it does not change: probe_top1 and probe_loss
-    of every metrics row. It ranks runs and shows when one stalls; being on augmented views and behind the encoder, it is
-    lower than what the check measures. Images without a label are left out."""
+    of every metrics row. It ranks runs and shows when one stalls; on augmented views, and always a little behind the
+    encoder, it is lower than what the check measures. Images without a label are left out."""
     probe_classes: int | None = None
     """None: as many as the dataset names; resolved at the first start."""
 
