@@ -16,6 +16,7 @@ from typing import Any, Self
 from simclr_ray.config.checks import checked, require
 from simclr_ray.config.machine import ElasticityConfig, LoggingConfig, ResourcesConfig, SavingConfig
 from simclr_ray.config.method import (
+    LABELLED,
     METHODS,
     MULTI_CROP,
     MethodConfig,
@@ -66,6 +67,11 @@ class Config:
             queue % batch == 0,
             f"method.queue {queue} is no multiple of train.global_batch {batch}: set it to {16 * batch}",
         )
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether training needs the labels of its images."""
+        return isinstance(self.method, LABELLED) or self.evaluate.probe
 
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT} | dataclasses.asdict(self), indent=2) + "\n"
@@ -133,7 +139,7 @@ def science_changes(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
 
 def as_resolved(config: Config, earlier: Config) -> Config:
     """`config` with what the first start of its run, whose config is `earlier`, resolved and this one leaves open."""
-    opened: dict[str, Any] = {"train.precision": "auto", "method.classes": None}
+    opened: dict[str, Any] = {"train.precision": "auto", "method.classes": None, "evaluate.probe_classes": None}
     if config.model.init == earlier.model.init:
         opened["model.init_sha256"] = None
     now, before = config.flat(), earlier.flat()

@@ -187,12 +187,13 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig:
-    """The check during training: off unless every_epochs is set."""
+    """The check during training, off unless every_epochs is set; and the probe, a curve at every metrics row."""
 
     every_epochs: int = 0
     """Epochs between two checks, and one at the end; 0: none."""
-    method: Literal["knn", "linear", "rankme"] = "knn"
-    """knn: kNN accuracy; linear: also that of a linear classifier; rankme: rankme alone, which needs no labels."""
+    method: Literal["knn", "linear", "rankme", "probe"] = "knn"
+    """knn: kNN accuracy; linear: also that of a linear classifier; rankme: rankme alone, which needs no labels; probe:
+    the accuracy that evaluate.probe has come to, which reads no image."""
     train: str | None = None
     """Labelled images for the bank; None: data.train."""
     test: str | None = None
@@ -207,12 +208,19 @@ class EvaluateConfig:
     """Also write the encoder of the best check, as best.safetensors."""
     patience: int | None = None
     """End the run after so many checks in a row without a better one than the best before; None: never."""
+    probe: bool = False
+    """Train a linear classifier on the features beside the method, which it does not change: probe_top1 and probe_loss
+    of every metrics row. It ranks runs and shows when one stalls; on augmented views, and always a little behind the
+    encoder, it is lower than what the check measures. Images without a label are left out."""
+    probe_classes: int | None = None
+    """None: as many as the dataset names; resolved at the first start."""
 
     def __post_init__(self) -> None:
         require_at_least(0, "evaluate", self, "every_epochs")
-        require_at_least(1, "evaluate", self, "bank_rows", "test_rows", "neighbours", "patience")
+        require_at_least(1, "evaluate", self, "bank_rows", "test_rows", "neighbours", "patience", "probe_classes")
         require(
             self.every_epochs > 0 or not (self.keep_best or self.patience),
             "evaluate.keep_best and evaluate.patience go by the checks: set evaluate.every_epochs",
         )
+        require(self.probe or self.method != "probe", "evaluate.method probe needs a probe: set evaluate.probe too")
         require_positive("evaluate", self, "temperature")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from simclr_ray.config import BadInput
 from simclr_ray.data.dataset import Dataset, SliceReader
 from simclr_ray.data.decode import BadImage, decode
 
@@ -22,7 +23,8 @@ class PixelCache:
     def __init__(self, index: Path) -> None:
         with np.load(index) as arrays:
             self._offsets, self._shapes = arrays["offsets"], arrays["shapes"]
-        self._pixels = np.memmap(index.with_suffix(".pixels"), dtype=np.uint8, mode="r")
+        # As a plain array: each slice of a memmap would be a memmap again, which takes longer than to read an image.
+        self._pixels = np.asarray(np.memmap(index.with_suffix(".pixels"), dtype=np.uint8, mode="r"))
 
     def image(self, row: int) -> np.ndarray:
         """uint8 (h, w, 3), a view into the mapped file."""
@@ -37,8 +39,18 @@ def open_cache(dataset: Dataset, limit_gib: float, folder: str | None, *, build:
     """The cache of `dataset` on this machine, built first if it is missing; None if its pixels exceed the limit.
 
     Without `build` also None if it is missing. The file is named by the dataset's fingerprint. The first process builds
-    it under a file lock, the others wait.
+    it under a file lock, the others wait. Raises BadInput where it cannot be read or written.
     """
+    try:
+        return _open_cache(dataset, limit_gib, folder, build=build)
+    except OSError as error:
+        raise BadInput(
+            f"the decoded cache cannot be written ({error}): set resources.cache_dir to a folder with "
+            f"{dataset.pixel_bytes >> 20} MiB free, or resources.cache_gib 0"
+        ) from None
+
+
+def _open_cache(dataset: Dataset, limit_gib: float, folder: str | None, *, build: bool) -> PixelCache | None:
     if dataset.pixel_bytes > limit_gib * 2**30:
         return None
     home = Path(folder) if folder else Path(tempfile.gettempdir()) / f"simclr_ray-{getpass.getuser()}"

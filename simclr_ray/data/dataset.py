@@ -24,6 +24,9 @@ FORMAT = 1
 IMAGE = pa.schema([("image", pa.binary()), ("label", pa.int32()), ("path", pa.string())])
 SCHEMA = IMAGE.insert(0, pa.field("id", pa.int64()))
 
+UNLABELLED = -1
+"""Label of an image without one, in arrays."""
+
 # What a reader keeps of the shards that it has read from last. A parsed footer takes 3.5 KB for each slice of its shard
 # and 10 us to parse: those of all shards of ImageNet were 136 MB in each data worker.
 PARSED_SLICES = 8192

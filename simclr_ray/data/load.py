@@ -10,7 +10,7 @@ import numpy as np
 from simclr_ray.config import AugmentConfig
 from simclr_ray.data.augment.views import augment_local, augment_pair
 from simclr_ray.data.cache import PixelCache
-from simclr_ray.data.dataset import Dataset, SliceReader
+from simclr_ray.data.dataset import UNLABELLED, Dataset, SliceReader
 from simclr_ray.data.decode import BadImage, decode
 from simclr_ray.data.order import Order
 
@@ -20,7 +20,7 @@ T = TypeVar("T")
 class SliceLoader:
     """Loads slices by their positions in the order. It imports no torch: a data worker stays at 160 MB.
 
-    `labels`: also load the labels of the images, which all have one.
+    `labels`: also load the labels of the images, UNLABELLED where one has none.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class SliceLoader:
         """The images of the slice that begins at row `first`, None for a bad one, and their labels if they are used."""
         rows, columns = self._order.slice_rows, ["label"] * self._labels + ["image"] * (self._cache is None)
         table = self._reader.read_slice(first // rows, columns) if columns else None
-        labels = table["label"].to_numpy() if table and self._labels else np.empty(0, np.int64)
+        labels = table["label"].fill_null(UNLABELLED).to_numpy() if table and self._labels else np.empty(0, np.int64)
         if self._cache is not None:
             return [_good(self._cache.image, row) for row in range(first, first + rows)], labels
         assert table is not None

@@ -8,6 +8,7 @@ import torch
 
 from simclr_ray import collective
 from simclr_ray.config import BadInput, Config, EvaluateConfig
+from simclr_ray.data.cache import PixelCache, open_cache
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.evaluate.features import Features, extract, frozen
 from simclr_ray.evaluate.fitted import first_held_out
@@ -19,6 +20,7 @@ from simclr_ray.evaluate.score import RANKS, Classifier, accuracy, score
 from simclr_ray.methods.method import Method
 from simclr_ray.train.check import Evaluate
 from simclr_ray.train.metrics import Diverged
+from simclr_ray.train.probe import probe_of
 
 BATCH_SLICES = 8
 
@@ -38,16 +40,23 @@ def check_during(config: Config, bank: Dataset, test: Dataset | None, device: to
     """A function that measures what `evaluate.method` asks for; it returns the same on every worker.
 
     rankme: {"rankme"}, of the queries; knn: also {"knn_top1", "knn_top5", "knn_mean_per_class"} in percent; linear:
-    {"linear_top1", ...} as well. knn and linear of a supervised run: also {"top1", ...} of its own classifier.
+    {"linear_top1", ...} as well. knn and linear of a supervised run: also {"top1", ...} of its own classifier. probe:
+    {"probe_check"}, the probe_top1 of that step, under a name that only the rows of checks have.
 
     `check_control`, which the function is given, is a collective: a worker that called it once more than the others
-    would wait for them forever. So all workers call it equally often, whatever their shares of the images.
+    would wait for them forever. So all workers call it equally often, whatever their shares of the images. `threads`
+    read images, from the decoded cache where there is one.
     """
     settings = config.evaluate
+    if settings.method == "probe":
+        return _of_probe
     bank_rows, query_rows = rows_of_check(config, bank, test)
 
     def share(model: Method, dataset: Dataset, rows: range, check_control: Callable[[], None]) -> Features:
-        images = _own_images(dataset, rows, config.augment.size, threads, check_control)
+        # A cache pays for itself only where most of it is read; that of the training set is there by now.
+        most = 2 * len(rows) >= dataset.rows
+        cache = open_cache(dataset, config.resources.cache_gib, config.resources.cache_dir, build=most)
+        images = _own_images(dataset, rows, config.augment.size, threads, cache, check_control)
         return extract(model.encoder, images, config.data.mean, config.data.std, device)
 
     def check(model: Method, step: int, check_control: Callable[[], None]) -> dict[str, float]:
@@ -67,14 +76,25 @@ def check_during(config: Config, bank: Dataset, test: Dataset | None, device: to
     return check
 
 
+def _of_probe(model: Method, step: int, check_control: Callable[[], None]) -> dict[str, float]:
+    probe = probe_of(model)
+    found = probe.measures() if probe else {}
+    return {"probe_check": round(found["probe_top1"], 3)} if found else {}
+
+
 def _own_images(
-    dataset: Dataset, rows: range, size: int, threads: int, check_control: Callable[[], None]
+    dataset: Dataset,
+    rows: range,
+    size: int,
+    threads: int,
+    cache: PixelCache | None,
+    check_control: Callable[[], None],
 ) -> Iterator[ImageBatch]:
     """Centre views of this worker's share of the slices; `check_control` is called after each round of batches."""
     slices = range(rows.start // dataset.slice_rows, -(-rows.stop // dataset.slice_rows))
     own = slices[collective.rank() :: collective.size()]
     batches = read_images(
-        dataset, centered(size), slices=own, rows=rows.stop, batch_slices=BATCH_SLICES, threads=threads
+        dataset, centered(size), slices=own, rows=rows.stop, batch_slices=BATCH_SLICES, threads=threads, cache=cache
     )
     # Rounds are counted on all slices, not on this worker's, which may have one batch less than another's.
     for _ in range(-(-len(slices) // (collective.size() * BATCH_SLICES))):

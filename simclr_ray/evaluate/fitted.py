@@ -60,7 +60,7 @@ def first_held_out(settings: EvaluateConfig, bank: Dataset) -> int:
 
 
 def _check_requested(requested: Set[str]) -> bool:
-    return any(key.startswith("evaluate.") for key in requested)
+    return any(key.startswith("evaluate.") and not key.startswith("evaluate.probe") for key in requested)
 
 
 def _test_set(

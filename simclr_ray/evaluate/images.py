@@ -1,4 +1,4 @@
-"""The images of a dataset in batches, one view of each with its label; threads decode one batch ahead."""
+"""The images of a dataset in batches, one view of each with its label; threads read one batch ahead."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -16,15 +17,16 @@ from jaxtyping import Int64, UInt8
 from simclr_ray.config import AugmentConfig, BadInput
 from simclr_ray.data.augment.center import center_view
 from simclr_ray.data.augment.views import draw_views, render
-from simclr_ray.data.dataset import Dataset, SliceReader
+from simclr_ray.data.cache import PixelCache
+from simclr_ray.data.dataset import UNLABELLED, Dataset, SliceReader
 from simclr_ray.data.decode import BadImage, decode
 
 View = Callable[[int, UInt8[np.ndarray, "h w 3"]], UInt8[np.ndarray, "s s 3"]]
 """From a sample's id and its decoded image to a view of it."""
 
-UNLABELLED = -1
-
 LAST_EPOCH = 2**32 - 1
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -66,37 +68,46 @@ def read_images(
     rows: int | None = None,
     batch_slices: int = 8,
     threads: int = 4,
+    cache: PixelCache | None = None,
 ) -> Iterator[ImageBatch]:
     """One view of every image of `slices` (None: all) whose id is below `rows` (None: all).
 
-    With W workers, worker r passes slices r, r + W, ... Raises BadInput if none of a batch's images can be decoded.
+    With W workers, worker r passes slices r, r + W, ... `cache`: that of the dataset, so that no image is decoded.
+    Raises BadInput if none of a batch's images can be decoded.
     """
-    reader = SliceReader(dataset)
+    reader, columns = SliceReader(dataset), ["id", "label", "path"] if cache else None
     rows = dataset.rows if rows is None else min(rows, dataset.rows)
     if slices is None:
         slices = range(-(-rows // dataset.slice_rows))
-    ahead: deque[tuple[pa.Table, Iterator[np.ndarray | None]]] = deque()
+    ahead: deque[tuple[pa.Table, Iterator[list[np.ndarray | None]]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(slices), batch_slices):
-            table = pa.concat_tables([reader.read_slice(g) for g in slices[start : start + batch_slices]])
-            table = table.filter(pc.field("id") < rows)
-            ids, images = table["id"].to_pylist(), table["image"].to_pylist()
-            ahead.append((table, pool.map(_viewed, [view] * len(ids), ids, images)))
+            own = [reader.read_slice(g, columns) for g in slices[start : start + batch_slices]]
+            own = [part.filter(pc.field("id") < rows) for part in own]
+            ahead.append((pa.concat_tables(own), pool.map(partial(_views, view, cache), own)))
             if len(ahead) == 2:  # one batch is decoded while the caller works on the one before
                 yield _batch(*ahead.popleft())
         while ahead:
             yield _batch(*ahead.popleft())
 
 
-def _viewed(view: View, sample_id: int, content: bytes) -> np.ndarray | None:
+def _views(view: View, cache: PixelCache | None, part: pa.Table) -> list[np.ndarray | None]:
+    """Those of a slice, None where an image cannot be decoded."""
+    ids = part["id"].to_pylist()
+    if cache:
+        return [_viewed(view, row, cache.image, row) for row in ids]
+    return [_viewed(view, row, decode, image) for row, image in zip(ids, part["image"].to_pylist(), strict=True)]
+
+
+def _viewed(view: View, row: int, read: Callable[[T], np.ndarray], source: T) -> np.ndarray | None:
     try:
-        return view(sample_id, decode(content))
+        return view(row, read(source))
     except BadImage:
         return None
 
 
-def _batch(table: pa.Table, views: Iterator[Any]) -> ImageBatch:
-    decoded = list(views)
+def _batch(table: pa.Table, views: Iterator[list[np.ndarray | None]]) -> ImageBatch:
+    decoded = [view for part in views for view in part]
     good = np.array([view is not None for view in decoded])
     ids = table["id"].to_numpy()
     if not good.any():

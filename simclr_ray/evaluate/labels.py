@@ -1,4 +1,4 @@
-"""What needs labels: two datasets as bank and queries, both of the same classes, and a supervised run."""
+"""What needs labels: two datasets as bank and queries, both of the same classes, a supervised run, and the probe."""
 
 from __future__ import annotations
 
@@ -27,6 +27,17 @@ def labelled_classes(dataset: Dataset, classes: int | None) -> int:
     """
     if not dataset.labelled:
         raise BadInput(f"method supervised needs labels: {dataset.uri} has images without; use another --method")
+    return _named_classes(dataset, classes, "--method.classes")
+
+
+def probe_classes(dataset: Dataset, classes: int | None) -> int:
+    """The same for the probe, which leaves images without a label out: some must have one."""
+    if not dataset.labelled and not (classes or dataset.classes):
+        raise BadInput(f"evaluate.probe needs labels: {dataset.uri} has images without; leave --evaluate.probe out")
+    return _named_classes(dataset, classes, "--evaluate.probe-classes")
+
+
+def _named_classes(dataset: Dataset, classes: int | None, flag: str) -> int:
     if classes is None and dataset.classes is None:
-        raise BadInput(f"{dataset.uri} does not name its classes: say how many there are by --method.classes")
+        raise BadInput(f"{dataset.uri} does not name its classes: say how many there are by {flag}")
     return classes or len(dataset.classes or ())

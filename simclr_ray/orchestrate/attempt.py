@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -54,7 +55,9 @@ def attempt(task: Task, device: torch.device, member: Member | None = None) -> N
     worker = RayWorker(device, task, member, set_threads)
     if resources.compiles(on_gpu=on_gpu):
         set_up_compiler(resources.cpus_per_worker + data_cpus(resources, worker.size, total_cpus, on_gpu=on_gpu))
-    threads = set_threads(member.slots if member else worker.size)
+    workers = member.slots if member else worker.size
+    # During a check the data workers idle.
+    threads = set_threads(workers) + math.ceil(data_cpus(resources, workers, total_cpus, on_gpu=on_gpu))
     with suppress(Ended), worker.polling():
         run_attempt(
             config,
@@ -63,7 +66,7 @@ def attempt(task: Task, device: torch.device, member: Member | None = None) -> N
             worker,
             load,
             still_ours=lambda: holds(task.run, task.driver),
-            evaluate=check_during(config, task.bank, task.test, device, threads) if task.bank else None,
+            evaluate=check_during(config, task.bank, task.test, device, min(threads, node_cpus)) if task.bank else None,
             save_best=lambda model: _save_best(task, model),
             on_done=lambda model: export_encoder(model.encoder, config, task.run),
             last_failure=last_failure(task.driver),

@@ -13,11 +13,11 @@ import ray
 import torch
 
 from simclr_ray.config import BadInput
-from simclr_ray.data.dataset import Dataset, open_dataset
+from simclr_ray.data.dataset import UNLABELLED, Dataset, open_dataset
 from simclr_ray.data.prepare.progress import ProgressLine
 from simclr_ray.evaluate.embeddings import Embeddings, Precision, begin_embeddings, open_embeddings, rows_of_part
 from simclr_ray.evaluate.features import encode, frozen
-from simclr_ray.evaluate.images import UNLABELLED, centered, read_images
+from simclr_ray.evaluate.images import centered, read_images
 from simclr_ray.export.encoder import encoder_file, load_pretrained
 from simclr_ray.orchestrate.cluster import bad_input_unwrapped, join_or_start
 from simclr_ray.orchestrate.prepare import prepare_into

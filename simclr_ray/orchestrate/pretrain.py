@@ -26,7 +26,7 @@ from simclr_ray.config import (
 from simclr_ray.data.dataset import Dataset, is_dataset, open_dataset
 from simclr_ray.data.order import last_step, order_of
 from simclr_ray.evaluate.fitted import allowing_for_fit, fitted_checks
-from simclr_ray.evaluate.labels import labelled_classes
+from simclr_ray.evaluate.labels import labelled_classes, probe_classes
 from simclr_ray.orchestrate.cluster import join_or_start, started_here
 from simclr_ray.orchestrate.prepare import prepare_into
 from simclr_ray.orchestrate.task import Task
@@ -200,9 +200,13 @@ def _resolved(
         resolved["train.precision"] = auto_precision(on_gpu=share.gpus > 0)
     if isinstance(config.method, SupervisedConfig):
         resolved["method.classes"] = labelled_classes(dataset, config.method.classes)
+    if config.evaluate.probe:
+        resolved["evaluate.probe_classes"] = probe_classes(dataset, config.evaluate.probe_classes)
     settings, before = config.evaluate, earlier.evaluate if earlier else EvaluateConfig()
     if not settings.every_epochs:
         return config.with_overrides(resolved), None, None
+    if settings.method == "probe":  # which needs neither bank nor test set
+        return config.with_overrides(resolved), dataset, None
     bank = _prepared(settings.train, storage, before.train) if settings.train else dataset
     config, test, line = fitted_checks(config, requested, bank, lambda source: _prepared(source, storage, before.test))
     if line:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from simclr_ray.config import LABELLED, AugmentConfig, BadInput, Config
+from simclr_ray.config import AugmentConfig, BadInput, Config
 from simclr_ray.data.bridge import bridged
 from simclr_ray.data.cache import open_cache
 from simclr_ray.data.dataset import Dataset
@@ -47,7 +47,7 @@ class StreamPlan:
     cpus: float
     """CPUs of all data workers of this training worker."""
     labels: bool
-    """Whether the method is trained on labels."""
+    """Whether training needs them."""
 
 
 class _Load:
@@ -67,14 +67,7 @@ class _Load:
 
 
 def _loader(plan: StreamPlan, *, build_cache: bool) -> SliceLoader:
-    """Raises BadInput where the cache cannot be read or written."""
-    try:
-        cache = open_cache(plan.dataset, plan.cache_gib, plan.cache_dir, build=build_cache)
-    except OSError as error:
-        raise BadInput(
-            f"the decoded cache cannot be written ({error}): set resources.cache_dir to a folder with "
-            f"{plan.dataset.pixel_bytes >> 20} MiB free, or resources.cache_gib 0"
-        ) from None
+    cache = open_cache(plan.dataset, plan.cache_gib, plan.cache_dir, build=build_cache)
     return SliceLoader(plan.dataset, plan.order, plan.augment, cache, labels=plan.labels)
 
 
@@ -93,7 +86,7 @@ def plan_stream(config: Config, dataset: Dataset, order: Order, workers: int, cp
         block_slices=block_slices,
         prefetched_blocks=min(max(2, math.ceil(step_slices / block_slices)), MOST_PREFETCHED),
         cpus=cpus,
-        labels=isinstance(config.method, LABELLED),
+        labels=config.reads_labels,
     )
 
 

@@ -78,6 +78,8 @@ def render_line(row: Row, total_steps: int, global_batch: int) -> str:
         check = f"  kNN {checked['knn_top1']:.1f} %"
     elif "rankme" in checked:
         check = f"  rankme {checked['rankme']:.1f}"
+    elif "probe_top1" in row:
+        check = f"  probe {row['probe_top1']:.1f} %"
     warning = f"  saving fails: {row['save_error']}" if row["save_error"] else ""
     return (
         f"[{bar:<{BAR}}] {done:4.0%}  epoch {row['epoch']:.2f}  step {row['step']}/{total_steps}  "

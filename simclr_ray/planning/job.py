@@ -99,7 +99,7 @@ def job_of(config: Config, cost: ModelCost, images: Images, workers: int, *, thr
         save_every_s=saving.every_s,
         save_every_steps=saving.every_steps,
         settle_s=elasticity.settle_s,
-        evaluations=ceil(train.epochs / checks.every_epochs) if checks.every_epochs else 0,
+        evaluations=ceil(train.epochs / checks.every_epochs) if checks.every_epochs and checks.method != "probe" else 0,
         evaluated_images=min(checks.bank_rows, images.count) + checks.test_rows,
     )
 

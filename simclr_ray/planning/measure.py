@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import repeat
 from math import inf
 from statistics import median
@@ -15,7 +15,7 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from simclr_ray.config import LABELLED, Config
+from simclr_ray.config import Config, EvaluateConfig
 from simclr_ray.data.cache import open_cache
 from simclr_ray.data.dataset import Dataset, is_dataset, open_dataset
 from simclr_ray.data.load import SliceLoader
@@ -76,6 +76,7 @@ def with_measured(figures: Figures, config: Config, job: Job) -> Figures:
 def measure(config: Config, job: Job, *, seconds: float = 10.0) -> Measured:
     """About `seconds` for each of the two, and the warm-up. The feed first: its views are what the step trains on."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    config = replace(config, evaluate=EvaluateConfig())  # no probe, which is below 2 % of a step
     with _images(config, job) as (dataset, images), TemporaryDirectory() as cache_dir:
         loader = _loader(dataset, config, cache_dir)
         core, block = _feed(loader, dataset.rows // dataset.slice_rows, job, seconds)
@@ -100,7 +101,7 @@ def _images(config: Config, job: Job) -> Iterator[tuple[Dataset, str]]:
 
 
 def _loader(dataset: Dataset, config: Config, cache_dir: str) -> SliceLoader:
-    rows, labels = dataset.slice_rows, isinstance(config.method, LABELLED)
+    rows, labels = dataset.slice_rows, config.reads_labels
     order = Order(seed=0, rows=dataset.rows, slice_rows=rows, global_batch=rows, pass_size=rows)
     cache = open_cache(dataset, config.resources.cache_gib, cache_dir)
     return SliceLoader(dataset, order, config.augment, cache, labels=labels)

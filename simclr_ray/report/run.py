@@ -62,6 +62,8 @@ def summary(run: RunRecords) -> str:
         row = checked[-1]
         found = f"kNN        {row['knn_top1']:.2f} % top-1" if "knn_top1" in row else f"rankme     {row['rankme']:.2f}"
         lines.append(f"{found} at step {row['step']:,}")
+    if run.rows and "probe_top1" in run.rows[-1]:
+        lines.append(f"probe      {run.rows[-1]['probe_top1']:.2f} % top-1 at step {run.rows[-1]['step']:,}")
     saves = [event for event in run.events if event["event"] == "save"]
     if saves:
         when = datetime.fromtimestamp(saves[-1]["time"], UTC)

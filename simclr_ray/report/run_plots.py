@@ -45,7 +45,8 @@ def _time_axis(events: Sequence[Row], rows: Sequence[Row]) -> Plot:
         return float(row["time"] - begin) / unit
 
     checks = {key: label for key, label in CHECKS.items() if any(key in row for row in rows)}
-    logged = {"loss": "loss", **checks, "lr": "learning rate", "images_per_s": "images/s"}
+    probe = {"probe_top1": "probe %"} if any("probe_top1" in row for row in rows) else {}
+    logged = {"loss": "loss", **checks, **probe, "lr": "learning rate", "images_per_s": "images/s"}
     figure = Figure(figsize=(WIDTH, PANEL_HEIGHT * (len(logged) + 2)), layout="constrained")
     panels = figure.subplots(len(logged) + 2, sharex=True)
     for axes, (key, label) in zip(panels, logged.items(), strict=False):

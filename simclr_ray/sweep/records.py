@@ -16,6 +16,7 @@ UNITS = {
     "linear_top1": "linear top-1 (%)",
     "top1": "top-1 (%)",
     "rankme": "RankMe (effective rank)",
+    "probe_check": "probe top-1 (%)",
 }
 
 

@@ -5,6 +5,7 @@ Without Ray. The first attempt and every later one run the same code: an attempt
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack
 from functools import cached_property
@@ -12,9 +13,10 @@ from time import time
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from simclr_ray import collective
-from simclr_ray.config import BadInput, Config
+from simclr_ray.config import LABELLED, BadInput, Config
 from simclr_ray.data.bridge import Block
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.order import Order, Positions, last_step, order_of
@@ -35,6 +37,7 @@ from simclr_ray.train.control_word import ControlWord
 from simclr_ray.train.generations import Change, closing_aside, over_generations
 from simclr_ray.train.loop import train
 from simclr_ray.train.memory import naming_too_little_memory
+from simclr_ray.train.probe import probe_of
 from simclr_ray.train.recorder import Recorder
 from simclr_ray.train.run_log import RunLog
 from simclr_ray.train.state import TrainState, initial_state, restore
@@ -214,19 +217,25 @@ def _step_of(
     """The step as a function of this worker's batch alone."""
     rows, passes = order.rows_per_pass(worker.size), order.global_batch // order.pass_size
     total = config.train.epochs * order.steps_per_epoch
+    trains_on_labels, probe = isinstance(config.method, LABELLED), probe_of(state.model)
 
     def step(batch: Batch) -> StepResult:
-        return training_step(
+        features: deque[Tensor] = deque(maxlen=passes)  # with several passes, each is seen twice
+        result = training_step(
             state.model,
-            forward,
+            probe.watching(forward, features) if probe else forward,
             state.optimizer,
             batch.views,
             passes=passes,
             rows_per_worker=rows,
             local=batch.local,
-            labels=batch.labels,
+            labels=batch.labels if trains_on_labels else None,
             progress=Progress(state.step / total, state.step / order.steps_per_epoch),
         )
+        if probe:
+            assert batch.labels is not None
+            probe.train_on(features, batch.labels.chunk(passes))
+        return result
 
     return step
 

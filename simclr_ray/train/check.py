@@ -18,14 +18,14 @@ Evaluate = Callable[[Method, int, Callable[[], None]], dict[str, float]]
 """(model, step, check_control) -> the results that join the metrics row. All workers call check_control equally often,
 between two batches or two epochs of a classifier; it saves or ends there if rank 0 has decided so."""
 
-OBJECTIVES = {"knn": "knn_top1", "linear": "linear_top1", "rankme": "rankme"}
+OBJECTIVES = {"knn": "knn_top1", "linear": "linear_top1", "rankme": "rankme", "probe": "probe_check"}
 """The result by which checks are compared, by evaluate.method: more is better."""
 
 
 def objective_of(config: Config) -> str:
     """That of a method which is trained on labels: the accuracy of its own classifier."""
     method = config.evaluate.method
-    return "top1" if isinstance(config.method, LABELLED) and method != "rankme" else OBJECTIVES[method]
+    return "top1" if isinstance(config.method, LABELLED) and method in ("knn", "linear") else OBJECTIVES[method]
 
 
 class Check:

@@ -1,4 +1,4 @@
-"""The values of a metrics row: global loss, collapse signals, images per second and time spent waiting for data."""
+"""The values of a metrics row: global loss, collapse signals, the probe, images per second and waits for data."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from simclr_ray import collective
 from simclr_ray.data.order import Order
 from simclr_ray.storage.run_folder import Row
 from simclr_ray.train.batch import Batch
+from simclr_ray.train.probe import probe_of
 from simclr_ray.train.state import TrainState
 from simclr_ray.train.step import StepResult
 
@@ -100,6 +101,7 @@ def metrics_row(state: TrainState, result: StepResult, order: Order, workers: in
     view_a, view_b = (
         collective.gather_rows(view.contiguous(), batch_rows) for view in state.model.projections(result.outputs)
     )
+    probe = probe_of(state.model)
     return {
         "step": state.step,
         "epoch": round(state.step / order.steps_per_epoch, 4),
@@ -107,6 +109,7 @@ def metrics_row(state: TrainState, result: StepResult, order: Order, workers: in
         "loss": loss,
         "lr": lr,
         **collapse_signals(view_a, view_b),
+        **(probe.measures() if probe else {}),
         **meter.read(),
         "workers": workers,
         "bad": len(state.bad_ids),

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from simclr_ray.config import Config
+from simclr_ray.config import BadInput, Config
 from simclr_ray.methods.build import build_method
 from simclr_ray.methods.method import Method
 from simclr_ray.optim.build import build_optimizer
+from simclr_ray.train.probe import Probe
 
 ALIGNMENT = 16
 """Bytes; of the tensors in a snapshot's buffer."""
@@ -52,9 +53,17 @@ class Snapshot:
 
 
 def initial_state(config: Config, device: torch.device, initial: Mapping[str, Tensor] | None = None) -> TrainState:
-    """Step 0: weights drawn on the CPU from the seed, whatever the device. `initial`: the encoder's, in their place."""
+    """Step 0: weights drawn on the CPU from the seed, whatever the device. `initial`: the encoder's, in their place.
+
+    The probe, if there is one, is part of the model's state.
+    """
     size = config.augment.size
     model = build_method(config.model, config.method, config.train.seed, size=size, initial=initial)
+    if config.evaluate.probe:
+        classes = config.evaluate.probe_classes
+        if classes is None:
+            raise BadInput("evaluate.probe_classes is not known: set it to the number of classes")
+        model.add_module("probe", Probe(model.encoder, classes, config.train.global_batch))
     model.to(dtype=torch.float64 if config.train.precision == "float64" else torch.float32)
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return TrainState(model, build_optimizer(model, config.optim, config.train.global_batch, model.constant_rate))

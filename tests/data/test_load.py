@@ -10,7 +10,7 @@ import pytest
 
 from simclr_ray.data.augment.views import draw_views, render
 from simclr_ray.data.cache import open_cache
-from simclr_ray.data.dataset import Dataset, SliceReader
+from simclr_ray.data.dataset import UNLABELLED, Dataset, SliceReader
 from simclr_ray.data.decode import decode
 from simclr_ray.data.load import SliceLoader
 from simclr_ray.data.order import Order, order_of
@@ -104,10 +104,11 @@ def test_a_slice_without_a_good_image_is_flagged(dataset: Dataset, tmp_path: Pat
 
 @pytest.mark.parametrize("cached", [False, True])
 def test_labels_are_those_of_the_images_whose_views_are_loaded(dataset: Dataset, tmp_path: Path, cached: bool) -> None:
-    damaged = corrupted(dataset, tmp_path / "damaged", {2, 3, 7})
+    damaged = corrupted(dataset, tmp_path / "damaged", {2, 3, 7}, unlabelled={4, 6})
     load = loader(damaged, tmp_path / "cache" if cached else None, labels=True)
     block = load(position_of_slice_0(order_of(TINY, damaged)))
-    labels = SliceReader(damaged).read_slice(0)["label"].to_pylist()
+    labels = SliceReader(damaged).read_slice(0)["label"].fill_null(UNLABELLED).to_pylist()
+    assert [row for row, label in enumerate(labels) if label == UNLABELLED] == [4, 6]
     expected = {2: labels[4], 3: labels[4], 7: labels[0]}
     assert block["labels"].tolist() == [expected.get(row, label) for row, label in enumerate(labels)]
     assert len(set(labels)) > 1

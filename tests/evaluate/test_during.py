@@ -53,6 +53,15 @@ def test_a_run_scores_after_training_what_it_scored_during_it(dataset: Dataset, 
     assert after == {name: during[f"{method}_{name}"] for name in ("top1", "top5", "mean_per_class")}
 
 
+def test_the_decoded_cache_is_used_and_changes_nothing(dataset: Dataset, tmp_path: Path) -> None:
+    cached = LINEAR.with_overrides({"resources.cache_gib": 1.0, "resources.cache_dir": str(tmp_path)})
+    assert check(cached, dataset, None) == check(LINEAR, dataset, None)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".lock", ".npz", ".pixels"}
+    few = cached.with_overrides({"evaluate.bank_rows": 50, "evaluate.test_rows": 50})
+    check(few.with_overrides({"resources.cache_dir": str(tmp_path / "other")}), dataset, None)
+    assert not (tmp_path / "other").exists(), "too few rows are read to decode all"
+
+
 def test_rows_held_out_are_no_rows_of_the_bank(dataset: Dataset) -> None:
     assert rows_of_check(LINEAR, dataset, None) == (range(248), range(248, 400))
     most = LINEAR.with_overrides({"evaluate.test_rows": 10_000})

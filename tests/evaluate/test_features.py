@@ -14,11 +14,13 @@ from torchvision.transforms import v2
 
 from simclr_ray.config import AugmentConfig, BadInput, Config, ModelConfig
 from simclr_ray.data.augment.center import center_view
-from simclr_ray.data.dataset import Dataset
+from simclr_ray.data.cache import open_cache
+from simclr_ray.data.dataset import UNLABELLED, Dataset
 from simclr_ray.data.prepare.subset import balanced_part
 from simclr_ray.data.prepare.writer import CHECKED, DatasetWriter
+from simclr_ray.evaluate import images
 from simclr_ray.evaluate.features import Pixels, extract
-from simclr_ray.evaluate.images import UNLABELLED, centered, cropped, read_images
+from simclr_ray.evaluate.images import centered, cropped, read_images
 from simclr_ray.evaluate.logistic import GRID
 from simclr_ray.evaluate.results import summary
 from simclr_ray.export.encoder import export_encoder, load_encoder
@@ -97,6 +99,21 @@ def test_bad_images_are_left_out_and_counted(tmp_path):
     assert 3 not in ids
     assert np.array_equal(pixels[3], image(4))
     assert labels.tolist() == (ids % 3).tolist()
+
+
+def test_the_decoded_cache_gives_the_same_without_decoding(tmp_path, monkeypatch):
+    data = dataset(tmp_path / "d", rows=20, bad={3, 11, 12})
+    cache = open_cache(data, 1.0, str(tmp_path / "cache"))
+    for view in (centered(16), centered(32), cropped(32, 1, 0)):
+        plain = list(read_images(data, view, batch_slices=2))
+        with monkeypatch.context() as patch:
+            patch.setattr(images, "decode", None)
+            cached = list(read_images(data, view, batch_slices=2, threads=3, cache=cache))
+        for one, other in zip(plain, cached, strict=True):
+            assert np.array_equal(one.pixels, other.pixels)
+            assert one.ids.tolist() == other.ids.tolist()
+            assert one.labels.tolist() == other.labels.tolist()
+            assert (one.paths, one.bad) == (other.paths, other.bad)
 
 
 def test_a_batch_without_a_good_image_is_bad_input(tmp_path):

@@ -55,6 +55,7 @@ def test_a_recipes_check_adapts_to_images_without_labels(flat: Dataset) -> None:
     assert config == RECIPE.with_overrides({"evaluate.method": "rankme", "evaluate.test": None})
     assert test is None
     assert line == "check: rankme on images held out of photos, because it has images without labels"
+    assert fitted_checks(RECIPE, DATA | {"evaluate.probe"}, flat, unreachable)[0] == config, "a probe is no check"
 
 
 def test_a_recipes_test_set_of_other_classes_gives_way_to_images_held_out(

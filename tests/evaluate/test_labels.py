@@ -9,7 +9,7 @@ import pytest
 
 from simclr_ray.config import BadInput, Config, as_resolved
 from simclr_ray.data.dataset import Dataset
-from simclr_ray.evaluate.labels import labelled_classes
+from simclr_ray.evaluate.labels import labelled_classes, probe_classes
 from small_runs import synthetic_dataset
 
 
@@ -30,11 +30,24 @@ def test_a_supervised_run_without_labels_is_refused(dataset: Dataset) -> None:
         labelled_classes(replace(dataset, classes=None), None)
 
 
+def test_a_probe_needs_some_labels_and_their_number(dataset: Dataset) -> None:
+    assert probe_classes(dataset, None) == 10
+    assert probe_classes(replace(dataset, labelled=False), None) == 10, "some images may have none"
+    with pytest.raises(BadInput, match="evaluate.probe needs labels: .* leave --evaluate.probe out"):
+        probe_classes(replace(dataset, labelled=False, classes=None), None)
+    with pytest.raises(BadInput, match="say how many there are by --evaluate.probe-classes"):
+        probe_classes(replace(dataset, classes=None), None)
+
+
 def test_what_the_first_start_resolved_is_kept_by_the_next(tmp_path: Path) -> None:
     recipe = Config().with_overrides({"method.name": "supervised", "model.init": "file"})
-    found = {"method.classes": 10, "model.init_sha256": "1", "train.precision": "bf16"}
+    found = {"method.classes": 10, "evaluate.probe_classes": 10, "model.init_sha256": "1", "train.precision": "bf16"}
     earlier = recipe.with_overrides(found)
     assert as_resolved(recipe, earlier) == earlier
-    other = recipe.with_overrides({"method.classes": 9, "model.init": "other", "train.precision": "float32"})
+    other = recipe.with_overrides(
+        {"method.classes": 9, "evaluate.probe_classes": 9, "model.init": "other", "train.precision": "float32"}
+    )
     assert as_resolved(other, earlier) == other
-    assert as_resolved(Config(), earlier) == Config().with_overrides({"train.precision": "bf16"})
+    assert as_resolved(Config(), earlier) == Config().with_overrides(
+        {"train.precision": "bf16", "evaluate.probe_classes": 10}
+    )

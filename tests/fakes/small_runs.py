@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from simclr_ray.config import LABELLED, Config
+from simclr_ray.config import Config
 from simclr_ray.data.dataset import IMAGE, Dataset
 from simclr_ray.data.load import SliceLoader
 from simclr_ray.data.order import Positions, order_of
@@ -69,8 +69,10 @@ def synthetic_dataset(folder: Path, count: int, slice_rows: int = 8) -> Dataset:
     return write_dataset(source, open_location(str(folder)), checked, seed=0, max_side=None, slice_rows=slice_rows)
 
 
-def corrupted(dataset: Dataset, folder: Path, bad: set[int]) -> Dataset:
-    """A copy of `dataset` whose rows `bad` were damaged after preparation, as on a failing disk."""
+def corrupted(
+    dataset: Dataset, folder: Path, bad: Set[int] = frozenset(), unlabelled: Set[int] = frozenset()
+) -> Dataset:
+    """A copy of `dataset` whose rows `bad` were damaged after preparation, and some have no label."""
     from simclr_ray.data.dataset import SliceReader
 
     with DatasetWriter(open_location(str(folder)), dataset.slice_rows) as writer:
@@ -79,7 +81,9 @@ def corrupted(dataset: Dataset, folder: Path, bad: set[int]) -> Dataset:
                 b"\xff\xd8 no image" if row in bad else image
                 for row, image in zip(table["id"].to_pylist(), table["image"].to_pylist(), strict=True)
             ]
+            labels = pa.array(table["label"].to_pylist(), pa.int32(), mask=np.isin(table["id"], list(unlabelled)))
             table = table.select(IMAGE.names).set_column(0, "image", pa.array(images, pa.binary()))
+            table = table.set_column(1, "label", labels)
             sizes = pa.array([1] * len(images), pa.int64())
             problems = pa.nulls(len(images), pa.string())
             writer.add(pa.table([*table.columns, sizes, problems], schema=CHECKED))
@@ -90,8 +94,7 @@ def local_blocks(
     config: Config, dataset: Dataset, positions: Positions, slices: int = 3
 ) -> Iterator[dict[str, np.ndarray]]:
     """The blocks of a Ray Data stream, loaded in this process; blocks of 3 slices straddle passes and steps."""
-    labels = isinstance(config.method, LABELLED)
-    loader = SliceLoader(dataset, order_of(config, dataset), config.augment, None, labels=labels)
+    loader = SliceLoader(dataset, order_of(config, dataset), config.augment, None, labels=config.reads_labels)
     for start in range(0, len(positions), slices):
         yield loader(positions[start : start + slices])
 

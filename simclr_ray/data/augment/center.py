@@ -22,6 +22,8 @@ def center_view(image: UInt8[np.ndarray, "h w 3"], size: int) -> UInt8[np.ndarra
     """
     height, width = image.shape[:2]
     shorter = resized_side(size)
+    if height == width == shorter == size:
+        return image
     to_height, to_width = (side * shorter // min(height, width) for side in (height, width))
     top, left = round((to_height - size) / 2), round((to_width - size) / 2)
     # Pillow's filter looks beyond the box, so this is the crop of the resized image without its margin.

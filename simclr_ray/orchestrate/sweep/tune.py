@@ -20,6 +20,7 @@ from ray import tune
 from simclr_ray.config import BadInput, Config, is_science
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.order import last_step, order_of
+from simclr_ray.evaluate.labels import probe_classes
 from simclr_ray.orchestrate.cluster import join_or_start
 from simclr_ray.orchestrate.prepare import prepare_into
 from simclr_ray.orchestrate.pretrain import run_folder
@@ -59,8 +60,8 @@ def sweep(config: Config, settings: SweepSettings, name: str, storage: str, *, c
     """Starts or resumes the sweep `STORAGE/NAME` until its study holds `settings.trials` trials, all ended.
 
     Every trial is the run STORAGE/NAME/trial-0000 and so on. `config`: the recipe with its overrides; the objective is
-    its evaluate.method on rows held out of the labelled training set. Returns the sweep's address. Raises BadInput for
-    what the user can correct.
+    its evaluate.method on rows held out of the labelled training set, or the probe's accuracy. Returns the sweep's
+    address. Raises BadInput for what the user can correct.
     """
     require_tracking(config.logging)
     folder = run_folder(name, storage)
@@ -145,9 +146,11 @@ def _log(line: str) -> None:
 def _prepared(config: Config, storage: str) -> tuple[Config, Dataset]:
     """The config that trials share, and their training set. Raises BadInput if the objective cannot be measured."""
     dataset = prepare_into(storage, config.data.train)
+    if config.evaluate.probe:
+        probe_classes(dataset, config.evaluate.probe_classes)
     bank = prepare_into(storage, config.evaluate.train) if config.evaluate.train else dataset
     method = config.evaluate.method
-    if method != "rankme" and not bank.labelled:
+    if method not in ("rankme", "probe") and not bank.labelled:
         raise BadInput(
             f"{bank.uri} has images without labels: --evaluate.method {method} needs them; take "
             "--evaluate.method rankme, or name labelled images with --evaluate.train"
