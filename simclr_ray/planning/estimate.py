@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from simclr_ray.config import BadInput
 from simclr_ray.planning.figures import Figures, network_gbit_per_s
-from simclr_ray.planning.job import Fleet, Job
+from simclr_ray.planning.job import SLICE_ROWS, Fleet, Job
 
 STEP, FEED, GRADIENTS, STORE = "step", "feed", "gradients", "store"
 FORWARD = 1 / 3
@@ -69,6 +69,8 @@ class Plan:
     slow_s: float
     """What training by smaller groups adds."""
     dollars: float
+    prepare_s: float
+    """Before all that, once, at the least: neither hours nor dollars count it."""
 
     @property
     def records_s(self) -> float:
@@ -118,6 +120,7 @@ def plan(job: Job, fleet: Fleet, figures: Figures) -> Plan:
         lost_s=interruptions * lost_each,
         slow_s=interruptions * slow_each,
         dollars=hours * usd_per_hour(fleet, figures),
+        prepare_s=job.unprepared_bytes / (1e6 * figures.prepare_mb_per_s.value),
     )
 
 
@@ -138,7 +141,7 @@ def step_time_of(job: Job, fleet: Fleet, figures: Figures) -> StepTime:
         step=job.busiest_rows * forwards / rate,
         gradients=_gradients_s(job, fleet, figures),
         feed=job.global_batch / _feed_images_per_s(job, fleet, figures),
-        store=0.0 if job.cached else job.global_batch * job.image_kb * 1e3 / _store_bytes_per_s(fleet, figures),
+        store=0.0 if job.cached else _store_s(job, fleet, figures),
         cores=job.global_batch * (step_core_s + feed_core_s) / _cores(fleet, figures) if step_core_s else 0.0,
         feeds_cores_most=feed_core_s > step_core_s,
     )
@@ -166,6 +169,12 @@ def _feed_images_per_s(job: Job, fleet: Fleet, figures: Figures) -> float:
     network = fleet.nodes * network_gbit_per_s(fleet.machine) / 8 * 1e9 * figures.network_efficiency.value
     rate = near * figures.cores_per_vcpu.value * per_core + min(far_rate, network / view_bytes)
     return min(rate, fleet.workers * figures.stream_mb_per_s.value * 1e6 / view_bytes)
+
+
+def _store_s(job: Job, fleet: Fleet, figures: Figures) -> float:
+    """By the bytes, which more nodes read faster, or by the requests, of which a store has its own limit."""
+    read = job.global_batch * job.image_kb * 1e3 / _store_bytes_per_s(fleet, figures)
+    return max(read, job.global_batch / SLICE_ROWS / figures.store_requests_per_s.value)
 
 
 def _store_bytes_per_s(fleet: Fleet, figures: Figures) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from math import inf
+from math import inf, log2
 
 from simclr_ray.planning.cost import ModelCost, cpu_images_per_s, gpu_images_per_s
 from simclr_ray.planning.job import Fleet, Job
@@ -44,6 +44,10 @@ class Figures:
     """The most that all-reduces between nodes use of the network."""
     store_gbit_per_s: Figure
     """The most that a node reads from an object store."""
+    store_requests_per_s: Figure
+    """The most that a store answers in all; a slice is one request."""
+    prepare_mb_per_s: Figure
+    """At which preparation writes images: one process does."""
     link_gb_per_s: Figure
     """Of an all-reduce within a node."""
     sync_ms: Figure
@@ -102,6 +106,8 @@ def default_figures(job: Job, cost: ModelCost, fleet: Fleet) -> Figures:
         network_efficiency=Figure(value=0.7, source="assumed, of what the cloud names"),
         gradient_gbit_per_s=Figure(value=100, source="assumed: NCCL over TCP; no plugin for EFA or InfiniBand"),
         store_gbit_per_s=Figure(value=25, source="assumed"),
+        store_requests_per_s=Figure(value=5500, source="assumed: S3's limit for a prefix, until it divides it"),
+        prepare_mb_per_s=Figure(value=264, source=TWO_CORES),
         link_gb_per_s=_link(machine),
         sync_ms=_sync(machine, fleet.nodes),
         snapshot_gb_per_s=Figure(value=2, source="assumed"),
@@ -158,7 +164,7 @@ def _link(machine: Instance) -> Figure:
 
 def _sync(machine: Instance, nodes: int) -> Figure:
     if nodes > 1:
-        return Figure(value=0.15, source="assumed: between nodes")
+        return Figure(value=0.15 * log2(nodes), source="assumed: 0.15 for each doubling of the nodes")
     return Figure(value=0.03 if machine.gpus else 0.2, source="assumed: within a node")
 
 

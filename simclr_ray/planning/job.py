@@ -30,15 +30,17 @@ class Images:
     kb: float
     """Of an encoded one."""
     cached: bool
+    prepared: bool = False
 
 
 def images_of(config: Config, count: int | None, kb: float | None) -> Images:
     """From the data where they are at hand, else from `count` and `kb`. Raises BadInput where the count is unknown."""
     train, pixel_bytes = config.data.train, None
+    prepared = count is None and is_address(train) and is_dataset(train)
     if count is None and is_synthetic(train):
         _, size, count = synthetic.parse(train)
         kb, pixel_bytes = kb or synthetic.typical_bytes(size) / 1000, 3 * size**2 * count
-    elif count is None and is_address(train) and is_dataset(train):
+    elif prepared:
         dataset = open_dataset(train)
         count, pixel_bytes = dataset.rows, dataset.pixel_bytes
     if count is None:
@@ -46,7 +48,7 @@ def images_of(config: Config, count: int | None, kb: float | None) -> Images:
     kb = kb or PHOTOGRAPH_KB_PER_PIXEL * config.augment.size**2
     if pixel_bytes is None:
         pixel_bytes = round(1000 * kb * PIXELS_PER_BYTE * count)
-    return Images(count=count, kb=kb, cached=pixel_bytes <= config.resources.cache_gib * 2**30)
+    return Images(count=count, kb=kb, cached=pixel_bytes <= config.resources.cache_gib * 2**30, prepared=prepared)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,8 @@ class Job:
     threads: int
     image_kb: float
     cached: bool
+    unprepared_bytes: float
+    """Of the images that are to be prepared first."""
     parameters: int
     batchnorms: int
     state_bytes: int
@@ -93,6 +97,7 @@ def job_of(config: Config, cost: ModelCost, images: Images, workers: int, *, thr
         threads=threads,
         image_kb=images.kb,
         cached=images.cached,
+        unprepared_bytes=0.0 if images.prepared else 1000 * images.kb * images.count,
         parameters=cost.parameters,
         batchnorms=cost.batchnorms,
         state_bytes=4 * cost.parameters * (3 if config.optim.optimizer == "adamw" else 2),
@@ -122,9 +127,8 @@ def memory_warning(config: Config, cost: ModelCost, job: Job, fleet: Fleet) -> s
     enough = next(
         (n for n in range(fewest + 1, fleet.workers + 1) if pass_gib(cost, ceil(rows / n)) <= usable_gib), None
     )
-    remedies = [f"--train.pass-size {fitting[-1]}"] * bool(fitting) + [f"--resources.min-workers {enough}"] * bool(
-        enough
-    )
+    remedies = [f"--train.pass-size {size}" for size in fitting[-1:]]
+    remedies += [f"--resources.min-workers {enough}"] if enough else []
     return (
         f"a pass takes about {needed:,.0f} GiB on each GPU, with the fewest workers that the run goes on with "
         f"({fewest}); it has {usable_gib:,.0f} to spare: {', or '.join(remedies) or 'more workers or larger GPUs'}"

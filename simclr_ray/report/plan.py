@@ -29,6 +29,7 @@ def table(plan: Plan, job: Job, fleet: Fleet, figures: Figures) -> str:
             f"speed       {plan.images_per_s:,.0f} images/s",
             f"bottleneck  {plan.step_time.bottleneck}",
             f"goodput     {plan.goodput:.1%}, with {plan.interruptions:,.1f} interruptions",
+            f"prepare     {plan.prepare_s / 3600:,.1f} h before, once, at least: one process writes the dataset",
             "",
             *_limits(plan, job),
             "",

@@ -116,5 +116,5 @@ def test_batch_pass_and_slices_that_do_not_fit_are_bad_input(changes: dict[str, 
 
 
 def test_more_workers_than_slices_in_a_pass_are_bad_input() -> None:
-    with pytest.raises(BadInput, match="set resources.max_workers to at most 6"):
+    with pytest.raises(BadInput, match="set resources.max_workers to at most 6, or raise train.pass_size"):
         order(pass_size=48).rows_per_pass(7)

@@ -65,6 +65,7 @@ def test_the_store_is_read_by_all_nodes_unless_they_keep_the_images() -> None:
     assert times(fresh, store_gbit_per_s=8).store == pytest.approx(1000 * 100e3 / (2 * 1e9))
     helped = replace(FLEET, cpu_nodes=2, cpu_machine=CPU_NODE)
     assert times(fresh, helped).store == pytest.approx(1000 * 100e3 / (4 * 5e9))
+    assert times(fresh, helped, store_requests_per_s=500).store == pytest.approx(1000 / 32 / 500)
 
 
 def test_training_and_feed_share_the_cores_of_a_cpu_machine() -> None:
@@ -116,6 +117,11 @@ def test_an_undisturbed_run_is_its_steps_evaluations_saves_and_start() -> None:
     assert found.hours == pytest.approx((120 + 20 + found.training_s + found.evaluation_s + found.stalls_s) / 3600)
     assert found.dollars == pytest.approx(found.hours * (2 * 3 + 0.5))
     assert (found.interruptions, found.lost_s, found.slow_s) == (0, 0, 0)
+
+
+def test_preparation_is_told_beside_the_run() -> None:
+    found = planned(replace(JOB, unprepared_bytes=36e9))
+    assert (found.prepare_s, found.hours) == (360, planned().hours)
 
 
 def test_saves_may_come_by_the_step() -> None:

@@ -50,6 +50,7 @@ def test_images_are_counted_where_they_are(tmp_path: Path) -> None:
     data = synthetic_dataset(tmp_path, 100)
     config = Config().with_overrides({"resources.cache_gib": 2.0})
     assert images_of(config.with_overrides({"data.train": data.uri}), None, None).count == 100
+    assert images_of(config.with_overrides({"data.train": data.uri}), None, None).prepared
     drawn = images_of(config.with_overrides({"data.train": "synthetic:4096:64px"}), None, None)
     assert drawn == Images(count=4096, kb=(700 + 9 * 64 * 64 // 5) / 1000, cached=True)
     assert images_of(config, 1_281_167, None) == Images(count=1_281_167, kb=pytest.approx(110), cached=False)
@@ -250,6 +251,17 @@ def test_the_command_answers_and_overrides_count(capsys: pytest.CaptureFixture[s
         assert any(line.startswith(start) for line in lines)
     assert any(line.split() == ["usd_per_hour", "0.9", "given"] for line in lines)
     assert lines[-1].startswith("warning: a pass takes about")
+
+
+def test_a_thousand_gpus_and_400_million_images_can_be_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--instance", "p5.48xlarge", "--workers", "1024", "--images", "400000000", "--model.arch", "resnet18"]
+    main(["imagenet_rn50_100ep", *flags, "--train.global-batch", "32768"])
+    lines = capsys.readouterr().out.splitlines()
+    found = {words[0]: " ".join(words[1:]) for words in map(str.split, lines) if words}
+    assert found["bottleneck"] == "store"
+    assert found["sync_ms"].startswith("1.05 ")
+    hours = 400e6 * 0.11 / float(found["prepare_mb_per_s"].split()[0]) / 3600
+    assert found["prepare"].startswith(f"{hours:.1f} h")
 
 
 @pytest.mark.parametrize(
