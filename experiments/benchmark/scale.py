@@ -2,9 +2,10 @@
 
     python experiments/benchmark/scale.py [--rows 1000000] [--parts manifest worker ...] [--folder-files 100000]
 
-Each part runs in a process of its own. `peak` is the largest resident memory of that process, `added` that without what
-its imports take. Where a driver or a data worker would open many files, one small file stands for all of them, under
-many names or many times in the manifest, so footers, names and row groups are as many as in the real thing.
+Each part runs in a process of its own. `peak` is its largest resident memory (VmHWM: ru_maxrss starts with the parent's),
+`added` that without what its imports take. Where a driver or a data worker would open many files, one small file stands
+for all of them, under many names or many times in the manifest, so footers, names and row groups are as many as in the
+real thing.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -77,24 +77,27 @@ def main(argv: list[str]) -> None:
 def _print(part: str, arguments: Arguments, folder: str) -> None:
     flags = ["--rows", arguments.rows, "--image-kb", arguments.image_kb, "--folder-files", arguments.folder_files]
     command = [sys.executable, __file__, *map(str, flags), "--parts", part, "--within", folder]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        found = json.loads(process.stdout.read() or "{}")
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        print(f"{part:<12}failed: exit code {process.returncode}")
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        print(f"{part:<12}failed: exit code {done.returncode}")
         return
-    peak, before = usage.ru_maxrss / 1024, found["before_kib"] / 1024
+    found = json.loads(done.stdout)
+    peak, before = (found[key] / 1024 for key in ("peak_kib", "before_kib"))
     print(f"{part:<12}{found['seconds']:>10.2f}{peak:>10.0f}{peak - before:>11.0f}  {found['what']}", flush=True)
 
 
 def _run_part(arguments: Arguments, folder: Path) -> None:
     _order(arguments).slice_at(0)  # compiles, or loads what was compiled
     sort_words(0, 0, PREPARE, 1)
-    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, perf_counter()
+    before, start = _peak_kib(), perf_counter()
     what = PARTS[arguments.parts[0]](arguments, folder)
-    print(json.dumps({"before_kib": before, "seconds": perf_counter() - start, "what": what}))
+    seconds = perf_counter() - start
+    print(json.dumps({"before_kib": before, "peak_kib": _peak_kib(), "seconds": seconds, "what": what}))
+
+
+def _peak_kib() -> int:
+    status = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
 
 
 # What a part measures, in a process of its own; it returns what that was.

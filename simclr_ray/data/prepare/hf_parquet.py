@@ -70,12 +70,14 @@ def _groups(where: Location) -> tuple[Layout, np.ndarray]:
     """The layout of a file, and the rows of its row groups."""
     try:
         with where.reading() as stream:
-            footer = pq.read_metadata(stream)
+            opened = pq.ParquetFile(stream)
+            # Not footer.schema: footer and schema hold each other, and wait for the garbage collector.
+            footer, schema = opened.metadata, opened.schema_arrow
     except pa.ArrowInvalid as error:
         reason = str(error).splitlines()[0]
         raise BadInput(f"{where} is no Parquet file that can be read: {reason}") from None
     rows = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
-    return _layout(where, footer.schema.to_arrow_schema()), np.array(rows, np.int64)
+    return _layout(where, schema), np.array(rows, np.int64)
 
 
 def _layout(where: Location, schema: pa.Schema) -> Layout:
