@@ -2,10 +2,10 @@
 
     python experiments/benchmark/scale.py [--rows 1000000] [--parts manifest worker ...] [--folder-files 100000]
 
-Each part runs in a process of its own. `peak` is its largest resident memory (VmHWM: ru_maxrss starts with the parent's),
-`added` that without what its imports take. Where a driver or a data worker would open many files, one small file stands
-for all of them, under many names or many times in the manifest, so footers, names and row groups are as many as in the
-real thing.
+Each part runs in a process of its own. `peak` is its largest resident memory (VmHWM: ru_maxrss starts with the
+parent's), `added` that without what its imports take. Where a driver or a data worker would open many files, one small
+file stands for all of them, under many names or many times in the manifest, so footers, names and row groups are as
+many as in the real thing.
 """
 
 from __future__ import annotations
