@@ -49,8 +49,7 @@ KEYS = {
     "the group grows": "growth_s",
     "the group starts again": "restart_s",
 }
-NOTICED = "a node noticed"
-JOINS, GROWS, RESTARTS = list(KEYS)[-3:]
+NOTICED, JOINS, GROWS, RESTARTS = list(KEYS)[-4:]
 PARTS = ("detect", "agree", "form", "state", "first step")
 
 

@@ -32,7 +32,7 @@ from simclr_ray.train.batch import Batch, batches, on_device
 from simclr_ray.train.check import Check, Evaluate, objective_of
 from simclr_ray.train.checkpoint import Saver
 from simclr_ray.train.committed import Committed
-from simclr_ray.train.control import Control, lost_some, refused_workers
+from simclr_ray.train.control import Control, most_workers, refused_workers
 from simclr_ray.train.control_word import ControlWord
 from simclr_ray.train.generations import Change, closing_aside, over_generations
 from simclr_ray.train.loop import train
@@ -292,7 +292,7 @@ def _recorder(
         resize_every_s=elasticity.resize_every_s,
         stop_margin_s=elasticity.stop_margin_s,
         refused_workers=refused_workers(events, worker.size),
-        lost_some=lost_some(events, worker.size),
+        most_workers=most_workers(events),
     )
     log = RunLog(run, require_ours, trackers_of(config, run))
     return Recorder(log, saver, control, saving, _identity(config, dataset))

@@ -90,8 +90,9 @@ class Control:
     LAST_SAVES_S until the node is gone.
 
     Growth waits until `settle_s` after capacity for more workers was first seen, for more that comes with it, and until
-    `resize_every_s` after the start, unless the run had more workers before (`lost_some`); REFUSED_TIMES as long where
-    the number is still the `refused_workers` which the last resize did not get, perhaps since another run has them.
+    `resize_every_s` after the start, unless the run has had more places before (`most_workers`); REFUSED_TIMES as long
+    where the number is still the `refused_workers` which the last resize did not get, perhaps since another run has
+    them.
     """
 
     def __init__(
@@ -101,10 +102,10 @@ class Control:
         resize_every_s: float,
         stop_margin_s: float | None,
         refused_workers: int | None = None,
-        lost_some: bool = False,
+        most_workers: int = 0,
     ) -> None:
         self._settle_s, self._resize_every_s, self._stop_margin_s = settle_s, resize_every_s, stop_margin_s
-        self._refused_workers, self._lost_some = refused_workers, lost_some
+        self._refused_workers, self._most_workers = refused_workers, most_workers
         self._started = monotonic()
         self._available_since: float | None = None
         self._noticed_save: float | None = None
@@ -126,7 +127,7 @@ class Control:
         available = places if signals.available_workers is None else signals.available_workers
         if signals.available_workers not in (None, self._refused_workers):
             self._refused_workers = None
-        every_s = 0.0 if self._lost_some else self._resize_every_s
+        every_s = 0.0 if places < self._most_workers else self._resize_every_s
         if available == self._refused_workers:
             every_s = REFUSED_TIMES * self._resize_every_s
         if self._growth_is_due(available > places, every_s):
@@ -174,10 +175,9 @@ def resized(signals: ClusterSignals, workers: int) -> Row:
     return {"from": workers, "to": signals.available_workers}
 
 
-def lost_some(events: list[Row], workers: int) -> bool:
-    """Whether the last attempt started with more workers than this one, by the events from before it."""
-    before = [event["workers"] for event in events if event["event"] in ("start", "restore")]
-    return bool(before) and before[-1] > workers
+def most_workers(events: list[Row]) -> int:
+    """The most workers that an attempt at the run has started with."""
+    return max((event["workers"] for event in events if event["event"] in ("start", "restore")), default=0)
 
 
 def refused_workers(events: list[Row], workers: int) -> int | None:

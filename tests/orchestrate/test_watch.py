@@ -16,7 +16,8 @@ from simclr_ray.storage import lease as lease_module
 from simclr_ray.storage import run_folder
 from simclr_ray.storage.lease import holds, lease
 from simclr_ray.storage.location import open_location
-from simclr_ray.train.control import Action, ClusterSignals, Control, lost_some, refused_workers, resized
+from simclr_ray.storage.run_folder import Row
+from simclr_ray.train.control import Action, ClusterSignals, Control, most_workers, refused_workers, resized
 
 ROW = {
     "step": 50, "epoch": 1.25, "loss": 4.2, "images_per_s": 100.0, "data_wait_fraction": 0.03, "workers": 2,
@@ -172,14 +173,17 @@ def test_a_refused_resize_is_retried_much_later_or_when_capacity_changes(
 
 
 def test_a_run_that_lost_workers_takes_others_as_soon_as_they_are_there() -> None:
-    events = [{"event": "start", "workers": 3}, {"event": "regroup"}, {"event": "attempt"}]
-    control, patient = (
-        Control(settle_s=0, resize_every_s=60, stop_margin_s=3, lost_some=lost_some(events, workers))
-        for workers in (2, 3)
-    )
-    assert control.decide(ClusterSignals(available_workers=3), 2, 0.0) == Action.RESIZE
-    assert patient.decide(ClusterSignals(available_workers=4), 3, 0.0) == Action.CONTINUE
-    assert not lost_some([{"event": "attempt"}], 1), "the first attempt"
+    def decided(workers: int, events: list[Row], **signals: int) -> Action:
+        control = Control(settle_s=0, resize_every_s=60, stop_margin_s=3, most_workers=most_workers(events))
+        return control.decide(ClusterSignals(**signals), workers, 0.0)
+
+    events: list[Row] = [{"event": "start", "workers": 3}, {"event": "regroup"}, {"event": "attempt"}]
+    assert decided(2, events, available_workers=3) == Action.RESIZE
+    assert decided(3, events, available_workers=4) == Action.CONTINUE, "it has all that it had"
+    assert decided(2, events, available_workers=4, places=3) == Action.CONTINUE, "another comes in the lost one's place"
+    events.append({"event": "restore", "workers": 2})
+    assert decided(2, events, available_workers=3) == Action.RESIZE, "by another recorder of the same attempt, too"
+    assert decided(1, [{"event": "attempt"}], available_workers=2) == Action.CONTINUE, "the first attempt"
 
 
 def test_only_a_growth_that_was_refused_delays_the_next() -> None:
