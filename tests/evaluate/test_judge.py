@@ -71,7 +71,7 @@ def test_the_test_is_of_the_same_images() -> None:
     found = [
         Classified(
             name=name,
-            accuracies={"knn": Accuracy(100 * float(flags.mean()), 100.0)},
+            accuracies={"knn": Accuracy(100 * float(flags.mean()), 100.0, 80.0)},
             right={"knn": flags},
             points=np.zeros((0, 2)),
             labels=np.zeros(0, np.int64),
@@ -83,7 +83,7 @@ def test_the_test_is_of_the_same_images() -> None:
         for name, flags in zip(("pretrained", "other", "same"), right, strict=True)
     ]
     rows = results(found, "knn")
-    assert rows["pretrained"] == {"top1": 83.333, "top5": 100.0}
+    assert rows["pretrained"] == {"top1": 83.333, "top5": 100.0, "mean_per_class": 80.0}
     assert (rows["other"]["p"], rows["same"]["p"]) == (permutation_p(right[0], right[1]), 1.0)
 
 
