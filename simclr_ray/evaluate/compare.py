@@ -22,7 +22,7 @@ from simclr_ray.evaluate.images import View, centered, cropped, read_images
 from simclr_ray.evaluate.knn import KnnConfig
 from simclr_ray.evaluate.linear import probe_config
 from simclr_ray.evaluate.logistic import LogisticConfig, TransferConfig, choose_l2
-from simclr_ray.evaluate.results import OURS
+from simclr_ray.evaluate.results import BASELINES, OURS
 from simclr_ray.evaluate.score import Classifier, accuracy, predict
 from simclr_ray.methods.build import build_encoder
 from simclr_ray.model.encoder import Encoder
@@ -62,7 +62,11 @@ class Scoring:
     """Of the order of a linear classifier's batches, and of the images on which transfer chooses its strength."""
 
     def classifiers_of(self, candidate: Candidate) -> list[Classifier | TransferConfig]:
-        return self.classifiers if candidate.name == OURS else self.baseline_classifiers
+        """Another pretrained encoder gets both: an equal one shall not be judged the worse."""
+        if candidate.name == OURS:
+            return self.classifiers
+        own = [] if candidate.name in BASELINES else self.classifiers
+        return [*own, *(one for one in self.baseline_classifiers if one not in own)]
 
 
 def require_settings(neighbours: int, temperature: float, crops: int, seed: int) -> None:

@@ -13,7 +13,7 @@ LABELS = {"knn": "kNN", "linear": "linear"}
 NOTE = (
     "Top-1 accuracy in percent; in brackets the difference to this run, and p of the paired permutation test on the "
     "same images, two-sided and not corrected for the number of rows. It speaks of these encoders, not of other seeds. "
-    "The linear classifier of every encoder but this run's has the learning rate of four that is best on the test set."
+    "The linear classifier of every encoder but this run's has the best of several learning rates on the test set."
 )
 
 

@@ -53,6 +53,7 @@ def test_each_is_scored_as_it_is_alone(judged: tuple[Path, list[Row]]) -> None:
     assert "p" not in knn["results"]["pretrained"]
     (smaller,) = [json.loads(line) for line in (folder / "runs/smaller/evaluation.jsonl").read_text().splitlines()]
     assert knn["results"][others[1]]["top1"] == smaller["results"]["pretrained"]["top1"]
+    assert linear["results"][others[0]]["top1"] >= linear["results"]["pretrained"]["top1"]
     assert knn["results"][others[0]] == knn["results"]["pretrained"] | {"p": 1.0}
 
 
