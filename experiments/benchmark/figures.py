@@ -2,7 +2,7 @@
 
     python experiments/benchmark/figures.py [--out docs]
 
-Trains on a local cluster of two nodes for three minutes, and kills one of them. The figures are those of the page of
+Trains on a local cluster of two nodes for some minutes, and kills one of them. The figures are those of the page of
 a run, with fewer colours and pixels, so that they stay small.
 """
 
