@@ -2,10 +2,10 @@
 
     python experiments/benchmark/scale.py [--rows 1000000] [--parts manifest worker ...] [--folder-files 100000]
 
-Each part runs in a process of its own. `peak` is its largest resident memory (VmHWM: ru_maxrss starts with the
-parent's), `added` that without what its imports take. Where a driver or a data worker would open many files, one small
-file stands for all of them, under many names or many times in the manifest, so footers, names and row groups are as
-many as in the real thing.
+Each part runs in a process of its own. `peak` is its largest resident memory (VmHWM; ru_maxrss starts at the parent's),
+`added` that without what its imports take. Where a driver or a data worker would open many files, one small file stands
+for all of them, under many names or many times in the manifest, so footers, names and row groups are as many as in the
+real thing.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from simclr_ray.data.prepare.writer import CHECKED, SHARD_BYTES, SHARD_SLICES, D
 from simclr_ray.storage.location import open_location
 
 SLICE_ROWS = 32
+PICKLED = "dataset.pickle"
+"""As a data worker gets it."""
 FILE_ROWS, GROUP_ROWS = 10_000, 100
 """Of a Parquet file of images as Hugging Face's library writes it."""
 EPOCHS, BATCH, WORKERS = 10, 4096, 8
@@ -110,7 +112,7 @@ def manifest(arguments: Arguments, folder: Path) -> str:
 
 
 def worker(arguments: Arguments, folder: Path) -> str:
-    dataset: Dataset = pickle.loads(pickle.dumps(open_dataset(str(folder))))
+    dataset: Dataset = pickle.loads((folder / PICKLED).read_bytes())
     reader, order = SliceReader(dataset), _order(arguments)
     for position in np.asarray(order.worker_positions(0, order.steps_per_epoch, 0, 1)[:READS]):
         _, number = order.slice_at(int(position))
@@ -185,6 +187,7 @@ def make_dataset(arguments: Arguments, folder: Path) -> None:
     fields = {key: value for key, value in one.__dict__.items() if key not in ("rows", "shards")}
     dataset = Dataset(**fields, rows=arguments.rows, shards=shards)
     (folder / INDEX).write_text(dataset.to_json())
+    (folder / PICKLED).write_bytes(pickle.dumps(dataset))
 
 
 def make_parquet(arguments: Arguments, folder: Path) -> None:

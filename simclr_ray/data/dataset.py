@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -36,7 +36,7 @@ OPEN_FILES, OPEN_STORE_FILES = 128, 1024
 """A local file holds one of the process's descriptors (1,024 as a rule), and opening it again is cheap."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Shard:
     """One Parquet file of whole slices: a row group is a slice. Only the dataset's last slice may be short."""
 
@@ -77,7 +77,7 @@ class Dataset:
 
     def to_json(self) -> str:
         fields = {key: value for key, value in self.__dict__.items() if key != "location"}
-        return json.dumps(fields | {"shards": [shard.__dict__ for shard in self.shards]}, indent=1) + "\n"
+        return json.dumps(fields | {"shards": [asdict(shard) for shard in self.shards]}, indent=1) + "\n"
 
 
 def is_dataset(uri: str) -> bool:
