@@ -220,7 +220,7 @@ def _step_of(
     trains_on_labels, probe = isinstance(config.method, LABELLED), probe_of(state.model)
 
     def step(batch: Batch) -> StepResult:
-        features: deque[Tensor] = deque(maxlen=passes)  # with several passes, each is seen twice
+        features: deque[Tensor] = deque(maxlen=passes)  # some are seen twice, the last ones in the order of passes
         result = training_step(
             state.model,
             probe.watching(forward, features) if probe else forward,

@@ -245,7 +245,7 @@ def test_the_command_answers_and_overrides_count(capsys: pytest.CaptureFixture[s
     flags = ["--instance", "g6e.2xlarge", "--workers", "8", "--cpu-instance", "c7a.8xlarge", "--cpu-workers", "2"]
     main(["imagenet_rn50_100ep", *flags, "--images", "1281167", "--spot-price", "0.9", "--train.epochs", "10"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("8 workers on 8 x g6e.2xlarge and 2 x c7a.8xlarge, 15 CPUs")
+    assert lines[0].startswith("8 workers on 8 x g6e.2xlarge and 2 x c7a.8xlarge, 14 CPUs")
     assert lines[0].endswith("3,120 steps of 4,096 images")
     for start in ("time  ", "price  ", "bottleneck  ", "goodput  "):
         assert any(line.startswith(start) for line in lines)

@@ -175,7 +175,7 @@ def too_large(*_: object, **__: object) -> None:
 def test_too_little_memory_for_a_share_of_a_pass_names_pass_size(dataset: Dataset, tmp_path: Path, where: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(f"simclr_ray.train.{where}", too_large)
-        with pytest.raises(TooLittleMemory, match="or train.pass_size to a smaller divisor of 48") as named:
+        with pytest.raises(TooLittleMemory, match="or set train.pass_size to a smaller divisor of 48") as named:
             attempt(TINY, dataset, tmp_path)
     assert named.value.workers == 1
 
