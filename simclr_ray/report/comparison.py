@@ -11,6 +11,7 @@ from typing import Any
 
 from simclr_ray.config import BadInput, Config, is_science
 from simclr_ray.evaluate.results import BASELINES, OURS
+from simclr_ray.report.columns import in_columns
 from simclr_ray.report.goodput import TRAINING, account
 from simclr_ray.report.run import RunRecords, read_run
 from simclr_ray.storage.location import open_location
@@ -103,12 +104,7 @@ class Comparison:
 
     def text(self) -> str:
         """For a terminal."""
-        lines = [self.head, *self.rows()]
-        widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-        table = []
-        for label, *cells in lines:
-            aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-            table.append("  ".join([label.ljust(widths[0]), *aligned]).rstrip())
+        table = in_columns([self.head, *self.rows()], right=range(1, len(self.head)))
         return "\n".join([*table, *self.notes()])
 
 

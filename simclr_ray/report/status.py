@@ -14,6 +14,7 @@ from simclr_ray.config import BadInput
 from simclr_ray.data.dataset import open_dataset
 from simclr_ray.data.order import order_of
 from simclr_ray.report.attempts import attempts_of
+from simclr_ray.report.columns import in_columns
 from simclr_ray.report.goodput import account
 from simclr_ray.report.run import RunRecords, read_run
 from simclr_ray.storage.lease import is_held
@@ -153,10 +154,8 @@ COLUMNS = ("run", "state", "step", "epoch", "saved", "goodput", "loss", "kNN", "
 def table(statuses: Sequence[RunStatus]) -> str:
     """A line for each run, for a terminal; problems below."""
     lines = [COLUMNS, *(_cells(status) for status in statuses)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
-    rows = ["  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     problems = [f"{status.name}: {status.problem}" for status in statuses if status.problem]
-    return "\n".join([*rows, *(["", *problems] if problems else [])])
+    return "\n".join([*in_columns(lines), *(["", *problems] if problems else [])])
 
 
 def _cells(status: RunStatus) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 from simclr_ray.config import BadInput, Config, is_science
 from simclr_ray.config.run import ADDRESSES
 from simclr_ray.recipes import RECIPES
+from simclr_ray.report.columns import in_columns
 from simclr_ray.storage.run_folder import CONFIG, read_config
 from simclr_ray.sweep.records import SweepRecords
 from simclr_ray.sweep.trials import STATES, Trial, short
@@ -71,15 +72,7 @@ def cells(records: SweepRecords) -> list[list[str]]:
 def table(records: SweepRecords) -> str:
     """The trials for a terminal."""
     rows = [[*row[:-1], row[-1] if len(row[-1]) <= 60 else row[-1][:57] + "..."] for row in cells(records)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    left = {1, 2, len(widths) - 1}
-    lines = [
-        "  ".join(
-            cell.ljust(width) if at in left else cell.rjust(width)
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    lines = in_columns(rows, right={0, *range(3, len(rows[0]) - 1)})
     return "\n".join([*lines, "", f"{records.objective} in brackets: before the full budget, not ranked"])
 
 

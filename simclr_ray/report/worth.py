@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from simclr_ray.evaluate.results import BASELINES, OURS
+from simclr_ray.report.columns import in_columns
 from simclr_ray.storage.run_folder import Row
 
 SIGNIFICANT = 0.05
@@ -68,9 +69,7 @@ class Worth:
     def text(self) -> str:
         """For a terminal."""
         lines = [self.head, *(cells for _, cells in self.rows)]
-        widths = [max(len(line[at]) for line in lines) for at in range(len(self.head))]
-        table = ["  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)) for line in lines]
-        return "\n".join([*(line.rstrip() for line in table), *self.verdicts])
+        return "\n".join([*in_columns(lines), *self.verdicts])
 
 
 def worth_of(evaluations: Sequence[Row]) -> Worth | None:
