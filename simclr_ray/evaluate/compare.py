@@ -149,12 +149,12 @@ def compare(candidates: Sequence[Candidate], scoring: Scoring, bank: Dataset, qu
         results[candidate.name] = accuracy(predicted, query_features.labels).row()
         if isinstance(classifier, LogisticConfig):
             results[candidate.name]["l2"] = classifier.l2
-    return {
-        "train_rows": len(bank_features[0].labels),
-        "test_rows": len(query_features.labels),
-        "bad": bank_features[0].bad + query_features.bad,
-        "results": results,
-    }
+    return counts_of(bank_features[0], query_features) | {"results": results}
+
+
+def counts_of(bank: Features, queries: Features) -> Row:
+    """The images used of each, and how many of both could not be decoded."""
+    return {"train_rows": len(bank.labels), "test_rows": len(queries.labels), "bad": bank.bad + queries.bad}
 
 
 def features_of(candidate: Candidate, dataset: Dataset, view: View) -> Features:

@@ -16,7 +16,7 @@ from simclr_ray.evaluate.images import ImageBatch, centered, read_images
 from simclr_ray.evaluate.knn import KnnConfig
 from simclr_ray.evaluate.label_free import rankme
 from simclr_ray.evaluate.linear import probe_config
-from simclr_ray.evaluate.score import RANKS, Classifier, accuracy, score
+from simclr_ray.evaluate.score import RANKS, Classifier, accuracy, predict
 from simclr_ray.methods.method import Method
 from simclr_ray.train.check import Evaluate
 from simclr_ray.train.metrics import Diverged
@@ -136,15 +136,9 @@ def _accuracies(
         classifiers["linear"] = probe_config(len(bank_labels))
     found: dict[str, float] = {}
     for name, classifier in classifiers.items():
-        reached = score(
-            queries.h,
-            queries.labels,
-            [bank],
-            bank_labels,
-            classifier,
-            classes=classes,
-            seed=0,
-            check_control=check_control,
+        predicted = predict(
+            queries.h, [bank], bank_labels, classifier, classes=classes, seed=0, check_control=check_control
         )
-        found |= {f"{name}_{measure}": value for measure, value in reached.row().items()}
+        reached = accuracy(predicted, queries.labels).row()
+        found |= {f"{name}_{measure}": value for measure, value in reached.items()}
     return found

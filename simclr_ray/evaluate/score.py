@@ -33,25 +33,6 @@ class Accuracy(NamedTuple):
         return {name: round(value, 3) for name, value in self._asdict().items()}
 
 
-def score(
-    queries: Float[Tensor, "n d"],
-    labels: Int64[Tensor, " n"],
-    bank: Sequence[Float[Tensor, "m d"]],
-    bank_labels: Int64[Tensor, " m"],
-    classifier: Classifier,
-    *,
-    classes: int,
-    seed: int,
-    check_control: Callable[[], None] | None = None,
-) -> Accuracy:
-    """Accuracy on the queries of all workers; each worker passes its share of them, and the whole bank.
-
-    The rest is `predict`'s.
-    """
-    predicted = predict(queries, bank, bank_labels, classifier, classes=classes, seed=seed, check_control=check_control)
-    return accuracy(predicted, labels)
-
-
 def predict(
     queries: Float[Tensor, "n d"],
     bank: Sequence[Float[Tensor, "m d"]],
@@ -62,7 +43,7 @@ def predict(
     seed: int,
     check_control: Callable[[], None] | None = None,
 ) -> Int64[Tensor, "n ranks"]:
-    """The first RANKS classes for each query, best first.
+    """The first RANKS classes for each query, best first; each worker passes its share of them, and the whole bank.
 
     `bank` holds the features of one or more views of the same images. The first view votes in kNN; a linear
     classifier trains on all of them, with `seed` for the order of its batches and `check_control` after each epoch;

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch.nn import functional as F
 
 from simclr_ray.data.dataset import Dataset
-from simclr_ray.evaluate.compare import Candidate, Scoring, best_prediction, features_of
+from simclr_ray.evaluate.compare import Candidate, Scoring, best_prediction, counts_of, features_of
 from simclr_ray.evaluate.features import Features
 from simclr_ray.evaluate.images import centered
 from simclr_ray.evaluate.knn import nearest_rows
@@ -67,11 +67,7 @@ def classify(
         shown=query_features.ids[:SHOWN].cpu().numpy(),
         nearest=nearest,
         similarities=similarities,
-        counts={
-            "train_rows": len(bank_features.ids),
-            "test_rows": len(query_features.ids),
-            "bad": bank_features.bad + query_features.bad,
-        },
+        counts=counts_of(bank_features, query_features),
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from simclr_ray.evaluate.knn import KnnConfig, knn_predict
-from simclr_ray.evaluate.score import accuracy, score
+from simclr_ray.evaluate.score import accuracy, predict
 
 
 def slow_votes(queries, bank, labels, *, classes, neighbours, temperature):
@@ -67,7 +67,7 @@ def test_accuracy_counts_first_and_first_five():
     truth = torch.arange(40) % 8
     votes = slow_votes(queries, bank, labels, classes=8, neighbours=7, temperature=0.1)
     top1 = sum(row[t] == max(row) for row, t in zip(votes, truth.tolist(), strict=True)) / 0.4
-    found = score(queries, truth, [bank], labels, config(7), classes=8, seed=0)
+    found = accuracy(predict(queries, [bank], labels, config(7), classes=8, seed=0), truth)
     assert found.top1 == pytest.approx(top1)
     assert found.top5 >= found.top1
 

@@ -13,7 +13,7 @@ from simclr_ray.evaluate.linear import (
     probe_config,
     train_probe,
 )
-from simclr_ray.evaluate.score import score
+from simclr_ray.evaluate.score import accuracy, predict
 
 SHORT = ProbeConfig(epochs=20, batch=64, lr_per_256=0.5, momentum=0.9, weight_decay=0.0)
 
@@ -29,8 +29,9 @@ def clusters(n=300, d=10, classes=4, seed=0):
 def test_separable_clusters_are_separated():
     features, labels = clusters()
     unseen, unseen_labels = clusters(seed=1)
-    assert score(unseen, unseen_labels, [features], labels, SHORT, classes=4, seed=0).top1 > 98
-    assert score(unseen, unseen_labels, [features], labels.roll(1), SHORT, classes=4, seed=0).top1 < 80
+    right, wrong = (predict(unseen, [features], known, SHORT, classes=4, seed=0) for known in (labels, labels.roll(1)))
+    assert accuracy(right, unseen_labels).top1 > 98
+    assert accuracy(wrong, unseen_labels).top1 < 80
 
 
 def test_one_batch_an_epoch_is_nesterov_descent_with_a_cosine():
