@@ -23,8 +23,7 @@ from scipy.stats import spearmanr
 from simclr_ray.data.dataset import Dataset, is_dataset, open_dataset
 from simclr_ray.data.load import SliceLoader
 from simclr_ray.data.order import order_of
-from simclr_ray.data.prepare.build import in_threads, ordered_work, write_dataset
-from simclr_ray.data.prepare.source import open_source
+from simclr_ray.data.prepare.build import prepare_here
 from simclr_ray.evaluate.during import check_during
 from simclr_ray.recipes import cifar10_rn18_200ep
 from simclr_ray.storage.location import open_location
@@ -135,11 +134,7 @@ def _run(number: int, train: Dataset, test: Dataset, folder: Path) -> list[Row]:
 
 
 def _dataset(spec: str, folder: Path) -> Dataset:
-    if is_dataset(str(folder)):
-        return open_dataset(str(folder))
-    source = open_source(spec)
-    checked = in_threads(source, ordered_work(source, 0), None)
-    return write_dataset(source, open_location(str(folder)), checked, seed=0, max_side=None, slice_rows=32)
+    return open_dataset(str(folder)) if is_dataset(str(folder)) else prepare_here(spec, str(folder), 32)
 
 
 if __name__ == "__main__":

@@ -21,12 +21,11 @@ from simclr_ray.data.dataset import Dataset, is_dataset, open_dataset
 from simclr_ray.data.load import SliceLoader
 from simclr_ray.data.order import Order
 from simclr_ray.data.prepare import synthetic
-from simclr_ray.data.prepare.build import in_threads, ordered_work, write_dataset
-from simclr_ray.data.prepare.source import is_address, open_source
+from simclr_ray.data.prepare.build import prepare_here
+from simclr_ray.data.prepare.source import is_address
 from simclr_ray.planning.figures import Figures
 from simclr_ray.planning.job import SLICE_ROWS, Job
 from simclr_ray.planning.machines import LOCAL, Instance, kind_of
-from simclr_ray.storage.location import open_location
 from simclr_ray.train.batch import batches, on_device
 from simclr_ray.train.memory import keep_freed_memory
 from simclr_ray.train.precision import auto_precision
@@ -93,11 +92,8 @@ def _images(config: Config, job: Job) -> Iterator[tuple[Dataset, str]]:
         yield open_dataset(train), train
         return
     spec = f"{synthetic.PREFIX}{DRAWN}:{config.augment.size if config.augment.size <= 64 else PHOTOGRAPH_PX}px"
-    source = open_source(spec)
     with TemporaryDirectory() as folder:
-        checked = in_threads(source, ordered_work(source, 0), None)
-        place = open_location(folder) / "images"
-        yield write_dataset(source, place, checked, seed=0, max_side=None, slice_rows=SLICE_ROWS), spec
+        yield prepare_here(spec, f"{folder}/images", SLICE_ROWS), spec
 
 
 def _loader(dataset: Dataset, config: Config, cache_dir: str) -> SliceLoader:

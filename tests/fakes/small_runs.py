@@ -14,8 +14,7 @@ from simclr_ray.config import Config
 from simclr_ray.data.dataset import IMAGE, Dataset
 from simclr_ray.data.load import SliceLoader
 from simclr_ray.data.order import Positions, order_of
-from simclr_ray.data.prepare.build import in_threads, ordered_work, write_dataset
-from simclr_ray.data.prepare.source import open_source
+from simclr_ray.data.prepare.build import prepare_here
 from simclr_ray.data.prepare.writer import CHECKED, DatasetWriter
 from simclr_ray.storage.location import open_location
 from simclr_ray.train.attempt import run_attempt
@@ -64,9 +63,7 @@ def with_method(config: Config, variant: str, **changes: Any) -> Config:
 
 def synthetic_dataset(folder: Path, count: int, slice_rows: int = 8) -> Dataset:
     """`count` synthetic images as a dataset in `folder`."""
-    source = open_source(f"synthetic:{count}")
-    checked = in_threads(source, ordered_work(source, 0), None)
-    return write_dataset(source, open_location(str(folder)), checked, seed=0, max_side=None, slice_rows=slice_rows)
+    return prepare_here(f"synthetic:{count}", str(folder), slice_rows)
 
 
 def corrupted(

@@ -26,9 +26,7 @@ from simclr_ray.data.bridge import Block
 from simclr_ray.data.cache import open_cache
 from simclr_ray.data.load import SliceLoader
 from simclr_ray.data.order import order_of
-from simclr_ray.data.prepare.build import in_threads, ordered_work, write_dataset
-from simclr_ray.data.prepare.source import open_source
-from simclr_ray.storage.location import open_location
+from simclr_ray.data.prepare.build import prepare_here
 
 SLICE_ROWS = 32
 BLOCK_BYTES = 32 << 20
@@ -89,11 +87,8 @@ def step_rate_of(config: Config, machine: Machine) -> float:
 @contextmanager
 def dataset_of(spec: str) -> Iterator[prepared.Dataset]:
     """The images of a spec that prepare takes, prepared."""
-    source = open_source(spec)
     with TemporaryDirectory() as folder:
-        checked = in_threads(source, ordered_work(source, 0), None)
-        place = open_location(folder) / "images"
-        yield write_dataset(source, place, checked, seed=0, max_side=None, slice_rows=SLICE_ROWS)
+        yield prepare_here(spec, f"{folder}/images", SLICE_ROWS)
 
 
 def loaded(

@@ -18,9 +18,9 @@ from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.decode import BadImage, decode
 from simclr_ray.data.philox import PREPARE, sort_words
 from simclr_ray.data.prepare.shuffle import shuffled
-from simclr_ray.data.prepare.source import Source
+from simclr_ray.data.prepare.source import Source, open_source
 from simclr_ray.data.prepare.writer import CHECKED, DatasetWriter
-from simclr_ray.storage.location import Location
+from simclr_ray.storage.location import Location, open_location
 
 JPEG_QUALITY = 92
 THREAD_ROWS = 128
@@ -91,6 +91,13 @@ def in_threads(source: Source, work: pa.Table, max_side: int | None) -> Iterator
                     yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
+
+
+def prepare_here(spec: str, dest: str, slice_rows: int) -> Dataset:
+    """Prepares what is small without a cluster: with seed 0 and no limit on sides, into the empty folder `dest`."""
+    source = open_source(spec)
+    checked = in_threads(source, ordered_work(source, 0), None)
+    return write_dataset(source, open_location(dest), checked, seed=0, max_side=None, slice_rows=slice_rows)
 
 
 def write_dataset(
