@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
 from simclr_ray.config import BadInput, Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.swap_or_not import swap_or_not
+
+Index = TypeVar("Index", int, np.ndarray)
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,14 @@ class Positions:
         return replace(self, indices=self.indices[part])
 
     def __iter__(self) -> Iterator[int]:
-        return (self.first + i // self.ours * self.slices_per_pass + i % self.ours * self.workers for i in self.indices)
+        return map(self._position, self.indices)
 
     def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
         """(m,) int64."""
-        i = np.arange(self.indices.start, self.indices.stop, self.indices.step, dtype=np.int64)
-        return self.first + i // self.ours * self.slices_per_pass + i % self.ours * self.workers
+        return self._position(np.arange(self.indices.start, self.indices.stop, self.indices.step, dtype=np.int64))
+
+    def _position(self, index: Index) -> Index:
+        return self.first + index // self.ours * self.slices_per_pass + index % self.ours * self.workers
 
 
 @dataclass(frozen=True, kw_only=True)
