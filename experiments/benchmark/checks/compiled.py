@@ -17,11 +17,9 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from checks.check import Bar, Check, Failed, Figures, Machine
-from checks.numerics import CLASSES, method_configs
+from checks.numerics import method_configs
 from checks.steps import OurStep, cifar, imagenet
-from simclr_ray.config import LABELLED
 from simclr_ray.optim.build import set_rate
-from simclr_ray.train.step import training_step
 
 WAITING = {"aten::_local_scalar_dense", "aten::is_nonzero", "aten::equal"}
 """Operations whose value the host reads."""
@@ -55,21 +53,10 @@ def host_waits(machine: Machine) -> Figures:
     found = {}
     for name, config in method_configs(machine).items():
         step = OurStep(config, machine.device, compiled=False)
-        labels = torch.arange(config.train.global_batch, device=machine.device) % CLASSES
-        train = partial(
-            training_step,
-            step.state.model,
-            step.forward,
-            step.state.optimizer,
-            step.views,
-            passes=1,
-            rows_per_worker=[len(step.views)],
-            labels=labels if isinstance(config.method, LABELLED) else None,
-        )
-        train()
-        train()
+        step()
+        step()
         with _Waits() as waits, _cuda_waits(machine) as reported:
-            train()
+            step()
         found[name] = waits.found + reported
     total = sum(map(len, found.values()))
     return Figures(ours=total, note=f"{len(found)} methods", details={k: v for k, v in found.items() if v})

@@ -17,7 +17,7 @@ from simclr_ray.data.bridge import Block
 from simclr_ray.methods.simclr import nt_xent
 from simclr_ray.storage.location import open_location
 from simclr_ray.train.attempt import run_attempt
-from simclr_ray.train.memory import TooLittleMemory
+from simclr_ray.train.memory import TooLittleMemory, limit_memory
 from simclr_ray.train.worker import LocalWorker
 
 GIB = 2**30
@@ -41,7 +41,7 @@ def out_of_memory(machine: Machine) -> Figures:
     """A run in a process with a part of the GPU that is too small: where it is refused more, in words that help."""
     if not machine.on_gpu:
         raise Skip("a process's memory on a CPU has no cap")
-    torch.cuda.set_per_process_memory_fraction(CAP)
+    limit_memory(CAP, machine.device)
     config = imagenet(machine).with_overrides({"resources.compile": False})
     with dataset_of(f"synthetic:{IMAGENET_BATCH}") as images, TemporaryDirectory() as folder:
 

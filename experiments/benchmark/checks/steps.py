@@ -13,7 +13,7 @@ from torchvision.models import resnet
 
 from checks.check import Machine
 from plain_loop import nt_xent
-from simclr_ray.config import Config
+from simclr_ray.config import Config, SupervisedConfig
 from simclr_ray.model import batchnorm
 from simclr_ray.recipes import cifar10_rn18_200ep, imagenet_rn50_100ep
 from simclr_ray.train.precision import auto_precision
@@ -51,6 +51,8 @@ class OurStep:
             self.state.model, data.mean, data.std, config.train.precision, device, compiled=compiled
         )
         self.views = random_views(config, device)
+        labels = torch.arange(len(self.views), device=device)
+        self.labels = labels % config.method.classes if isinstance(config.method, SupervisedConfig) else None
 
     def __call__(self) -> StepResult:
         batch = self.config.train.global_batch
@@ -62,6 +64,7 @@ class OurStep:
             self.views,
             passes=batch // pass_size,
             rows_per_worker=[pass_size] * self.workers,
+            labels=self.labels,
         )
 
     def gradients(self) -> Tensor:
