@@ -15,6 +15,7 @@ from typing import Literal
 
 from simclr_ray.cli.command import parse, run_command
 from simclr_ray.config import Config
+from simclr_ray.sweep.settings import SweepSettings
 from simclr_ray.sweep.space import parse_space
 
 SETTINGS = {
@@ -76,7 +77,7 @@ class _Row:
 
 
 def _sweep(sampler: Literal["tpe", "random"], seed: int, arguments: Arguments, storage: str) -> _Row:
-    from simclr_ray.orchestrate.sweep.tune import SweepSettings, sweep
+    from simclr_ray.orchestrate.sweep.tune import sweep
     from simclr_ray.sweep.records import read_sweep
 
     config = Config().with_overrides(SETTINGS | {"train.seed": seed})

@@ -9,7 +9,7 @@ from simclr_ray.config import BadInput
 from simclr_ray.config.suggest import suggestion
 
 COMMANDS = (
-    *("pretrain", "prepare", "sweep", "evaluate", "embed", "neighbours", "export"),
+    *("pretrain", "prepare", "sweep", "ablate", "evaluate", "embed", "neighbours", "export"),
     *("preview", "report", "plan", "status", "demo"),
 )
 USAGE = f"usage: simclr-ray COMMAND ...\ncommands: {', '.join(COMMANDS)}\nsimclr-ray COMMAND --help lists its settings"

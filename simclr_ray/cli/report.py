@@ -6,10 +6,10 @@
     python experiments/report.py RUN RUN ...
     python experiments/report.py SWEEP
 
-RUN: a run folder, local or by URI, in training or not. SWEEP: the folder of a sweep. Plots and a page are written to
-its folder report/. --against judges the encoder of a run beside others, and says whether it was worth it. Several runs
-become one table of their accuracies, those that differ only in their seed one row of it, and a page with their curves,
-comparison.html in the report/ of the first.
+RUN: a run folder, local or by URI, in training or not. SWEEP: the folder of a sweep or an ablation. Plots and a page
+are written to its folder report/. --against judges the encoder of a run beside others, and says whether it was worth
+it. Several runs become one table of their accuracies, those that differ only in their seed one row of it, and a page
+with their curves, comparison.html in the report/ of the first.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import tyro
 
 from simclr_ray.cli.command import parse
 from simclr_ray.config import BadInput
+from simclr_ray.report.ablation import ablation_findings
 from simclr_ray.report.comparison import compare_runs
 from simclr_ray.report.goodput import account, table
 from simclr_ray.report.page import write_page
@@ -76,7 +77,7 @@ def main(argv: list[str]) -> None:
 
 def _report_sweep(folder: str) -> None:
     sweep = read_sweep(folder)
-    print(findings(sweep))
+    print(ablation_findings(sweep) if sweep.ablation else findings(sweep))
     print(f"\nplots and all of this: {write_page(sweep)}")
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 from simclr_ray.cli.command import choose_recipe, parse_with_config
 from simclr_ray.config import BadInput
 from simclr_ray.recipes import RECIPES
+from simclr_ray.sweep.settings import SweepSettings
 from simclr_ray.sweep.space import parse_space
 
 
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> None:
         raise BadInput("--trials, --reduction and --concurrent must be at least 1, and --startup at least 0")
     space = parse_space(arguments.space, config)
 
-    from simclr_ray.orchestrate.sweep.tune import SweepSettings, sweep  # slow: wrong flags come first
+    from simclr_ray.orchestrate.sweep.tune import sweep  # slow: wrong flags come first
     from simclr_ray.report.page import write_page
     from simclr_ray.report.sweep import findings
     from simclr_ray.sweep.records import read_sweep

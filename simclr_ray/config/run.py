@@ -62,6 +62,10 @@ class Config:
             f"augment.local_views are for the methods {' and '.join(cls.name for cls in MULTI_CROP)}, "
             f"not for {self.method.name}: set it to 0",
         )
+        require(
+            not (self.evaluate.projections and isinstance(self.method, LABELLED)),
+            f"evaluate.projections needs a projection head, which {self.method.name} does not have: leave it out",
+        )
         queue, batch = self.method.queue if isinstance(self.method, MoCoConfig) else 0, self.train.global_batch
         require(
             queue % batch == 0,

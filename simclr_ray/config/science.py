@@ -54,10 +54,20 @@ class AugmentConfig:
     blur_sigma_max: float = 2.0
     solarize_p: float = 0.0
     """Values of 128 and more are inverted (BYOL, appendix B)."""
+    rotate_p: float = 0.0
+    """A turn by 90, 180 or 270 degrees. This and the next three are of SimCLR's figure 5, and of no recipe."""
+    sobel_p: float = 0.0
+    """Each channel becomes its gradient's magnitude."""
+    noise_p: float = 0.0
+    """Gaussian noise with a standard deviation of a tenth of the range of values."""
+    cutout_p: float = 0.0
+    """A square of half the view's side becomes grey."""
     second_blur_p: float | None = None
     """The second view's, where it is not the first one's."""
     second_solarize_p: float | None = None
     """The second view's, where it is not the first one's."""
+    second_plain: bool = False
+    """Only the first view is augmented; the second is the whole image, or its centre up to 4:3 (SimCLR, figure 5)."""
     local_views: int = 0
     """Further, smaller views of every image (multi-crop), for swav and dino; never solarized."""
     local_size: int = 96
@@ -71,10 +81,14 @@ class AugmentConfig:
         self._check_sizes()
         require(0 <= self.strength <= 2.5, f"augment.strength must lie in [0, 2.5], not {self.strength}")
         require(0 <= (self.saturation or 0) <= 2, f"augment.saturation must lie in [0, 2], not {self.saturation}")
-        own = ("flip_p", "jitter_p", "grayscale_p", "blur_p", "solarize_p")
-        for name in (*own, "second_blur_p", "second_solarize_p", "local_blur_p"):
+        own = ("flip_p", "jitter_p", "grayscale_p", "blur_p", "solarize_p", "second_blur_p", "second_solarize_p")
+        for name in (*own, "local_blur_p", "rotate_p", "sobel_p", "noise_p", "cutout_p"):
             value = getattr(self, name)
             require(value is None or 0 <= value <= 1, f"augment.{name} is a probability, not {value}")
+        require(
+            not self.second_plain or (self.second_blur_p is None and self.second_solarize_p is None),
+            "augment.second_plain leaves the second view as it is: leave out second_blur_p and second_solarize_p",
+        )
         require(
             0 < self.blur_sigma_min <= self.blur_sigma_max, "augment.blur_sigma_min must lie in (0, blur_sigma_max]"
         )
@@ -202,6 +216,8 @@ class EvaluateConfig:
     """The bank is the first so many rows of the (shuffled) training set."""
     test_rows: int = 10_000
     """The first so many rows of the test set, or without one the last of the training set (at most half of it)."""
+    projections: bool = False
+    """Also measure the projections z that the head makes of the features h: z_knn_top1, z_linear_top1 and so on."""
     neighbours: int = 200
     temperature: float = 0.1
     keep_best: bool = False

@@ -21,6 +21,7 @@ ORDER = 2
 PREPARE = 3
 SYNTHETIC = 5
 SUBSET = 6
+NOISE = 7
 LOCAL = 16
 """Of the first local view; the next ones follow."""
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from simclr_ray import collective
 from simclr_ray.config import BadInput, Config, EvaluateConfig
@@ -40,8 +43,9 @@ def check_during(config: Config, bank: Dataset, test: Dataset | None, device: to
     """A function that measures what `evaluate.method` asks for; it returns the same on every worker.
 
     rankme: {"rankme"}, of the queries; knn: also {"knn_top1", "knn_top5", "knn_mean_per_class"} in percent; linear:
-    {"linear_top1", ...} as well. knn and linear of a supervised run: also {"top1", ...} of its own classifier. probe:
-    {"probe_check"}, the probe_top1 of that step, under a name that only the rows of checks have.
+    {"linear_top1", ...} as well. knn and linear of a supervised run: also {"top1", ...} of its own classifier; with
+    `evaluate.projections` also all accuracies of the projections, as {"z_knn_top1"} and so on. probe: {"probe_check"},
+    the probe_top1 of that step, under a name that only the rows of checks have.
 
     `check_control`, which the function is given, is a collective: a worker that called it once more than the others
     would wait for them forever. So all workers call it equally often, whatever their shares of the images. `threads`
@@ -68,12 +72,28 @@ def check_during(config: Config, bank: Dataset, test: Dataset | None, device: to
         if settings.method == "rankme":
             return found
         own = share(model, bank, bank_rows, check_control)
-        features, labels = _of_all_workers(own.h), _of_all_workers(own.labels)
-        classes = int(labels.max()) + 1 if bank.classes is None else len(bank.classes)
-        found |= _own_accuracy(model, queries)
-        return found | _accuracies(settings, queries, features, labels, classes, check_control)
+        return found | _own_accuracy(model, queries) | _by_labels(settings, model, queries, own, bank, check_control)
 
     return check
+
+
+def _by_labels(
+    settings: EvaluateConfig,
+    model: Method,
+    queries: Features,
+    own: Features,
+    bank: Dataset,
+    check_control: Callable[[], None],
+) -> dict[str, float]:
+    """Accuracies of this worker's queries, by what all workers have of the bank; `own`: this one's share of it."""
+    labels = _of_all_workers(own.labels)
+    classes = int(labels.max()) + 1 if bank.classes is None else len(bank.classes)
+    found = _accuracies(settings, queries, _of_all_workers(own.h), labels, classes, check_control)
+    if settings.projections:
+        z = [replace(features, h=_projections(model, features.h)) for features in (queries, own)]
+        of_z = _accuracies(settings, z[0], _of_all_workers(z[1].h), labels, classes, check_control)
+        found |= {f"z_{name}": value for name, value in of_z.items()}
+    return found
 
 
 def _of_probe(model: Method, step: int, check_control: Callable[[], None]) -> dict[str, float]:
@@ -104,7 +124,7 @@ def _own_images(
         check_control()
 
 
-def _of_all_workers(rows: torch.Tensor) -> torch.Tensor:
+def _of_all_workers(rows: Tensor) -> Tensor:
     """Rows of every worker in rank order, on every worker.
 
     The order is the same everywhere, so all train the same linear classifier without exchanging a gradient, and row i
@@ -122,11 +142,19 @@ def _own_accuracy(model: Method, queries: Features) -> dict[str, float]:
     return accuracy(logits.topk(min(RANKS, logits.shape[1])).indices, queries.labels).row()
 
 
+def _projections(model: Method, features: Float[Tensor, "n h"]) -> Float[Tensor, "n d"]:
+    """float32, by the head in eval mode."""
+    weight = next(model.head.parameters(), features)
+    with frozen(model.head):
+        projections: Tensor = model.head(features.to(weight.dtype))
+    return projections.float()
+
+
 def _accuracies(
     settings: EvaluateConfig,
     queries: Features,
-    bank: torch.Tensor,
-    bank_labels: torch.Tensor,
+    bank: Tensor,
+    bank_labels: Tensor,
     classes: int,
     check_control: Callable[[], None],
 ) -> dict[str, float]:

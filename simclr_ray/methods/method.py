@@ -34,6 +34,8 @@ class Method(nn.Module):
     """
 
     encoder: Encoder
+    head: nn.Module
+    """From features h to projections z; methods that are trained on labels have none."""
     constant_rate: tuple[str, ...] = ()
     """Submodules whose learning rate stays at its peak."""
 

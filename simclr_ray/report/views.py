@@ -71,6 +71,10 @@ def described(params: ViewParams) -> str:
     others = ["gray"] if params.grayscale else []
     others += [f"blur {params.blur_sigma:.2f}"] if params.blur_sigma else []
     others += ["solarized"] if params.solarize else []
+    others += [f"turned {90 * params.turns}"] if params.turns else []
+    others += ["Sobel"] if params.sobel else []
+    others += ["noise"] if params.noise_key is not None else []
+    others += ["cutout"] if params.cutout else []
     return "\n".join([*lines, *([", ".join(others)] if others else [])])
 
 

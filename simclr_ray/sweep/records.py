@@ -9,6 +9,7 @@ from typing import Any
 from simclr_ray.config import BadInput, current_key
 from simclr_ray.storage.location import Location, open_location
 from simclr_ray.storage.run_folder import STUDY, SWEEP, is_sweep
+from simclr_ray.sweep.ablations import Point
 from simclr_ray.sweep.trials import Setting, Trial, read_trials, setting
 
 UNITS = {
@@ -35,6 +36,10 @@ class SweepRecords:
     budget_samples: int
     trials: list[Trial]
     """In the order of `read_trials`."""
+    ablation: str | None = None
+    """Its name, where the trials are those of an ablation."""
+    points: tuple[Point, ...] = ()
+    """What it compares; trial n is of point n modulo their number."""
 
     @property
     def best(self) -> Trial | None:
@@ -80,6 +85,8 @@ def read_sweep(folder: str) -> SweepRecords:
             seed=saved["seed"],
             budget_samples=saved["budget_samples"],
             trials=read_trials(place / STUDY),
+            ablation=saved.get("ablation"),
+            points=tuple(Point(**point) for point in saved.get("points", ())),
         )
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise BadInput(f"{file} is damaged ({error!r}): run the sweep's command again, which writes it") from None

@@ -25,8 +25,8 @@ class Study:
     """Trials by number, each with its parameters, its objective at every budget reached, and how it ended.
 
     `sampler`: "tpe" (multivariate; the first `startup` trials are random) or "random". What is drawn for trial n
-    depends on `seed`, n and the trials in the study by then, not on how often the sweep was started. `first`: the
-    parameters of the first trial.
+    depends on `seed`, n and the trials in the study by then, not on how often the sweep was started. `given`: the
+    parameters of a trial that are not to be drawn, by its number.
     `still_ours` is called before each copy: whether no other driver has taken the sweep over.
     """
 
@@ -39,7 +39,7 @@ class Study:
         sampler: str,
         seed: int,
         startup: int,
-        first: dict[str, Any],
+        given: Callable[[int], dict[str, Any] | None],
         still_ours: Callable[[], bool] = lambda: True,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -53,7 +53,7 @@ class Study:
             self._study = optuna.create_study(study_name=folder.name, storage=storage, direction="maximize")
         self._space = {key: _distribution(domain) for key, domain in space.items()}
         self._still_ours = still_ours
-        self._sampler, self._seed, self._startup, self._first = sampler, seed, startup, first
+        self._sampler, self._seed, self._startup, self._given = sampler, seed, startup, given
         self._handles: dict[int, optuna.Trial] = {}
         self.upload_error: str | None = None
         """Why the newest copy failed; the next event copies all."""
@@ -75,8 +75,9 @@ class Study:
         """A new trial, and in the storage before it begins."""
         number = len(self.trials)
         self._study.sampler = self._sampler_of(number)
-        if number == 0 and self._first:
-            self._study.enqueue_trial(self._first)
+        given = self._given(number)
+        if given is not None:
+            self._study.enqueue_trial(given)
         trial = self._study.ask(fixed_distributions=self._space)
         trial.set_user_attr("run", trial_name(trial.number))
         self._handles[trial.number] = trial

@@ -55,6 +55,8 @@ TYPED = {
         "2 of 2 trials: 2 complete"
     ),
     "report.py runs/quickstart-sweep": "2 of 2 trials: 2 complete",
+    f"ablate.py head quickstart --data.train labelled {SETTINGS}": "3 of 3 runs complete",
+    "report.py runs/quickstart-head": "h above z with the head none: no, by +0.00",
     "demo": "kNN accuracy on 64 synthetic images of 10 classes",
     "status.py": "quickstart-sweep",
     "status.py --json": '"quickstart-sweep"',
@@ -116,6 +118,7 @@ def test_the_status_is_printed_as_json(done: dict[str, subprocess.CompletedProce
         finetuned: "finished",
         "demo": "finished",
         "quickstart": "finished",
+        "quickstart-head": "sweep",
         "quickstart-sweep": "sweep",
         "warm": "finished",
     }

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gloo import run_workers
-from simclr_ray.config import Config, SimCLRConfig
+from simclr_ray.config import BadInput, Config, SimCLRConfig, SupervisedConfig
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.evaluate.during import check_during, rows_of_check
 from simclr_ray.evaluate.label_free import rankme
@@ -60,6 +60,29 @@ def test_the_decoded_cache_is_used_and_changes_nothing(dataset: Dataset, tmp_pat
     few = cached.with_overrides({"evaluate.bank_rows": 50, "evaluate.test_rows": 50})
     check(few.with_overrides({"resources.cache_dir": str(tmp_path / "other")}), dataset, None)
     assert not (tmp_path / "other").exists(), "too few rows are read to decode all"
+
+
+def test_projections_are_judged_as_features_are(dataset: Dataset) -> None:
+    """Of an encoder that ends with the head, the features are the projections."""
+    config = LINEAR.with_overrides({"evaluate.projections": True})
+    found, _ = check(config, dataset, None)
+    model = build_method(config.model, SimCLRConfig(), seed=0, size=32).eval()
+    head, forward = model.head, model.encoder.forward
+    model.encoder.forward = lambda images: head(forward(images))  # type: ignore[method-assign]
+    model.encoder.feature_dim = 16
+    of_z = check_during(LINEAR, dataset, None, torch.device("cpu"), 1)(model, 1, lambda: None)
+    assert {f"z_{name}": value for name, value in of_z.items() if name != "rankme"} == {
+        name: value for name, value in found.items() if name.startswith("z_")
+    }
+    assert found["z_linear_top1"] != found["linear_top1"]
+    shared = run_workers(3, check, config, dataset, None)
+    assert shared == [(pytest.approx(found), shared[0][1])] * 3
+    none = config.with_overrides({"model.head": "none"})
+    model = build_method(none.model, SimCLRConfig(), seed=0, size=32)
+    same = check_during(none, dataset, None, torch.device("cpu"), 1)(model, 1, lambda: None)
+    assert same["z_knn_top1"] == same["knn_top1"]
+    with pytest.raises(BadInput, match="needs a projection head"):
+        Config(method=SupervisedConfig()).with_overrides({"evaluate.projections": True})
 
 
 def test_rows_held_out_are_no_rows_of_the_bank(dataset: Dataset) -> None:

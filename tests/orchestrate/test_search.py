@@ -74,7 +74,8 @@ def test_a_wrong_space_is_named_before_anything_starts(entries: list[str], messa
 def open_study(folder: Path, work: str = "work", *, sampler: str = "tpe", first: dict[str, Any] = FIRST) -> Study:
     (folder / work).mkdir(exist_ok=True)
     location = open_location(str(folder / "sweep"))
-    return Study(location, folder / work, SPACE, sampler=sampler, seed=3, startup=2, first=first)
+    given = {0: first}.get
+    return Study(location, folder / work, SPACE, sampler=sampler, seed=3, startup=2, given=given)
 
 
 def test_a_study_resumes_from_its_copy_alone(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ _ORDERS = np.array(list(itertools.permutations(range(4))))
 _TOP, _LEFT, _FLIP, _JITTER, _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE, _ORDER, _GRAYSCALE, _BLUR, _SIGMA = range(
     20, 32
 )
-_SOLARIZE, _WORDS = 32, 36
+_SOLARIZE, _ROTATE, _TURNS, _SOBEL, _NOISE, _NOISE_KEY, _CUTOUT, _CUT_LEFT, _CUT_TOP = range(32, 41)
+_WORDS = 44
 
 
 class Distribution(NamedTuple):
@@ -39,10 +40,15 @@ class Distribution(NamedTuple):
     blur_sigma_min: float
     blur_sigma_max: float
     solarize_p: float
+    rotate_p: float
+    sobel_p: float
+    noise_p: float
+    cutout_p: float
 
 
 class FlatView(NamedTuple):
-    """augment.ViewParams for Numba, without optional fields: if `jitter` is False the five after it are unused."""
+    """augment.ViewParams for Numba, without optional fields: what follows a `jitter`, `noise` or `cutout` that is False
+    is unused."""
 
     top: int
     left: int
@@ -58,6 +64,13 @@ class FlatView(NamedTuple):
     grayscale: bool
     blur_sigma: float
     solarize: bool
+    turns: int
+    sobel: bool
+    noise: bool
+    noise_key: int
+    cutout: bool
+    cut_left: float
+    cut_top: float
 
 
 @numba.njit
@@ -65,7 +78,8 @@ def draw_view(
     seed: int, epoch: int, sample_id: int, domain: int, height: int, width: int, distribution: Distribution
 ) -> FlatView:
     """The FlatView of one sample and view; `domain` is that of the view in philox, `height` and `width` the image's."""
-    u = words(seed, epoch, sample_id, domain, _WORDS) * 2.0**-32
+    drawn = words(seed, epoch, sample_id, domain, _WORDS)
+    u = drawn * 2.0**-32
     crop_height, crop_width, found = _draw_crop_size(u, height, width, distribution.crop_min, distribution.crop_max)
     top = int(u[_TOP] * (height - crop_height + 1)) if found else (height - crop_height) // 2
     left = int(u[_LEFT] * (width - crop_width + 1)) if found else (width - crop_width) // 2
@@ -88,6 +102,13 @@ def draw_view(
         u[_GRAYSCALE] < distribution.grayscale_p,
         sigma if u[_BLUR] < distribution.blur_p else 0.0,
         u[_SOLARIZE] < distribution.solarize_p,
+        1 + int(u[_TURNS] * 3) if u[_ROTATE] < distribution.rotate_p else 0,
+        u[_SOBEL] < distribution.sobel_p,
+        u[_NOISE] < distribution.noise_p,
+        int(drawn[_NOISE_KEY]),
+        u[_CUTOUT] < distribution.cutout_p,
+        u[_CUT_LEFT],
+        u[_CUT_TOP],
     )
 
 

@@ -1,4 +1,7 @@
-"""Renders a view inside Numba: crop, resize, flip, jitter, grayscale, blur, solarize; rounded at the end."""
+"""Renders a view inside Numba, rounded at the end.
+
+The order is crop, resize, flip, rotation, jitter, grayscale, blur, solarize, Sobel filter, noise, cutout.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import numpy as np
 from simclr_ray.data.augment.blur import blur
 from simclr_ray.data.augment.colour import grayscale, jitter
 from simclr_ray.data.augment.draw import FlatView
+from simclr_ray.data.augment.figure_5 import add_noise, cut_out, quarter_turns, sobel
 from simclr_ray.data.augment.resize import resize, spare_floats
 
 _HALF = np.float32(0.5)
@@ -24,6 +28,10 @@ def render_view(image: np.ndarray, view: FlatView, out: np.ndarray) -> None:
     work = np.empty(floats + max(floats, spare_floats(view.width, size)), np.float32)
     planes, spare = work[:floats].reshape(3, size, size), work[floats:]
     resize(image, view.top, view.left, view.height, view.width, view.flip, planes, spare)
+    other = spare[:floats].reshape(3, size, size)
+    if view.turns > 0:
+        quarter_turns(planes, view.turns, other)
+        planes, other = other, planes
     flat = planes.reshape(3, size * size)
     red, green, blue = flat[0], flat[1], flat[2]
     if view.jitter:
@@ -32,11 +40,17 @@ def render_view(image: np.ndarray, view: FlatView, out: np.ndarray) -> None:
     if view.grayscale:
         grayscale(red, green, blue)
     if view.blur_sigma > 0:
-        blurred = spare[:floats].reshape(3, size, size)
-        blur(planes, view.blur_sigma, blur_radius(size), blurred)
-        planes = blurred
+        blur(planes, view.blur_sigma, blur_radius(size), other)
+        planes, other = other, planes
     if view.solarize:
         _solarize(planes.reshape(3 * size * size))
+    if view.sobel:
+        sobel(planes, other)
+        planes, other = other, planes
+    if view.noise:
+        add_noise(planes.reshape(3 * size * size), view.noise_key)
+    if view.cutout:
+        cut_out(planes, view.cut_left, view.cut_top)
     _store(planes, out)
 
 

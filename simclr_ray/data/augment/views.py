@@ -44,6 +44,13 @@ class ViewParams:
     blur_sigma: float
     """In pixels of the view; 0 for none."""
     solarize: bool = False
+    turns: int = 0
+    """Quarter turns, counter-clockwise; unlike the fields around it this comes right after the flip."""
+    sobel: bool = False
+    noise_key: int | None = None
+    """Gaussian noise is a function of this 32-bit word; None for none."""
+    cutout: tuple[float, float] | None = None
+    """Left and top of the square's centre, as parts of the view's side."""
 
 
 def draw_views(
@@ -66,7 +73,8 @@ def draw_local_views(
 def render(image: np.ndarray, params: ViewParams, size: int) -> np.ndarray:
     """(size, size, 3) uint8: the view of a (h, w, 3) uint8 image. Equals torchvision v2 on floats but for rounding.
 
-    Raises ValueError for an image of another shape or type, a crop outside of it, or an order that is no permutation.
+    Raises ValueError for an image of another shape or type, a crop outside of it, an order that is no permutation, or
+    more than three turns.
     """
     image = _checked(image)
     height, width, _ = image.shape
@@ -76,6 +84,8 @@ def render(image: np.ndarray, params: ViewParams, size: int) -> np.ndarray:
         raise ValueError(f"columns {params.left} + {params.width} of the crop are not within a width of {width}")
     if params.jitter is not None and sorted(params.jitter.order) != [0, 1, 2, 3]:
         raise ValueError(f"jitter.order must be a permutation of 0, 1, 2, 3, not {params.jitter.order}")
+    if params.turns not in range(4):
+        raise ValueError(f"turns must lie in 0..3, not {params.turns}")
     out = np.empty((size, size, 3), np.uint8)
     _render(image, _flat(params), out)
     return out
@@ -173,12 +183,24 @@ def _pair(config: AugmentConfig) -> tuple[Distribution, Distribution]:
         blur_sigma_min=float(config.blur_sigma_min),
         blur_sigma_max=float(config.blur_sigma_max),
         solarize_p=float(config.solarize_p),
+        rotate_p=float(config.rotate_p),
+        sobel_p=float(config.sobel_p),
+        noise_p=float(config.noise_p),
+        cutout_p=float(config.cutout_p),
     )
+    if config.second_plain:
+        return first, _plain(first)
     blur_p, solarize_p = config.second_blur_p, config.second_solarize_p
     return first, first._replace(
         blur_p=first.blur_p if blur_p is None else float(blur_p),
         solarize_p=first.solarize_p if solarize_p is None else float(solarize_p),
     )
+
+
+def _plain(distribution: Distribution) -> Distribution:
+    """The whole image: every probability is 0, and no try finds a crop of twice the area."""
+    never = {name: 0.0 for name in Distribution._fields if name.endswith("_p")}
+    return distribution._replace(crop_min=2.0, crop_max=2.0, **never)
 
 
 @lru_cache
@@ -195,13 +217,26 @@ def _local(config: AugmentConfig) -> Distribution:
 def _params(view: FlatView) -> ViewParams:
     jitter = Jitter(view.brightness, view.contrast, view.saturation, view.hue, view.order) if view.jitter else None
     return ViewParams(
-        view.top, view.left, view.height, view.width, view.flip, jitter, view.grayscale, view.blur_sigma, view.solarize
+        view.top,
+        view.left,
+        view.height,
+        view.width,
+        view.flip,
+        jitter,
+        view.grayscale,
+        view.blur_sigma,
+        view.solarize,
+        view.turns,
+        view.sobel,
+        view.noise_key if view.noise else None,
+        (view.cut_left, view.cut_top) if view.cutout else None,
     )
 
 
 def _flat(params: ViewParams) -> FlatView:
     jitter = params.jitter or Jitter(1.0, 1.0, 1.0, 0.0, (0, 1, 2, 3))
     first, second, third, fourth = (int(operation) for operation in jitter.order)
+    left, top = params.cutout or (0.0, 0.0)
     return FlatView(
         int(params.top),
         int(params.left),
@@ -217,4 +252,11 @@ def _flat(params: ViewParams) -> FlatView:
         bool(params.grayscale),
         float(params.blur_sigma),
         bool(params.solarize),
+        int(params.turns),
+        bool(params.sobel),
+        params.noise_key is not None,
+        int(params.noise_key or 0),
+        params.cutout is not None,
+        float(left),
+        float(top),
     )

@@ -9,15 +9,15 @@ import signal
 import sys
 import tempfile
 import uuid
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import ray
 from optuna.trial import FrozenTrial
 from ray import tune
 
-from simclr_ray.config import BadInput, Config, is_science
+from simclr_ray.config import BadInput, Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.order import last_step, order_of
 from simclr_ray.evaluate.labels import probe_classes
@@ -30,30 +30,14 @@ from simclr_ray.orchestrate.task import request_end
 from simclr_ray.planning.shares import Share, share_of
 from simclr_ray.storage.lease import holds, lease
 from simclr_ray.storage.location import Location
-from simclr_ray.storage.run_folder import SWEEP, is_sweep
-from simclr_ray.sweep.space import Choices, Space
+from simclr_ray.storage.run_folder import SWEEP
+from simclr_ray.sweep.settings import SweepSettings, record_of, require_same
 from simclr_ray.sweep.study import Study
 from simclr_ray.train.check import objective_of
 from simclr_ray.train.tracking.build import require_tracking
 
 TRIAL_CPUS = 0.01
 """CPUs of the process that starts a trial's run and waits for it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepSettings:
-    """The settings of a sweep; all but `trials` must stay the same when it is resumed."""
-
-    recipe: str
-    defaults: Config
-    """The recipe's own values."""
-    space: Space
-    trials: int = 30
-    startup: int = 8
-    sampler: Literal["tpe", "random"] = "tpe"
-    reduction: int = 3
-    """ASHA's eta: of the trials that reach a rung, one in so many continues; 1: all do."""
-    seed: int = 0
 
 
 def sweep(config: Config, settings: SweepSettings, name: str, storage: str, *, concurrent: int | None = None) -> str:
@@ -66,15 +50,15 @@ def sweep(config: Config, settings: SweepSettings, name: str, storage: str, *, c
     require_tracking(config.logging)
     folder = run_folder(name, storage)
     config, dataset = _prepared(config, storage)
-    _require_fits(config, settings.space, dataset, workers=1)
-    record = _record(config, settings, _budget(config, dataset))
-    _require_same(folder, record)
+    _require_fits(config, settings, dataset, workers=1)
+    record = record_of(config, settings, objective_of(config), _budget(config, dataset))
+    require_same(folder, record)
     join_or_start()
     concurrent = concurrent or _concurrent(config)
     share = _share(config, concurrent)
-    _require_fits(config, settings.space, dataset, share.max_workers)
+    _require_fits(config, settings, dataset, share.max_workers)
     with lease(folder) as driver, tempfile.TemporaryDirectory(prefix="simclr_ray-sweep-") as work:
-        _require_same(folder, record)
+        require_same(folder, record)
         (folder / SWEEP).write_bytes((json.dumps(record, indent=2) + "\n").encode())
         study = Study(
             folder,
@@ -83,18 +67,17 @@ def sweep(config: Config, settings: SweepSettings, name: str, storage: str, *, c
             sampler=settings.sampler,
             seed=settings.seed,
             startup=settings.startup,
-            first=_first(settings.space, record["defaults"]),
+            given=lambda number: settings.given(number, config),
             still_ours=lambda: holds(folder, driver),
         )
         _search(study, config, dataset, settings, folder, share, concurrent)
     return folder.uri
 
 
-def _require_fits(config: Config, space: Space, dataset: Dataset, workers: int) -> None:
+def _require_fits(config: Config, settings: SweepSettings, dataset: Dataset, workers: int) -> None:
     """Raises BadInput, before anything starts, for a batch in the space that does not fit the data or the workers."""
-    for key, domain in space.items():
-        for value in domain.samples():
-            order_of(config.with_overrides({key: value}), dataset).rows_per_pass(workers)
+    for values in settings.samples():
+        order_of(config.with_overrides(values), dataset).rows_per_pass(workers)
 
 
 def _search(
@@ -112,8 +95,9 @@ def _search(
         return _budget(config.with_overrides(trial.params), dataset)
 
     def config_of(trial: FrozenTrial) -> dict[str, Any]:
-        order_of(config.with_overrides(trial.params), dataset).rows_per_pass(share.max_workers)
-        return _trial_config(config, folder, trial, share, budget_of(trial))
+        own = config.with_overrides(trial.params | settings.seed_of(trial.number, config))
+        order_of(own, dataset).rows_per_pass(share.max_workers)
+        return _trial_config(own, folder, trial, share, budget_of(trial))
 
     search = StudySearch(study, settings.trials, config_of, _log, lambda run: request_end(folder / run))
     asha = None
@@ -185,56 +169,10 @@ def _share(config: Config, concurrent: int) -> Share:
         raise BadInput(f"{concurrent} trials at once get {1 / concurrent:.0%} of the cluster each: {error}") from None
 
 
-def _record(config: Config, settings: SweepSettings, budget: int) -> dict[str, Any]:
-    """The content of sweep.json, which a restart and the report read."""
-    before, now = settings.defaults.flat(), config.flat()
-    return {
-        "recipe": settings.recipe,
-        "overrides": {key: value for key, value in now.items() if value != before.get(key)},
-        "defaults": {key: now[key] for key in settings.space},
-        "space": {key: domain.to_json() for key, domain in settings.space.items()},
-        "objective": objective_of(config),
-        "sampler": settings.sampler,
-        "startup": settings.startup,
-        "reduction": settings.reduction,
-        "seed": settings.seed,
-        "trials": settings.trials,
-        "budget_samples": budget,
-    }
-
-
-def _require_same(folder: Location, record: dict[str, Any]) -> None:
-    """Raises BadInput if a resumed sweep has other settings; only trials and the machine's settings may change."""
-    if not is_sweep(folder):
-        return
-    earlier = json.loads((folder / SWEEP).read_bytes())
-    now = json.loads(json.dumps(record))
-    for one in (earlier, now):
-        one["overrides"] = {key: value for key, value in one["overrides"].items() if is_science(key)}
-    changes = [key for key in now if key != "trials" and now[key] != earlier.get(key)]
-    if changes:
-        key = changes[0]
-        raise BadInput(
-            f"{folder} was started with another {key} ({earlier.get(key)}, now {now[key]}): use another --name, or the "
-            "old values"
-        )
-
-
-def _first(space: Space, defaults: dict[str, Any]) -> dict[str, Any]:
-    """The recipe's own values, the first trial, if the space contains them; else none."""
-    inside = all(
-        defaults[key] in domain.choices
-        if isinstance(domain, Choices)
-        else defaults[key] is not None and domain.low <= defaults[key] <= domain.high
-        for key, domain in space.items()
-    )
-    return defaults if inside else {}
-
-
 def _trial_config(config: Config, folder: Location, trial: FrozenTrial, share: Share, budget: int) -> dict[str, Any]:
     return {
         "run": trial.user_attrs["run"],
-        "config": config.with_overrides(trial.params).to_json(),
+        "config": config.to_json(),
         "storage": folder.uri,
         "share": asdict(share),
         "alone": share.max_workers == 1,
