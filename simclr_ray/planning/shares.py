@@ -15,6 +15,9 @@ EXECUTOR_CPUS = 1
 """Left for Ray Data's executor and for the thread that makes the batches, beside a GPU that has data CPUs enough."""
 ENOUGH_DATA_CPUS = 4
 
+LESS_THAN_A_CORE = 0.05
+"""So much may lack in a core for a thread: a sweep's trial counts a hundredth of a CPU for itself, and does not use it."""
+
 TRAINING_PER_DATA_CPU = 8
 """On a CPU an image takes 30 to 100 times as long to train on as to load: one data CPU for so many that train."""
 
@@ -97,4 +100,4 @@ def training_threads(
         return resources.threads
     if on_gpu:
         return max(1, int(resources.cpus_per_worker))
-    return max(1, min(node_cpus, int(total_cpus / workers + 1e-6)))
+    return max(1, min(node_cpus, int(total_cpus / workers + LESS_THAN_A_CORE)))

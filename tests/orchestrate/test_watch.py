@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from simclr_ray.config import BadInput, ResourcesConfig
+from simclr_ray.orchestrate.sweep.tune import TRIAL_CPUS
 from simclr_ray.orchestrate.watch import render_line
 from simclr_ray.planning.shares import Share, data_cpus, share_of, training_threads, workers_that_fit
 from simclr_ray.storage import lease as lease_module
@@ -111,6 +112,7 @@ def test_a_cpu_worker_trains_with_all_cpus_of_its_share_and_loads_with_an_eighth
 
     parts = [(1, 2), (1, 16), (2, 16), (3, 16), (1, 64), (4, 2)]
     assert [threads(*part) for part in parts] == [2, 16, 8, 5, 16, 1], "no more than a node has, at least one"
+    assert [threads(1, 2 - TRIAL_CPUS), threads(1, 1.5)] == [2, 1], "a trial of a sweep trains with the last core too"
     assert threads(1, 16, threads=3) == 3
     assert threads(1, 16, on_gpu=True, cpus_per_worker=4.0) == 4
     loading = [
