@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from simclr_ray.config import BadInput, Config
@@ -15,6 +16,9 @@ from simclr_ray.storage.run_folder import EVALUATIONS, METRICS, Row, read_rows
 CARD, PREPROCESSING = "README.md", "preprocessing.json"
 LIBRARY_NAMES: dict[Format, str] = {"timm": "timm", "onnx": "onnx", "safetensors": "simclr_ray"}
 """As the Hugging Face hub calls them."""
+
+FOLDERS = re.compile(r"""(?<![^\s'"=:])(?:file://|~[^\s'"/]*)?/(?!/)(?:[^\s'"]*/)?(?=[^\s'"/])""")
+"""Those of an absolute local path, up to its last name. What follows another scheme's two slashes is none."""
 
 TEMPLATE = """\
 ---
@@ -53,12 +57,15 @@ Written by `{command}`.
 
 
 def write_card(form: Format, pretrained: Pretrained, run: Location, out: Location, lines: str, command: str) -> None:
-    """README.md, in the Hugging Face hub's form, and preprocessing.json. `lines` load the encoder."""
+    """README.md, in the Hugging Face hub's form, and preprocessing.json. `lines` load the encoder.
+
+    A card is published: of local paths it has the last name alone, and not the folders of whoever wrote it.
+    """
     transform = transform_of(pretrained).to_dict()
     (out / PREPROCESSING).write_bytes((json.dumps(transform, indent=1) + "\n").encode())
     evaluations = [r for r in read_rows(run / EVALUATIONS) if r.get("encoder_sha256") in (None, pretrained.sha256)]
     text = _card(form, pretrained, read_rows(run / METRICS), evaluations, lines, command)
-    (out / CARD).write_bytes(text.encode())
+    (out / CARD).write_bytes(FOLDERS.sub("", text).encode())
 
 
 def _card(

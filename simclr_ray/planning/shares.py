@@ -16,7 +16,7 @@ EXECUTOR_CPUS = 1
 ENOUGH_DATA_CPUS = 4
 
 LESS_THAN_A_CORE = 0.05
-"""So much may lack in a core for a thread: a sweep's trial counts a hundredth of a CPU for itself, and does not use it."""
+"""So much may lack in a core for a thread: a sweep's trial counts a hundredth of a CPU for itself, which is idle."""
 
 TRAINING_PER_DATA_CPU = 8
 """On a CPU an image takes 30 to 100 times as long to train on as to load: one data CPU for so many that train."""
