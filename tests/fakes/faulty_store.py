@@ -127,7 +127,9 @@ def _handler(store: FaultyStore) -> type[BaseHTTPRequestHandler]:
                 self._pass_on(body, cut=rule is not None)
             elif rule.fault is Fault.ANSWER:
                 text = f"<Error><Code>{rule.code}</Code><Message>Because of {rule.code}.</Message></Error>"
-                self._answer(rule.status, {"Content-Type": "application/xml"}, text.encode())
+                # Without a body there is no type: Azure's client would parse it, and end the process.
+                kind = {} if self.command == "HEAD" else {"Content-Type": "application/xml"}
+                self._answer(rule.status, kind | {"x-ms-error-code": rule.code}, text.encode())
             else:
                 if rule.fault is Fault.STALL:
                     store.closing.wait(rule.stall_s)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
 from faulty_store import Fault
 from google_store import GoogleStore, google_store
@@ -16,16 +14,7 @@ from simclr_ray.data.prepare.writer import require_writable
 from simclr_ray.storage import object_store
 from simclr_ray.storage.location import Location, open_location
 from simclr_ray.storage.object_store import Refused
-from small_runs import TINY, Killed, attempt, synthetic_dataset, weights
-from store_contents import assert_keeps_files
-
-OPERATIONS: dict[str, Callable[[Location], object]] = {
-    "size": lambda folder: (folder / "x").size(),
-    "read": lambda folder: (folder / "x").read_bytes(),
-    "list": lambda folder: [entry.name for entry in folder.files()],
-    "write": lambda folder: (folder / "y").write_bytes(b"y"),
-    "delete": lambda folder: (folder / "x").delete(),
-}
+from store_contents import OPERATIONS, assert_a_killed_run_ends_as_one_in_a_folder, assert_keeps_files
 
 
 @pytest.fixture(scope="module")
@@ -74,16 +63,4 @@ def test_a_bucket_that_is_not_there_is_refused(store: GoogleStore, folder: Locat
 def test_a_run_that_is_killed_in_a_faulty_store_ends_as_one_in_a_folder(
     store: GoogleStore, folder: Location, tmp_path: Path
 ) -> None:
-    config = TINY.with_overrides({"saving.every_steps": 3})
-    here = synthetic_dataset(tmp_path / "data", 96)
-    there = synthetic_dataset((folder / "data").uri, 96)
-    assert there.fingerprint == here.fingerprint
-    expected = weights(attempt(config, here, tmp_path / "run"))
-    with pytest.raises(Killed):
-        attempt(config, there, (folder / "run").uri, die_after_step=4)
-    store.fail(Fault.ANSWER, 2)
-    got = attempt(config, there, (folder / "run").uri)
-    for name, value in expected.items():
-        assert torch.equal(weights(got)[name], value), name
-    events = [json.loads(line) for line in (folder / "run" / "events.jsonl").read_bytes().splitlines()]
-    assert [event["step"] for event in events if event["event"] == "restore"] == [3]
+    assert_a_killed_run_ends_as_one_in_a_folder(folder, tmp_path, lambda: store.fail(Fault.ANSWER, 2))
