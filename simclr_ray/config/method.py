@@ -115,11 +115,17 @@ class SwAVConfig:
     """Of Sinkhorn-Knopp."""
     frozen_epochs: float = 0.0
     """Epochs at the start in which the prototypes stay as they are drawn; about one in the official code."""
+    queue: int = 0
+    """Projections of earlier batches, of each of the first two views, that join the assignment: for batches of fewer
+    images than prototypes. A multiple of train.global_batch (3,840 for batches of 256 in the paper); 0: none."""
+    queue_epochs: float = 15.0
+    """Epochs at the start in which the queue is not used; the default is the official code's. A shorter run needs
+    fewer, or never uses it. Too early, projections of earlier batches disturb the assignment."""
 
     def __post_init__(self) -> None:
         require_positive("method", self, "temperature", "epsilon")
         require_at_least(1, "method", self, "prototypes", "iterations")
-        require_at_least(0, "method", self, "frozen_epochs")
+        require_at_least(0, "method", self, "frozen_epochs", "queue", "queue_epochs")
 
 
 @dataclass(frozen=True, kw_only=True)

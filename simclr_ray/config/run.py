@@ -22,6 +22,7 @@ from simclr_ray.config.method import (
     MethodConfig,
     MoCoConfig,
     SimCLRConfig,
+    SwAVConfig,
     method_config,
 )
 from simclr_ray.config.renamed import current_key
@@ -66,7 +67,8 @@ class Config:
             not (self.evaluate.projections and isinstance(self.method, LABELLED)),
             f"evaluate.projections needs a projection head, which {self.method.name} does not have: leave it out",
         )
-        queue, batch = self.method.queue if isinstance(self.method, MoCoConfig) else 0, self.train.global_batch
+        queue = self.method.queue if isinstance(self.method, (MoCoConfig, SwAVConfig)) else 0
+        batch = self.train.global_batch
         require(
             queue % batch == 0,
             f"method.queue {queue} is no multiple of train.global_batch {batch}: set it to {16 * batch}",

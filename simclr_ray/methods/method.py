@@ -22,9 +22,11 @@ class Progress(NamedTuple):
     fraction: float
     """From 0 at its start to 1 at its end."""
     epoch: float
+    step: int
+    """Global steps done."""
 
 
-START = Progress(0.0, 0.0)
+START = Progress(0.0, 0.0, 0)
 
 
 class Method(nn.Module):

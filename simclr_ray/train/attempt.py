@@ -230,7 +230,7 @@ def _step_of(
             rows_per_worker=rows,
             local=batch.local,
             labels=batch.labels if trains_on_labels else None,
-            progress=Progress(state.step / total, state.step / order.steps_per_epoch),
+            progress=Progress(state.step / total, state.step / order.steps_per_epoch, state.step),
         )
         if probe:
             assert batch.labels is not None

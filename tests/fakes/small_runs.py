@@ -47,18 +47,23 @@ LOCAL = {"augment.local_views": 3, "augment.local_size": 12}
 SMALL: dict[str, dict[str, Any]] = {
     "swav": {"method.prototypes": 12},
     "dino": {"method.prototypes": 12},
-    "moco": {"method.queue": 2 * SMALL_BATCH},
     "supervised": {"method.classes": 10, "method.from_head": 1},
     "swav_multi_crop": {"method.prototypes": 12, "method.frozen_epochs": 0.5} | LOCAL,
+    "swav_queue_multi_crop": {"method.prototypes": 12, "method.queue_epochs": 0.25} | LOCAL,
     "dino_multi_crop": LOCAL
     | {"method.prototypes": 12, "method.frozen_epochs": 0.5, "method.warmup_teacher_epochs": 1.0},
     "moco_v3": {"method.queue": 0, "method.predictor_hidden": 24},
 }
 
 
+QUEUED = ("moco", "swav_queue_multi_crop")
+"""Variants with a queue of two batches."""
+
+
 def with_method(config: Config, variant: str, **changes: Any) -> Config:
-    name = variant.removesuffix("_v3").removesuffix("_multi_crop")
-    return config.with_overrides({"method.name": name} | SMALL.get(variant, {}) | changes)
+    name = variant.removesuffix("_v3").removesuffix("_multi_crop").removesuffix("_queue")
+    queue = {"method.queue": 2 * config.train.global_batch} if variant in QUEUED else {}
+    return config.with_overrides({"method.name": name} | queue | SMALL.get(variant, {}) | changes)
 
 
 def synthetic_dataset(folder: Path, count: int, slice_rows: int = 8) -> Dataset:

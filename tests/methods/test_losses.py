@@ -78,16 +78,20 @@ def moco_v3(a: Tensor, b: Tensor) -> Tensor:
     return 2 * 0.3 * total / N
 
 
-def swav(a: Tensor, b: Tensor) -> Tensor:
-    """Equation 2 and algorithm 1: the codes by alternating normalisation of all rows and columns."""
+def swav(a: Tensor, b: Tensor, earlier: Tensor | None = None) -> Tensor:
+    """Equation 2 and algorithm 1: the codes by alternating normalisation of all rows and columns.
+
+    Rows of `earlier` batches join the matrix, for each view; only codes of the batch enter the loss (section 3.1).
+    """
     total = a.new_zeros(())
-    for one, other in ((a, b), (b, a)):
-        code = (one.detach() / 0.5).exp()
+    for view, (one, other) in enumerate(((a, b), (b, a))):
+        scores = one.detach() if earlier is None else torch.cat([earlier[view], one.detach()])
+        code = (scores / 0.5).exp()
         code = code / code.sum()
         for _ in range(3):
             code = code / code.sum(dim=0, keepdim=True) / D
-            code = code / code.sum(dim=1, keepdim=True) / N
-        code = code * N
+            code = code / code.sum(dim=1, keepdim=True) / len(code)
+        code = (code * len(code))[-N:]
         for i in range(N):
             weights = (other[i] / 0.1).exp()
             total = total - sum(code[i, j] * (weights[j] / weights.sum()).log() for j in range(D))
@@ -119,6 +123,11 @@ def labels() -> Tensor:
     return torch.arange(N) % D
 
 
+def earlier_scores() -> Tensor:
+    """Of both views; three workers cannot share 5 rows equally."""
+    return torch.stack([queue()[:5], -queue()[1:]])
+
+
 def queue() -> Tensor:
     drawn = torch.randn(6, D, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
     return drawn / drawn.norm(dim=1, keepdim=True)
@@ -139,6 +148,10 @@ LOSSES: dict[str, tuple[Loss, Loss]] = {
     "vicreg": (vicreg_loss, vicreg),
     "moco": (lambda a, b, **rows: info_nce(a, b, queue(), 0.3, **rows), moco),
     "swav": (lambda a, b, **rows: swav_loss([a, b], 0.1, epsilon=0.5, **rows), swav),
+    "swav_queue": (
+        lambda a, b, **rows: swav_loss([a, b], 0.1, epsilon=0.5, earlier=earlier_scores(), **rows),
+        lambda a, b: swav(a, b, earlier_scores()),
+    ),
     "dino": (lambda a, b, **rows: dino_loss([a, b], [a, b], queue()[0], 0.7, 0.4, **rows), dino),
     "supervised": (lambda a, b, **rows: own_supervised_loss(a, b, **rows), supervised),
     "moco_v3": (lambda a, b, **rows: in_batch_nce(a, b, 0.3, **rows), moco_v3),

@@ -26,11 +26,11 @@ from simclr_ray.storage.location import open_location
 from simclr_ray.storage.run_folder import LEDGER, METRICS, read_rows
 from simclr_ray.train.state import TrainState, initial_state
 from simclr_ray.train.step import Forward, forward_of, training_step
+from small_runs import QUEUED, TINY, Killed, attempt, synthetic_dataset, weights, with_method
 from small_runs import SMALL_BATCH as BATCH
-from small_runs import TINY, Killed, attempt, synthetic_dataset, weights, with_method
 
 SLICE_ROWS = 4
-VARIANTS = [*METHODS, "moco_v3", "swav_multi_crop", "dino_multi_crop"]
+VARIANTS = [*METHODS, "moco_v3", "swav_multi_crop", "swav_queue_multi_crop", "dino_multi_crop"]
 CPU = torch.device("cpu")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -71,7 +71,7 @@ def trained(variant: str, pass_size: int, steps: int = 2) -> tuple[TrainState, T
             passes=BATCH // pass_size,
             rows_per_worker=rows,
             labels=labels if variant == "supervised" else None,
-            progress=Progress(step / steps, step / steps),
+            progress=Progress(step / steps, step / steps, step),
             local=local if has_local(variant) else None,
         )
         losses.append(collective.sum_over_workers(result.loss.clone()))
@@ -83,10 +83,11 @@ def everything() -> dict[str, dict[str, Tensor]]:
     found = {}
     for variant in VARIANTS:
         for pass_size in (BATCH, BATCH // 2):
-            state, losses = trained(variant, pass_size)
+            state, losses = trained(variant, pass_size, steps=3 if variant in QUEUED else 2)  # a queue is full after 2
             values = {"losses": losses} | state.model.state_dict()
-            if "queue" in values:  # the same keys, in another order
-                values["queue"] = values["queue"][values["queue"][:, 0].argsort()]
+            if "queue" in values:  # the same rows, in another order
+                queue = values["queue"]
+                values["queue"] = queue.take_along_dim(queue[..., :1].argsort(dim=-2), dim=-2)
             found[f"{variant} in passes of {pass_size}"] = values
     return found
 
@@ -172,7 +173,7 @@ def in_float64(variant: str) -> Config:
     """Batches of six slices, so that one, two or three workers have as many each and end at the same step."""
     changes = {"saving.every_steps": 1, "train.epochs": 2, "train.global_batch": 48, "logging.every_steps": 1}
     config = TINY.with_overrides(changes | {"train.precision": "float64", "logging.ledger": True})
-    return with_method(config, variant, **({"method.queue": 96} if variant == "moco" else {}))
+    return with_method(config, variant)
 
 
 def some_steps(dataset: Dataset, folder: Path, steps: int | None) -> None:
@@ -213,8 +214,12 @@ def test_the_queue_holds_the_newest_keys() -> None:
     assert int(state.model.get_buffer("position")) == BATCH
     torch.testing.assert_close(queue.norm(dim=1), torch.ones(2 * BATCH, dtype=torch.float64))
     assert not any(torch.isclose(queue, key).all(dim=1).any() for key in start)
+
+
+@pytest.mark.parametrize("name", ["moco", "swav"])
+def test_a_queue_is_of_whole_batches(name: str) -> None:
     with pytest.raises(BadInput, match=r"method.queue 40 is no multiple of train.global_batch 32: set it to 512"):
-        small("moco").with_overrides({"method.queue": 40})
+        small(name).with_overrides({"method.queue": 40})
 
 
 def test_the_rate_of_simsiams_predictor_stays_at_its_peak() -> None:
@@ -243,7 +248,7 @@ def test_schedules_follow_the_epoch() -> None:
     assert isinstance(model, DINO)
     found = {}
     for epoch in (0.0, 0.5, 1.0, 4.0, 9.0):
-        model.start_step(Progress(epoch / 10, epoch))
+        model.start_step(Progress(epoch / 10, epoch, int(2 * epoch)))
         found[epoch] = (round(model.teacher_temperature, 6), model.prototypes.weight.requires_grad)
     assert found == {0.0: (0.04, False), 0.5: (0.045, False), 1.0: (0.05, True), 4.0: (0.08, True), 9.0: (0.08, True)}
 

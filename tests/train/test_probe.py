@@ -127,7 +127,7 @@ def test_workers_equal_one_process(dataset: Dataset, tmp_path: Path) -> None:
 @pytest.mark.parametrize("variant", ["simclr", "moco", "dino_multi_crop"])
 def test_passes_equal_one_graph(variant: str, dataset: Dataset, tmp_path: Path) -> None:
     """One step in two passes, against the gradient of a classifier of what the encoder says of each pass."""
-    config = with_method(IN_FLOAT64, variant, **{"method.queue": 96} if variant == "moco" else {})
+    config = with_method(IN_FLOAT64, variant)
     config = config.with_overrides({"train.pass_size": 24})
     got = probe_of(attempt(config.with_overrides({"saving.stop_after_epochs": 1 / 4}), dataset, tmp_path).model)
     model, order = initial_state(config, CPU).model, order_of(config, dataset)
@@ -152,7 +152,7 @@ def both_runs(variants: list[str], dataset: Dataset, folder: Path) -> dict[str, 
     found = {}
     for variant in variants:
         runs = [
-            trained(with_method(config, variant, **{"method.queue": 96} if variant == "moco" else {}), dataset, path)
+            trained(with_method(config, variant), dataset, path)
             for config, path in ((PLAIN, folder / variant / "plain"), (PROBED, folder / variant / "probed"))
         ]
         found[variant] = runs

@@ -24,7 +24,7 @@ from small_runs import SMALL_BATCH, TINY, with_method
 CPU = torch.device("cpu")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 ROWS, CROPS = 8, 3
-VARIANTS = [*METHODS, "moco_v3", "swav_multi_crop", "dino_multi_crop"]
+VARIANTS = [*METHODS, "moco_v3", "swav_multi_crop", "swav_queue_multi_crop", "dino_multi_crop"]
 
 
 def small(variant: str) -> Config:

@@ -135,11 +135,11 @@ def test_if_all_are_lost_others_go_on_from_the_newest_checkpoint(
 
 
 @pytest.mark.parametrize(
-    "variant", ["moco", *(pytest.param(v, marks=pytest.mark.slow) for v in ("byol", "swav", "dino_multi_crop"))]
+    "variant",
+    ["moco", *(pytest.param(v, marks=pytest.mark.slow) for v in ("byol", "swav_queue_multi_crop", "dino_multi_crop"))],
 )
 def test_methods_with_a_state_survive_too(variant: str, dataset: Dataset, tmp_path: Path, undisturbed: Any) -> None:
-    queue = {"method.queue": 192} if variant == "moco" else {}
-    config = with_method(CONFIG, variant, **queue | {"train.epochs": 3})
+    config = with_method(CONFIG, variant, **{"train.epochs": 3})
     losses = [Loss(step=2, ranks=(1,)), Loss(step=5, ranks=(0,))]
     assert_survived(config, dataset, tmp_path / "run", 3, losses, undisturbed)
 
