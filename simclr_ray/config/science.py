@@ -154,19 +154,27 @@ class OptimConfig:
     """Learning rate at a global batch of 256; see lr_scaling."""
     lr_scaling: Literal["linear", "sqrt"] = "linear"
     """linear: lr_per_256 x B / 256; sqrt: lr_per_256 x sqrt(B / 256) (the paper's 0.075 sqrt(B) is 1.2 here)."""
+    lr_end_fraction: float = 0.0
+    """Learning rate at the end, as a fraction of its peak (DINO on vision transformers: 0.001)."""
     momentum: float = 0.9
     """Momentum of lars and sgd."""
     nesterov: bool = False
     """sgd: with Nesterov's momentum."""
     weight_decay: float = 1e-6
+    weight_decay_end: float | None = None
+    """None: constant; else weight decay goes from weight_decay at the start to this at the end, along half a cosine
+    (DINO on vision transformers: from 0.04 to 0.4)."""
+    clip_grad_norm: float | None = None
+    """Gradients whose norm, of all of them together, is larger are scaled down to it; None: none are."""
     trust_coefficient: float = 0.001
     """LARS's eta."""
     warmup_epochs: float = 10.0
 
     def __post_init__(self) -> None:
-        require_positive("optim", self, "lr_per_256", "trust_coefficient")
+        require_positive("optim", self, "lr_per_256", "trust_coefficient", "clip_grad_norm")
+        require(0 <= self.lr_end_fraction <= 1, f"optim.lr_end_fraction must lie in [0, 1], not {self.lr_end_fraction}")
         require(0 <= self.momentum < 1, f"optim.momentum must lie in [0, 1), not {self.momentum}")
-        require_at_least(0, "optim", self, "weight_decay", "warmup_epochs")
+        require_at_least(0, "optim", self, "weight_decay", "weight_decay_end", "warmup_epochs")
         require(
             not self.nesterov or (self.optimizer == "sgd" and self.momentum > 0),
             "optim.nesterov is for optim.optimizer sgd with momentum: leave it out",

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from simclr_ray.config import OptimConfig
+from simclr_ray.config import Config, OptimConfig
 from simclr_ray.optim.lars import LARS, parameter_groups
-from simclr_ray.optim.schedule import peak_lr
+from simclr_ray.optim.schedule import peak_lr, rate_at, weight_decay_at
 
 
 def build_optimizer(
@@ -18,7 +18,8 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimizer of the config; BatchNorm parameters and biases are never decayed.
 
-    The parameters of the submodules `constant_rate` are in groups of their own, whose `scheduled` is False.
+    The parameters of the submodules `constant_rate` are in groups of their own, whose `scheduled` is False. Groups of
+    parameters that are decayed, if only later in the run, have `decayed`.
     """
     groups = _groups(model, config.weight_decay, constant_rate)
     lr = peak_lr(config.lr_per_256, config.lr_scaling, global_batch)
@@ -38,8 +39,16 @@ def _groups(model: nn.Module, weight_decay: float, constant_rate: Sequence[str])
         for scheduled in (True, False):
             params = [p for p in group["params"] if (id(p) not in constant) == scheduled]
             if params:
-                groups.append(group | {"params": params, "scheduled": scheduled})
+                groups.append(group | {"params": params, "scheduled": scheduled, "decayed": group["adapt"]})
     return groups
+
+
+def set_schedule(optimizer: torch.optim.Optimizer, config: Config, step: int, steps_per_epoch: int) -> float:
+    """Sets learning rate and weight decay of `step` of the run that `config` describes; returns the former."""
+    rate = rate_at(config, step, steps_per_epoch)
+    set_rate(optimizer, rate)
+    set_weight_decay(optimizer, weight_decay_at(config, step, steps_per_epoch))
+    return rate
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
@@ -47,3 +56,10 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
         if group["scheduled"]:
             group["lr"] = rate
+
+
+def set_weight_decay(optimizer: torch.optim.Optimizer, weight_decay: float) -> None:
+    """Sets the weight decay of every group but those of BatchNorm parameters and biases."""
+    for group in optimizer.param_groups:
+        if group["decayed"]:
+            group["weight_decay"] = weight_decay

@@ -32,6 +32,7 @@ from simclr_ray.recipes.imagenet_methods import (
     imagenet_moco_v2_200ep,
     imagenet_simsiam_100ep,
     imagenet_swav_800ep,
+    imagenet_swav_b256_200ep,
     imagenet_vicreg_1000ep,
 )
 from simclr_ray.recipes.imagenet_vit import imagenet_dino_vit_s_100ep, imagenet_moco_v3_vit_b_300ep
@@ -60,6 +61,7 @@ RECIPES: dict[str, Callable[[], Config]] = {
         imagenet_barlow_twins_1000ep,
         imagenet_vicreg_1000ep,
         imagenet_swav_800ep,
+        imagenet_swav_b256_200ep,
         imagenet_dino_rn50_100ep,
         imagenet_dino_vit_s_100ep,
         imagenet_moco_v3_vit_b_300ep,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cached_property, partial
 from time import time
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ from simclr_ray.membership.generation import Generation
 from simclr_ray.membership.member import Fenced
 from simclr_ray.methods.method import Method, Progress
 from simclr_ray.model.initial import read_initial
-from simclr_ray.optim.schedule import rate_at
+from simclr_ray.optim.build import set_schedule
 from simclr_ray.storage.location import Location
 from simclr_ray.storage.run_folder import EVENTS, METRICS, Row, read_rows
 from simclr_ray.train import checkpoint
@@ -168,13 +168,11 @@ class _Attempt:
         check = _check(config, order, self._calls, log, control, rows)
         step = _step_of(config, order, state, worker, self._forward)
 
-        def lr_at(step: int) -> float:
-            return rate_at(config, step, order.steps_per_epoch)
-
+        schedule = partial(set_schedule, state.optimizer, config, steps_per_epoch=order.steps_per_epoch)
         part = min(1.0, config.resources.gpus_per_worker or 1.0)
         fits = naming_too_little_memory(order, worker.size, worker.device, part)  # the step, its data, the logs
         with fits, closing_aside(_stream(order, worker, self._blocks, state.step, until)) as stream:
-            train(state, stream, step, lr_at, log, control, check, committed, until=until)
+            train(state, stream, step, schedule, log, control, check, committed, until=until)
         state.done = check.exhausted or state.step == config.train.epochs * order.steps_per_epoch
         if recorder and state.done:
             recorder.wait_for_save()  # `done` is the last event
@@ -231,6 +229,7 @@ def _step_of(
             local=batch.local,
             labels=batch.labels if trains_on_labels else None,
             progress=Progress(state.step / total, state.step / order.steps_per_epoch, state.step),
+            clip_grad_norm=config.optim.clip_grad_norm,
         )
         if probe:
             assert batch.labels is not None

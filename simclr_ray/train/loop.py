@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from simclr_ray.optim.build import set_rate
 from simclr_ray.train.batch import Batch
 from simclr_ray.train.check import Check
 from simclr_ray.train.committed import Committed
@@ -21,7 +20,7 @@ def train(
     state: TrainState,
     stream: Iterable[Batch],
     step: Callable[[Batch], StepResult],
-    lr_at: Callable[[int], float],
+    set_schedule: Callable[[int], float],
     log: StepLog,
     control: ControlWord,
     check: Check,
@@ -30,6 +29,7 @@ def train(
     until: int,
 ) -> None:
     """Trains from `state.step` to the step `until`, or until `check` is exhausted. `stream` holds the batches between.
+    `set_schedule` sets the optimizer's learning rate and weight decay of a step, and returns the former.
 
     An evaluation that `committed` has pending comes first: that of `state.step`, which another group did not finish.
     Raises Interrupted or Regroup when rank 0 decides that another group of workers shall go on, and Ended when the run
@@ -42,8 +42,7 @@ def train(
         return
     for batch in log.timed(stream):
         assert batch.step == state.step, f"the stream is at step {batch.step}, the state at {state.step}"
-        lr = lr_at(state.step)
-        set_rate(state.optimizer, lr)
+        lr = set_schedule(state.step)
         result = step(batch)
         state.step += 1
         last, check_is_due = state.step == until, check.is_due(state.step, until)

@@ -71,10 +71,12 @@ def training_step(
     local: UInt8[Tensor, "n k s s 3"] | None = None,
     labels: Int64[Tensor, " n"] | None = None,
     progress: Progress = START,
+    clip_grad_norm: float | None = None,
 ) -> StepResult:
     """One optimizer step on this worker's rows `views`; `rows_per_worker`: images of one pass on each worker.
 
-    `local`: their local views; `labels`: theirs, for a method that is trained on them.
+    `local`: their local views; `labels`: theirs, for a method that is trained on them. `clip_grad_norm`: the largest
+    norm of the global batch's gradient, which is scaled down to it.
     """
     optimizer.zero_grad(set_to_none=True)
     model.start_step(progress)
@@ -93,6 +95,8 @@ def training_step(
         loss, outputs = _backward_in_passes(model, forward, [size.chunk(passes) for size in sizes], loss_of)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     collective.sum_gradients(parameters)
+    if clip_grad_norm is not None:
+        torch.nn.utils.clip_grad_norm_(parameters, clip_grad_norm)
     optimizer.step()
     model.after_step(outputs.detach(), batch_rows, progress)
     return StepResult(loss.detach(), outputs.detach()[: 2 * len(views)])

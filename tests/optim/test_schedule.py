@@ -1,4 +1,4 @@
-"""The learning rate of every step against a table made by hand."""
+"""Learning rate and weight decay of every step against tables made by hand and closed forms."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from simclr_ray.config import Config
-from simclr_ray.optim.schedule import learning_rate, peak_lr, rate_at
+from simclr_ray.optim.schedule import learning_rate, peak_lr, rate_at, weight_decay_at
 
 
 def test_warm_up_is_linear_from_zero_and_the_cosine_ends_at_zero() -> None:
@@ -34,3 +34,26 @@ def test_a_run_shorter_than_its_warm_up_only_warms_up() -> None:
 
 def test_no_warm_up_starts_at_the_peak() -> None:
     assert learning_rate(0, 1.0, 0, 10) == 1.0
+
+
+def test_the_rate_ends_at_its_fraction_of_the_peak() -> None:
+    changes = {"train.epochs": 4, "optim.warmup_epochs": 1, "train.global_batch": 512, "optim.lr_end_fraction": 0.1}
+    config = Config().with_overrides(changes)
+    assert [rate_at(config, step, 10) for step in (0, 5, 10, 25, 40)] == pytest.approx([0, 0.3, 0.6, 0.33, 0.06])
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.04, 0.4), (0.1, 0.0), (0.0, 0.2)])
+def test_weight_decay_follows_half_a_cosine_from_the_first_step_to_the_last(start: float, end: float) -> None:
+    config = Config().with_overrides(
+        {"train.epochs": 4, "optim.weight_decay": start, "optim.weight_decay_end": end, "optim.warmup_epochs": 2}
+    )
+    found = [weight_decay_at(config, step, 5) for step in range(21)]
+    assert (found[0], found[20]) == pytest.approx((start, end))
+    assert found[10] == pytest.approx((start + end) / 2)
+    for step, value in enumerate(found):
+        assert value == pytest.approx(start + (end - start) * math.sin(math.pi * step / 40) ** 2)
+
+
+def test_weight_decay_without_an_end_is_constant() -> None:
+    config = Config().with_overrides({"train.epochs": 4, "optim.weight_decay": 0.3})
+    assert {weight_decay_at(config, step, 5) for step in range(21)} == {0.3}
