@@ -11,6 +11,10 @@ from simclr_ray.config.suggest import suggestion
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 LIBRARIES = ("torchvision", "timm")
 MOST_LOCAL_VIEWS = 32
+HAVE_STOCHASTIC_DEPTH = (
+    "set it to 0, or choose torchvision's vit, convnext, swin, efficientnet or maxvit, or a network of timm that has it, "
+    "such as timm:resnet50"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +125,9 @@ class ModelConfig:
     torchvision:ResNet50_Weights.IMAGENET1K_V2; timm:NAME; a run; a file. None: drawn from the seed."""
     init_sha256: str | None = None
     """Of those weights, as initial.safetensors of the run folder holds them; resolved at the first start."""
+    drop_path: float = 0.0
+    """Stochastic depth: the probability that an image's view skips the last residual block, which rises linearly from 0
+    at the first one. Of torchvision: and timm: networks, while the encoder is trained; teachers skip none."""
     head: Literal["none", "linear", "mlp"] = "mlp"
     head_layers: Literal[2, 3] = 2
     """Layers of the mlp head."""
@@ -139,6 +146,8 @@ class ModelConfig:
             require(own, f"model.width and model.stem are of a resnet: with {self.arch} set them to 1 and imagenet")
         else:
             require(name in RESNETS, f"no model.arch is called {name!r}{suggestion(name, RESNETS)}")
+            require(self.drop_path == 0, f"model.drop_path: {name} has no stochastic depth; {HAVE_STOCHASTIC_DEPTH}")
+        require(0 <= self.drop_path < 1, f"model.drop_path must lie in [0, 1), not {self.drop_path}")
         planes = 64 * self.width
         require(planes >= 1 and planes == int(planes), f"model.width must make 64 x width whole, not {self.width}")
         require(self.init is not None or self.init_sha256 is None, "model.init_sha256 needs model.init")

@@ -24,6 +24,8 @@ SUBSET = 6
 NOISE = 7
 LOCAL = 16
 """Of the first local view; the next ones follow."""
+BRANCHES = 64
+"""Of stochastic depth in the first view; the next ones follow, local ones after the two whole ones."""
 
 Words = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
 

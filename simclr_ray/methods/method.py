@@ -27,6 +27,8 @@ class Progress(NamedTuple):
 
 
 START = Progress(0.0, 0.0, 0)
+WHOLE_VIEWS = 2
+"""Of every image, beside its local ones."""
 
 
 class Method(nn.Module):
@@ -38,6 +40,8 @@ class Method(nn.Module):
     encoder: Encoder
     head: nn.Module
     """From features h to projections z; methods that are trained on labels have none."""
+    student_views: int = WHOLE_VIEWS
+    """How many whole views of an image the encoder is given, the first ones: a teacher alone may see the others."""
     constant_rate: tuple[str, ...] = ()
     """Submodules whose learning rate stays at its peak."""
 

@@ -24,6 +24,7 @@ from simclr_ray.model.encoder import Encoder
 class MoCoQueue(Method):
     """MoCo v2: first views are queries, second views keys. The queue holds `keys` normalised ones of `dim` numbers."""
 
+    student_views = 1
     queue: Tensor
     position: Tensor
 

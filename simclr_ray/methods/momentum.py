@@ -12,10 +12,14 @@ import math
 import torch
 from torch import nn
 
+from simclr_ray.model.stochastic_depth import never_drop
+
 
 def teacher_of(student: nn.Module) -> nn.Module:
-    """A copy with the student's weights that the optimizer does not train."""
-    return copy.deepcopy(student).requires_grad_(False)
+    """A copy with the student's weights that the optimizer does not train, and without its stochastic depth."""
+    teacher = copy.deepcopy(student).requires_grad_(False)
+    never_drop(teacher)
+    return teacher
 
 
 @torch.no_grad()

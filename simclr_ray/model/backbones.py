@@ -1,7 +1,8 @@
 """torchvision's and timm's classifiers as encoders: without their classifier, with our BatchNorm.
 
-Dropout and stochastic depth have rate 0: their masks are drawn from a process's generator, and would depend on the
-number of workers. What remains computes each image's features from that image alone, but for BatchNorm.
+Dropout has rate 0: its masks are drawn from a process's generator, and would depend on the number of workers. So are
+those of the libraries' stochastic depth, in whose place is ours. What remains computes each image's features from that
+image alone, but for BatchNorm.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision import models
 from torchvision.models import VisionTransformer
+from torchvision.models.vision_transformer import EncoderBlock
 from torchvision.ops import StochasticDepth
 
 from simclr_ray.config import BadInput
+from simclr_ray.config.science import HAVE_STOCHASTIC_DEPTH
 from simclr_ray.config.suggest import suggestion
 from simclr_ray.model.batchnorm import BatchNorm
 from simclr_ray.model.encoder import Encoder
+from simclr_ray.model.stochastic_depth import KeyedStochasticDepth
 
 IMAGENET_CLASSES = 1000
 
@@ -34,6 +38,7 @@ class Backbone(Encoder):
     def __init__(self, net: nn.Module, feature_dim: int, settings: Mapping[str, Any]) -> None:
         super().__init__()
         self.net, self.feature_dim, self.settings = net, feature_dim, settings
+        self.stochastic_depth = [layer for layer in net.modules() if isinstance(layer, KeyedStochasticDepth)]
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
         return self.net(images)
@@ -74,10 +79,11 @@ class ViT(Backbone):
         return self.net.conv_proj
 
 
-def torchvision_encoder(name: str, size: int) -> Encoder:
+def torchvision_encoder(name: str, size: int, drop_path: float = 0.0) -> Encoder:
     """The classifier `name` of torchvision without its last dense layer; for views of `size` pixels.
 
-    Raises BadInput for an unknown name, a network without a dense classifier, and a size that it cannot take.
+    `drop_path`: of the last block. Raises BadInput for an unknown name, a network without a dense classifier or, where
+    it is asked for, without stochastic depth, and a size that it cannot take.
     """
     names = [known for known in models.list_models() if _is_classifier(known)]
     if name not in names:
@@ -92,7 +98,10 @@ def torchvision_encoder(name: str, size: int) -> Encoder:
         raise BadInput(f"torchvision:{name} has no dense classifier to remove: choose another model.arch")
     path, classifier = dense[-1]
     net.set_submodule(path, nn.Identity())
-    _make_exact(net)
+    rates = _make_exact(net)
+    if isinstance(net, VisionTransformer):
+        rates = _vit_rates(net)
+    _drop_branches(net, rates, drop_path, f"torchvision:{name}")
     kind = ViT if isinstance(net, VisionTransformer) else Backbone
     return kind(net, classifier.in_features, settings)
 
@@ -121,26 +130,30 @@ def timm_for(name: str) -> ModuleType:
         raise BadInput(f"timm:{name} needs timm, which is not installed: pip install 'simclr_ray[timm]'") from None
 
 
-def timm_encoder(name: str, size: int) -> Encoder:
+def timm_encoder(name: str, size: int, drop_path: float = 0.0) -> Encoder:
     """The network `name` of timm without its classifier; for views of `size` pixels where it has a fixed size.
 
-    Raises BadInput if timm is not installed, for an unknown name, and for a size that it cannot take.
+    `drop_path`: of the last block. Raises BadInput if timm is not installed, for an unknown name, for a size that it
+    cannot take, and for a network without the stochastic depth that is asked for.
     """
     timm = timm_for(name)
     if not timm.is_model(name):
         raise BadInput(f"timm has no network {name!r}{suggestion(name.partition('.')[0], timm.list_models())}")
     # Only networks of a fixed size have these arguments; which they are is known when they are tried.
     tried: list[dict[str, Any]] = [{"img_size": size, "dynamic_img_size": True}, {"img_size": size}, {}]
+    asked = {"drop_path_rate": drop_path} if drop_path else {}
     for settings in tried:
         try:
-            net = _built(partial(timm.create_model, name, pretrained=False, num_classes=0, **settings))
+            net = _built(partial(timm.create_model, name, pretrained=False, num_classes=0, **asked, **settings))
             break
-        except TypeError:
+        except TypeError as error:
+            if "drop_path_rate" in str(error):
+                raise _no_stochastic_depth(f"timm:{name}") from None
             if not settings:
                 raise
         except AssertionError as error:
             raise BadInput(f"timm:{name} cannot take views of {size} pixels ({error}): set augment.size") from None
-    _make_exact(net)
+    _drop_branches(net, _make_exact(net), drop_path, f"timm:{name}")
     features: Any = getattr(net, "head_hidden_size", net.num_features)
     return Backbone(net, features, {"num_classes": 0} | settings)
 
@@ -166,15 +179,49 @@ class BatchNormAct(BatchNorm):
         return self.act(super().forward(x))
 
 
-def _make_exact(net: nn.Module) -> None:
-    """Replaces what would depend on the workers: every BatchNorm by ours, rates of dropout by 0."""
+def _make_exact(net: nn.Module) -> dict[str, float]:
+    """Replaces what would depend on the workers: every BatchNorm by ours, rates of dropout and stochastic depth by 0.
+
+    Returns the rates that the library's layers of stochastic depth had, by their paths.
+    """
+    rates: dict[str, float] = {}
     for path, layer in list(net.named_modules()):
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             net.set_submodule(path, _our_batchnorm(layer))
-        elif isinstance(layer, (nn.modules.dropout._DropoutNd, StochasticDepth)):
+        elif isinstance(layer, nn.modules.dropout._DropoutNd):
             layer.p = 0.0
+        elif isinstance(layer, StochasticDepth):
+            rates[path], layer.p = layer.p, 0.0
         elif type(layer).__name__ == "DropPath":
-            layer.drop_prob = 0.0
+            rates[path], layer.drop_prob = layer.drop_prob, 0.0
+    return rates
+
+
+def _vit_rates(net: VisionTransformer) -> dict[str, float]:
+    """Rates of torchvision's vision transformer, which has no stochastic depth: in place of the dropouts that end both
+    branches of a block, as in timm's; 0 at the first block and 1 at the last."""
+    blocks = [path for path, block in net.named_modules() if isinstance(block, EncoderBlock)]
+    return {
+        f"{path}.{branch}": number / max(1, len(blocks) - 1)
+        for number, path in enumerate(blocks)
+        for branch in ("dropout", "mlp.4")
+    }
+
+
+def _drop_branches(net: nn.Module, rates: Mapping[str, float], drop_path: float, name: str) -> None:
+    """Puts our stochastic depth at these paths, with these rates times what makes the highest `drop_path`."""
+    if drop_path == 0:
+        return
+    highest = max(rates.values(), default=0.0)
+    if highest == 0:
+        raise _no_stochastic_depth(name)
+    for path, rate in rates.items():
+        if rate > 0:
+            net.set_submodule(path, KeyedStochasticDepth(drop_path * rate / highest))
+
+
+def _no_stochastic_depth(name: str) -> BadInput:
+    return BadInput(f"model.drop_path: {name} has no stochastic depth; {HAVE_STOCHASTIC_DEPTH}")
 
 
 def _our_batchnorm(layer: nn.modules.batchnorm._BatchNorm) -> BatchNorm:

@@ -19,6 +19,7 @@ from simclr_ray.orchestrate.task import Task
 from simclr_ray.orchestrate.watch import progress_line, rows_followed
 from simclr_ray.storage.lease import holds
 from simclr_ray.storage.run_folder import Row
+from simclr_ray.train.branches import require_masks_fit
 from simclr_ray.train.control import Interrupted
 from simclr_ray.train.run_log import note_giving_up
 
@@ -53,10 +54,12 @@ def _giving_up_noted(task: Task) -> Iterator[None]:
 
 
 def require_model(config: Config) -> None:
-    """Raises BadInput for a network that its library does not have, or not for views of this size."""
+    """Raises BadInput for a network that its library does not have, or not for views of this size or with stochastic depth."""
     if ":" in config.model.arch:
         with torch.device("meta"):
-            draw_method(config.model, config.method, config.augment.size)
+            model = draw_method(config.model, config.method, config.augment.size)
+        if config.model.drop_path:
+            require_masks_fit(model.encoder, config.augment.size)
 
 
 def warm_up() -> None:

@@ -27,6 +27,7 @@ from simclr_ray.planning.figures import Figures
 from simclr_ray.planning.job import SLICE_ROWS, Job
 from simclr_ray.planning.machines import LOCAL, Instance, kind_of
 from simclr_ray.train.batch import batches, on_device
+from simclr_ray.train.branches import kept_of
 from simclr_ray.train.memory import keep_freed_memory
 from simclr_ray.train.precision import auto_precision
 from simclr_ray.train.state import initial_state
@@ -143,6 +144,7 @@ def _step(config: Config, job: Job, block: dict[str, np.ndarray], device: torch.
             rows_per_worker=[rows],
             local=batch.local,
             labels=batch.labels,
+            kept=kept_of(state.model, batch, train.seed, epoch=0),
         )
         if on_gpu:
             torch.cuda.synchronize(device)

@@ -35,7 +35,9 @@ def imagenet_dino_vit_s_100ep() -> Config:
     return replace(
         imagenet_rn50_100ep(),
         augment=replace(DINO_VIEWS, crop_min=0.4, local_crop_max=0.4),
-        model=ModelConfig(arch="timm:vit_small_patch16_224", head_layers=3, head_hidden=2048, head_dim=256),
+        model=ModelConfig(
+            arch="timm:vit_small_patch16_224", drop_path=0.1, head_layers=3, head_hidden=2048, head_dim=256
+        ),
         method=DINOConfig(prototypes=65_536, frozen_epochs=1),
         optim=OptimConfig(
             optimizer="adamw",

@@ -29,6 +29,7 @@ from simclr_ray.storage.location import Location
 from simclr_ray.storage.run_folder import EVENTS, METRICS, Row, read_rows
 from simclr_ray.train import checkpoint
 from simclr_ray.train.batch import Batch, batches, on_device
+from simclr_ray.train.branches import kept_of
 from simclr_ray.train.check import Check, Evaluate, objective_of
 from simclr_ray.train.checkpoint import Saver
 from simclr_ray.train.committed import Committed
@@ -228,6 +229,7 @@ def _step_of(
             rows_per_worker=rows,
             local=batch.local,
             labels=batch.labels if trains_on_labels else None,
+            kept=kept_of(state.model, batch, order.seed, state.step // order.steps_per_epoch),
             progress=Progress(state.step / total, state.step / order.steps_per_epoch, state.step),
             clip_grad_norm=config.optim.clip_grad_norm,
         )

@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, Shaped, UInt8
 from torch import Tensor
 
 from simclr_ray import collective
 from simclr_ray.methods.method import START, Method, Progress
 from simclr_ray.model.batchnorm import set_update_running
+from simclr_ray.model.stochastic_depth import keeping
 from simclr_ray.train.batch import channel_scale, normalise
 from simclr_ray.train.precision import fix_float32
 
@@ -70,29 +71,37 @@ def training_step(
     rows_per_worker: Sequence[int],
     local: UInt8[Tensor, "n k s s 3"] | None = None,
     labels: Int64[Tensor, " n"] | None = None,
+    kept: Sequence[Bool[Tensor, "n _ layers calls"]] | None = None,
     progress: Progress = START,
     clip_grad_norm: float | None = None,
 ) -> StepResult:
     """One optimizer step on this worker's rows `views`; `rows_per_worker`: images of one pass on each worker.
 
-    `local`: their local views; `labels`: theirs, for a method that is trained on them. `clip_grad_norm`: the largest
+    `local`: their local views; `labels`: theirs, for a method that is trained on them. `kept`: where the encoder has
+    stochastic depth, the branches that they keep, of each size of views; see `kept_of`. `clip_grad_norm`: the largest
     norm of the global batch's gradient, which is scaled down to it.
     """
     optimizer.zero_grad(set_to_none=True)
     model.start_step(progress)
     batch_rows = [rows * passes for rows in rows_per_worker]
-    sizes = [views] if local is None else [views, local]
+    sizes = [part.chunk(passes) for part in ([views] if local is None else [views, local])]
+    masks = None if kept is None else [part.chunk(passes) for part in kept]
+
+    def outputs_of(number: int, i: int) -> Tensor:
+        own = None if masks is None else _view_by_view(masks[i][number])
+        with keeping(model.encoder.stochastic_depth, own):
+            return forward(_view_by_view(sizes[i][number]), local=i > 0)
 
     def loss_of(outputs: Tensor) -> Tensor:
         return model.loss(outputs, batch_rows) if labels is None else model.labelled_loss(outputs, labels, batch_rows)
 
     if passes == 1:
-        found = [forward(_view_by_view(size), local=i > 0) for i, size in enumerate(sizes)]
+        found = [outputs_of(0, i) for i in range(len(sizes))]
         outputs = found[0] if local is None else torch.cat(found)
         loss = loss_of(outputs)
         loss.backward()
     else:
-        loss, outputs = _backward_in_passes(model, forward, [size.chunk(passes) for size in sizes], loss_of)
+        loss, outputs = _backward_in_passes(model, outputs_of, [parts[0].shape[1] for parts in sizes], passes, loss_of)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     collective.sum_gradients(parameters)
     if clip_grad_norm is not None:
@@ -103,21 +112,21 @@ def training_step(
 
 
 def _backward_in_passes(
-    model: Method, forward: Forward, sizes: Sequence[Sequence[Tensor]], loss_of: Callable[[Tensor], Tensor]
+    model: Method,
+    outputs_of: Callable[[int, int], Tensor],
+    counts: Sequence[int],
+    passes: int,
+    loss_of: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:
     """GradCache: forward every pass without a graph, take the loss's gradient with respect to all outputs; then forward
-    each pass again with a graph, and backpropagate its part of that gradient. `sizes`: of each size, its passes.
+    each pass again with a graph, and backpropagate its part of that gradient. `outputs_of`: of a pass's views of one size;
+    `counts`: how many views of an image are of each size.
 
     The first pass comes last in the first round and keeps its graph, so that it is not forwarded again. Its local views
     are: two graphs at once would need more memory. The second round goes from the first pass to the last, and running
     statistics are updated in this order.
     """
-    counts, passes = [parts[0].shape[1] for parts in sizes], len(sizes[0])
-    first, *others = [(number, i) for number in range(passes) for i in range(len(sizes))]
-
-    def outputs_of(number: int, i: int) -> Tensor:
-        return forward(_view_by_view(sizes[i][number]), local=i > 0)
-
+    first, *others = [(number, i) for number in range(passes) for i in range(len(counts))]
     set_update_running(model, False)
     try:
         with torch.no_grad():
@@ -141,6 +150,6 @@ def _backward_in_passes(
     return loss, outputs
 
 
-def _view_by_view(views: UInt8[Tensor, "n k h w 3"]) -> UInt8[Tensor, "m h w 3"]:
+def _view_by_view(views: Shaped[Tensor, "n k ..."]) -> Shaped[Tensor, "m ..."]:
     """All first views, then all second ones, and so on: those of one size share one forward, and so one BatchNorm."""
     return views.transpose(0, 1).flatten(0, 1)

@@ -21,6 +21,7 @@ from simclr_ray.train.attempt import run_attempt
 from simclr_ray.train.batch import Batch
 from simclr_ray.train.state import TrainState
 from simclr_ray.train.worker import LocalWorker
+from tiny_networks import VIT
 
 TINY = Config().with_overrides(
     {
@@ -44,6 +45,12 @@ TINY = Config().with_overrides(
 
 SMALL_BATCH = 32
 LOCAL = {"augment.local_views": 3, "augment.local_size": 12}
+DROPPING = {
+    "model.arch": f"torchvision:{VIT}",
+    "model.width": 1.0,
+    "model.stem": "imagenet",
+    "model.drop_path": 0.3,
+}
 SMALL: dict[str, dict[str, Any]] = {
     "swav": {"method.prototypes": 12},
     "dino": {"method.prototypes": 12},
@@ -54,14 +61,14 @@ SMALL: dict[str, dict[str, Any]] = {
     | {"method.prototypes": 12, "method.frozen_epochs": 0.5, "method.warmup_teacher_epochs": 1.0},
     "moco_v3": {"method.queue": 0, "method.predictor_hidden": 24},
 }
-
-
-QUEUED = ("moco", "swav_queue_multi_crop")
+SMALL |= {f"{variant}_dropping": SMALL.get(variant, {}) | DROPPING for variant in ("moco", "dino_multi_crop")}
+"""With stochastic depth: where the encoder sees one of the views, and where local ones too and there is a teacher."""
+QUEUED = ("moco", "moco_dropping", "swav_queue_multi_crop")
 """Variants with a queue of two batches."""
 
 
 def with_method(config: Config, variant: str, **changes: Any) -> Config:
-    name = variant.removesuffix("_v3").removesuffix("_multi_crop").removesuffix("_queue")
+    name = variant.removesuffix("_dropping").removesuffix("_v3").removesuffix("_multi_crop").removesuffix("_queue")
     queue = {"method.queue": 2 * config.train.global_batch} if variant in QUEUED else {}
     return config.with_overrides({"method.name": name} | queue | SMALL.get(variant, {}) | changes)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -19,11 +20,14 @@ from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.order import Order
 from simclr_ray.methods.byol import BYOL
 from simclr_ray.methods.dino import DINO
-from simclr_ray.methods.method import START, Progress
+from simclr_ray.methods.method import START, Method, Progress
 from simclr_ray.methods.momentum import rising
+from simclr_ray.model.stochastic_depth import keeping
 from simclr_ray.optim.build import set_rate
 from simclr_ray.storage.location import open_location
 from simclr_ray.storage.run_folder import LEDGER, METRICS, read_rows
+from simclr_ray.train.batch import Batch
+from simclr_ray.train.branches import kept_of
 from simclr_ray.train.state import TrainState, initial_state
 from simclr_ray.train.step import Forward, forward_of, training_step
 from small_runs import QUEUED, TINY, Killed, attempt, synthetic_dataset, weights, with_method
@@ -31,6 +35,7 @@ from small_runs import SMALL_BATCH as BATCH
 
 SLICE_ROWS = 4
 VARIANTS = [*METHODS, "moco_v3", "swav_multi_crop", "swav_queue_multi_crop", "dino_multi_crop"]
+VARIANTS += ["moco_dropping", "dino_multi_crop_dropping"]
 CPU = torch.device("cpu")
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
 
@@ -41,11 +46,11 @@ def small(variant: str) -> Config:
 
 
 def has_local(variant: str) -> bool:
-    return variant.endswith("_multi_crop")
+    return "_multi_crop" in variant
 
 
-def own_rows(pass_size: int) -> tuple[Tensor, Tensor, Tensor, list[int]]:
-    """This worker's views of the global batch, local views and labels, and the rows of a pass on every worker."""
+def own_rows(pass_size: int, variant: str, step: int = 0) -> tuple[Batch, list[int]]:
+    """This worker's rows of the global batch, and how many a pass has on every worker."""
     generator = torch.Generator().manual_seed(5)
     drawn = torch.randint(0, 256, (BATCH, 2, 8, 8, 3), generator=generator, dtype=torch.uint8)
     local = torch.randint(0, 256, (BATCH, 3, 4, 4, 3), generator=generator, dtype=torch.uint8)
@@ -53,26 +58,30 @@ def own_rows(pass_size: int) -> tuple[Tensor, Tensor, Tensor, list[int]]:
     positions = order.worker_positions(0, 1, collective.rank(), collective.size())
     slices = [order.slice_at(position)[1] for position in positions]
     rows = torch.cat([torch.arange(g * SLICE_ROWS, (g + 1) * SLICE_ROWS) for g in slices])
-    return drawn[rows], local[rows], rows % 10, order.rows_per_pass(collective.size())
+    own = local[rows] if has_local(variant) else None
+    ids, labels = rows.numpy(), rows % 10 if variant == "supervised" else None
+    batch = Batch(step, drawn[rows], ids, np.zeros(len(ids), bool), local=own, labels=labels)
+    return batch, order.rows_per_pass(collective.size())
 
 
 def trained(variant: str, pass_size: int, steps: int = 2) -> tuple[TrainState, Tensor]:
     """The state after `steps` steps, and their losses."""
     state = initial_state(small(variant), CPU)
     forward = forward_of(state.model, MEAN, STD, "float64", CPU, compiled=False)
-    views, local, labels, rows = own_rows(pass_size)
     losses = []
     for step in range(steps):
+        batch, rows = own_rows(pass_size, variant, step)
         result = training_step(
             state.model,
             forward,
             state.optimizer,
-            views,
+            batch.views,
             passes=BATCH // pass_size,
             rows_per_worker=rows,
-            labels=labels if variant == "supervised" else None,
+            labels=batch.labels,
+            kept=kept_of(state.model, batch, seed=1, epoch=step),
             progress=Progress(step / steps, step / steps, step),
-            local=local if has_local(variant) else None,
+            local=batch.local,
         )
         losses.append(collective.sum_over_workers(result.loss.clone()))
     return state, torch.stack(losses)
@@ -102,9 +111,13 @@ def test_workers_equal_one_process() -> None:
                 )
 
 
-def by_view(forward: Forward, views: Tensor, *, local: bool) -> Tensor:
+def by_view(model: Method, forward: Forward, views: Tensor, kept: Tensor | None, *, local: bool) -> Tensor:
     """Outputs of the views of one size in two passes, in one graph: all of the first view, all of the second, ..."""
-    parts = [forward(part.transpose(0, 1).flatten(0, 1), local=local) for part in views.chunk(2)]
+    parts = []
+    for number, part in enumerate(views.chunk(2)):
+        own = None if kept is None else kept.chunk(2)[number].transpose(0, 1).flatten(0, 1)
+        with keeping(model.encoder.stochastic_depth, own):
+            parts.append(forward(part.transpose(0, 1).flatten(0, 1), local=local))
     return torch.cat([part.unflatten(0, (views.shape[1], -1)) for part in parts], dim=1).flatten(0, 1)
 
 
@@ -113,13 +126,16 @@ def test_passes_equal_autograd_through_the_whole_batch(variant: str) -> None:
     state, _ = trained(variant, BATCH // 2, steps=1)
     whole = initial_state(small(variant), CPU)
     forward = forward_of(whole.model, MEAN, STD, "float64", CPU, compiled=False)
-    views, local, labels, rows = own_rows(BATCH // 2)
+    batch, rows = own_rows(BATCH // 2, variant)
     model = whole.model
     model.start_step(START)
-    sizes = [views, local] if has_local(variant) else [views]
-    outputs = torch.cat([by_view(forward, size, local=size is local) for size in sizes])
+    sizes = [batch.views] if batch.local is None else [batch.views, batch.local]
+    kept = kept_of(model, batch, seed=1, epoch=0) or [None] * len(sizes)
+    pairs = enumerate(zip(sizes, kept, strict=True))
+    outputs = torch.cat([by_view(model, forward, size, own, local=i > 0) for i, (size, own) in pairs])
     rows = [2 * n for n in rows]
-    loss = model.labelled_loss(outputs, labels, rows) if variant == "supervised" else model.loss(outputs, rows)
+    labels = batch.labels
+    loss = model.loss(outputs, rows) if labels is None else model.labelled_loss(outputs, labels, rows)
     loss.backward()
     gradients = {name: p.grad for name, p in whole.model.named_parameters() if p.requires_grad}
     assert gradients
