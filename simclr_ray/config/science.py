@@ -12,8 +12,8 @@ RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 LIBRARIES = ("torchvision", "timm")
 MOST_LOCAL_VIEWS = 32
 HAVE_STOCHASTIC_DEPTH = (
-    "set it to 0, or choose torchvision's vit, convnext, swin, efficientnet or maxvit, or a network of timm that has it, "
-    "such as timm:resnet50"
+    "set it to 0, or choose torchvision's vit, convnext, swin, efficientnet or maxvit, or a network of timm that has "
+    "it, such as timm:resnet50"
 )
 
 

@@ -29,9 +29,7 @@ def kept_branches(seed: int, epoch: int, ids: np.ndarray, views: Sequence[int], 
 
 
 @kernel
-def _draw(
-    seed: int, epoch: int, ids: np.ndarray, views: np.ndarray, rates: np.ndarray, kept: np.ndarray
-) -> None:
+def _draw(seed: int, epoch: int, ids: np.ndarray, views: np.ndarray, rates: np.ndarray, kept: np.ndarray) -> None:
     for i in range(len(ids)):
         for j in range(len(views)):
             for layer in range(len(rates)):

@@ -54,7 +54,7 @@ def _giving_up_noted(task: Task) -> Iterator[None]:
 
 
 def require_model(config: Config) -> None:
-    """Raises BadInput for a network that its library does not have, or not for views of this size or with stochastic depth."""
+    """Raises BadInput for a network that its library does not have, or not for this size or with stochastic depth."""
     if ":" in config.model.arch:
         with torch.device("meta"):
             model = draw_method(config.model, config.method, config.augment.size)

@@ -84,13 +84,8 @@ def training_step(
     optimizer.zero_grad(set_to_none=True)
     model.start_step(progress)
     batch_rows = [rows * passes for rows in rows_per_worker]
-    sizes = [part.chunk(passes) for part in ([views] if local is None else [views, local])]
-    masks = None if kept is None else [part.chunk(passes) for part in kept]
-
-    def outputs_of(number: int, i: int) -> Tensor:
-        own = None if masks is None else _view_by_view(masks[i][number])
-        with keeping(model.encoder.stochastic_depth, own):
-            return forward(_view_by_view(sizes[i][number]), local=i > 0)
+    sizes = [views] if local is None else [views, local]
+    outputs_of = _by_part(model, forward, sizes, kept, passes)
 
     def loss_of(outputs: Tensor) -> Tensor:
         return model.loss(outputs, batch_rows) if labels is None else model.labelled_loss(outputs, labels, batch_rows)
@@ -101,7 +96,7 @@ def training_step(
         loss = loss_of(outputs)
         loss.backward()
     else:
-        loss, outputs = _backward_in_passes(model, outputs_of, [parts[0].shape[1] for parts in sizes], passes, loss_of)
+        loss, outputs = _backward_in_passes(model, outputs_of, [size.shape[1] for size in sizes], passes, loss_of)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     collective.sum_gradients(parameters)
     if clip_grad_norm is not None:
@@ -111,16 +106,29 @@ def training_step(
     return StepResult(loss.detach(), outputs.detach()[: 2 * len(views)])
 
 
+OutputsOf = Callable[[int, int], Tensor]
+"""The outputs of a pass's views of one size, from the numbers of the two."""
+
+
+def _by_part(
+    model: Method, forward: Forward, sizes: Sequence[Tensor], kept: Sequence[Tensor] | None, passes: int
+) -> OutputsOf:
+    pixels = [size.chunk(passes) for size in sizes]
+    masks = None if kept is None else [size.chunk(passes) for size in kept]
+
+    def outputs_of(number: int, i: int) -> Tensor:
+        own = None if masks is None else _view_by_view(masks[i][number])
+        with keeping(model.encoder.stochastic_depth, own):
+            return forward(_view_by_view(pixels[i][number]), local=i > 0)
+
+    return outputs_of
+
+
 def _backward_in_passes(
-    model: Method,
-    outputs_of: Callable[[int, int], Tensor],
-    counts: Sequence[int],
-    passes: int,
-    loss_of: Callable[[Tensor], Tensor],
+    model: Method, outputs_of: OutputsOf, counts: Sequence[int], passes: int, loss_of: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
     """GradCache: forward every pass without a graph, take the loss's gradient with respect to all outputs; then forward
-    each pass again with a graph, and backpropagate its part of that gradient. `outputs_of`: of a pass's views of one size;
-    `counts`: how many views of an image are of each size.
+    each pass again with a graph, and backpropagate its part of that gradient. `counts`: of each size, an image's views.
 
     The first pass comes last in the first round and keeps its graph, so that it is not forwarded again. Its local views
     are: two graphs at once would need more memory. The second round goes from the first pass to the last, and running

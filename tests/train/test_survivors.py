@@ -136,7 +136,10 @@ def test_if_all_are_lost_others_go_on_from_the_newest_checkpoint(
 
 @pytest.mark.parametrize(
     "variant",
-    ["moco", *(pytest.param(v, marks=pytest.mark.slow) for v in ("byol", "swav_queue_multi_crop", "dino_multi_crop"))],
+    [
+        "moco_dropping",
+        *(pytest.param(v, marks=pytest.mark.slow) for v in ("byol", "swav_queue_multi_crop", "dino_multi_crop")),
+    ],
 )
 def test_methods_with_a_state_survive_too(variant: str, dataset: Dataset, tmp_path: Path, undisturbed: Any) -> None:
     config = with_method(CONFIG, variant, **{"train.epochs": 3})
