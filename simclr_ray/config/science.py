@@ -126,8 +126,9 @@ class ModelConfig:
     init_sha256: str | None = None
     """Of those weights, as initial.safetensors of the run folder holds them; resolved at the first start."""
     drop_path: float = 0.0
-    """Stochastic depth: the probability that an image's view skips the last residual block, which rises linearly from 0
-    at the first one. Of torchvision: and timm: networks, while the encoder is trained; teachers skip none."""
+    """Stochastic depth: the probability that a view skips a residual branch of the last block; of the others it rises
+    linearly from 0 at the first (a few of timm's have their own rule). Of torchvision: and timm: networks that have it;
+    teachers skip none. Dropout of single values is off."""
     head: Literal["none", "linear", "mlp"] = "mlp"
     head_layers: Literal[2, 3] = 2
     """Layers of the mlp head."""
