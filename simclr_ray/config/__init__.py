@@ -3,11 +3,13 @@
 from simclr_ray.config.checks import BadInput
 from simclr_ray.config.machine import ElasticityConfig, LoggingConfig, ResourcesConfig, SavingConfig
 from simclr_ray.config.method import (
+    CLASSIFYING,
     LABELLED,
     METHODS,
     BarlowTwinsConfig,
     BYOLConfig,
     DINOConfig,
+    DistillationConfig,
     MethodConfig,
     MoCoConfig,
     SimCLRConfig,
@@ -28,6 +30,7 @@ from simclr_ray.config.science import (
 )
 
 __all__ = [
+    "CLASSIFYING",
     "FORMAT",
     "LABELLED",
     "METHODS",
@@ -38,6 +41,7 @@ __all__ = [
     "Config",
     "DINOConfig",
     "DataConfig",
+    "DistillationConfig",
     "ElasticityConfig",
     "EvaluateConfig",
     "LoggingConfig",

@@ -174,6 +174,31 @@ class SupervisedConfig:
         require(0 <= self.label_smoothing < 1, "method.label_smoothing must lie in [0, 1)")
 
 
+@dataclass(frozen=True, kw_only=True)
+class DistillationConfig:
+    """Cross-entropy to the label distribution of a fine-tuned teacher, without labels (SimCLR v2, equation 2)."""
+
+    name: Literal["distillation"] = "distillation"
+    """Chosen by --method NAME."""
+    teacher: str | None = None
+    """A run with a classifier, such as one that `evaluate RUN finetune` names; or its file, teacher.safetensors of a
+    run that was distilled from it. Its network and classes are its own."""
+    teacher_sha256: str | None = None
+    """Of the teacher, as teacher.safetensors of the run folder holds it; resolved at the first start."""
+    temperature: float = 0.1
+    """Tau, of both distributions. In the paper 0.1 for a student with its teacher's network, 1.0 for a smaller one."""
+    classes: int | None = None
+    """None: the teacher's; resolved at the first start."""
+    from_head: int = 0
+    """Of the student: so many layers of the mlp head stay between features and classifier (SimCLR v2: 1); with the
+    weights that they have in the run that model.init names."""
+
+    def __post_init__(self) -> None:
+        require_positive("method", self, "temperature")
+        require_at_least(1, "method", self, "classes")
+        require_at_least(0, "method", self, "from_head")
+
+
 MethodConfig = (
     SimCLRConfig
     | BYOLConfig
@@ -184,11 +209,14 @@ MethodConfig = (
     | SwAVConfig
     | DINOConfig
     | SupervisedConfig
+    | DistillationConfig
 )
 MULTI_CROP = (SwAVConfig, DINOConfig)
 """Methods that take local views."""
 LABELLED = (SupervisedConfig,)
 """Methods that are trained on labels."""
+CLASSIFYING = (SupervisedConfig, DistillationConfig)
+"""Methods with a classifier of their own, in the place of a projection head."""
 METHODS: dict[str, type[MethodConfig]] = {cls.name: cls for cls in get_args(MethodConfig)}
 """By `method.name`."""
 

@@ -16,6 +16,7 @@ from typing import Any, Self
 from simclr_ray.config.checks import checked, require
 from simclr_ray.config.machine import ElasticityConfig, LoggingConfig, ResourcesConfig, SavingConfig
 from simclr_ray.config.method import (
+    CLASSIFYING,
     LABELLED,
     METHODS,
     MULTI_CROP,
@@ -37,7 +38,7 @@ from simclr_ray.config.science import (
 
 FORMAT = 2
 """Format of a run folder, raised when runs of the previous one cannot be resumed: 2 has another order of samples."""
-ADDRESSES = frozenset({"data.train", "evaluate.train", "evaluate.test", "model.init"})
+ADDRESSES = frozenset({"data.train", "evaluate.train", "evaluate.test", "model.init", "method.teacher"})
 MACHINE = (ResourcesConfig, SavingConfig, ElasticityConfig, LoggingConfig)
 
 
@@ -64,7 +65,7 @@ class Config:
             f"not for {self.method.name}: set it to 0",
         )
         require(
-            not (self.evaluate.projections and isinstance(self.method, LABELLED)),
+            not (self.evaluate.projections and isinstance(self.method, CLASSIFYING)),
             f"evaluate.projections needs a projection head, which {self.method.name} does not have: leave it out",
         )
         queue = self.method.queue if isinstance(self.method, (MoCoConfig, SwAVConfig)) else 0
@@ -146,9 +147,10 @@ def science_changes(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
 def as_resolved(config: Config, earlier: Config) -> Config:
     """`config` with what the first start of its run, whose config is `earlier`, resolved and this one leaves open."""
     opened: dict[str, Any] = {"train.precision": "auto", "method.classes": None, "evaluate.probe_classes": None}
-    if config.model.init == earlier.model.init:
-        opened["model.init_sha256"] = None
     now, before = config.flat(), earlier.flat()
+    for address in ("model.init", "method.teacher"):
+        if now.get(address) == before.get(address):
+            opened[f"{address}_sha256"] = None
     known = {key for key, value in opened.items() if key in now and key in before and now[key] == value}
     return config.with_overrides({key: before[key] for key in known})
 

@@ -43,7 +43,7 @@ def check_during(config: Config, bank: Dataset, test: Dataset | None, device: to
     """A function that measures what `evaluate.method` asks for; it returns the same on every worker.
 
     rankme: {"rankme"}, of the queries; knn: also {"knn_top1", "knn_top5", "knn_mean_per_class"} in percent; linear:
-    {"linear_top1", ...} as well. knn and linear of a supervised run: also {"top1", ...} of its own classifier; with
+    {"linear_top1", ...} as well. knn and linear of a method with a classifier: also {"top1", ...} of that one; with
     `evaluate.projections` also all accuracies of the projections, as {"z_knn_top1"} and so on. probe: {"probe_check"},
     the probe_top1 of that step, under a name that only the rows of checks have.
 

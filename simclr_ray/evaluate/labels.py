@@ -30,6 +30,15 @@ def labelled_classes(dataset: Dataset, classes: int | None) -> int:
     return _named_classes(dataset, classes, "--method.classes")
 
 
+def require_teachers_classes(dataset: Dataset, classes: int) -> None:
+    """Raises BadInput where a student, which has its teacher's classes, cannot be scored on the images' own."""
+    if dataset.classes and len(dataset.classes) != classes:
+        raise BadInput(
+            f"the images of {dataset.uri} have {len(dataset.classes)} classes, method.teacher has {classes}: use "
+            "--evaluate.method rankme, or name images of the teacher's classes by --evaluate.train"
+        )
+
+
 def probe_classes(dataset: Dataset, classes: int | None) -> int:
     """The same for the probe, which leaves images without a label out: some must have one."""
     if not dataset.labelled and not (classes or dataset.classes):

@@ -20,6 +20,7 @@ from simclr_ray.model.build import draw_encoder
 from simclr_ray.model.encoder import Encoder
 from simclr_ray.storage.location import Location, open_location
 from simclr_ray.storage.run_folder import ENCODER
+from simclr_ray.storage.tensor_file import metadata_of, with_metadata
 
 FORMAT = "simclr_ray encoder 1"
 LIBRARY_LINES = {
@@ -66,7 +67,7 @@ def export_encoder(encoder: Encoder, config: Config, folder: Location | str, nam
     }
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.network.state_dict().items()}
     location = _opened(folder) / name
-    location.write_bytes(_with_metadata(safetensors.torch.save(weights), metadata))
+    location.write_bytes(with_metadata(safetensors.torch.save(weights), metadata))
     return location
 
 
@@ -86,7 +87,7 @@ def load_pretrained(run_or_file: Location | str) -> Pretrained:
         weights = safetensors.torch.load(content)
     except SafetensorError as error:
         raise BadInput(f"{location} is no safetensors file ({error}); export the run again") from None
-    metadata = _metadata(content)
+    metadata = metadata_of(content)
     if not is_exported(content):
         raise BadInput(f"{location} was not written by this version of simclr_ray (its metadata lack '{FORMAT}')")
     size = int(metadata["size"])
@@ -106,7 +107,7 @@ def load_pretrained(run_or_file: Location | str) -> Pretrained:
 
 def is_exported(content: bytes) -> bool:
     """Whether `export_encoder` wrote this content of a safetensors file."""
-    return _metadata(content).get("format") == FORMAT
+    return metadata_of(content).get("format") == FORMAT
 
 
 def encoder_file(run_or_file: Location | str) -> Location:
@@ -157,25 +158,6 @@ def library_network(model: ModelConfig, size: int) -> tuple[str, str, dict[str, 
     with torch.device("meta"):
         settings = getattr(draw_encoder(model, size), "settings", {})
     return library or "torchvision", name, dict(settings)
-
-
-def _with_metadata(content: bytes, metadata: dict[str, str]) -> bytes:
-    """A safetensors file with metadata in the given order; safetensors itself writes them in a random one."""
-    header, data_start = _header(content)
-    text = json.dumps({"__metadata__": metadata} | header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # in this format the data begin at a multiple of 8
-    return len(text).to_bytes(8, "little") + text + content[data_start:]
-
-
-def _metadata(content: bytes) -> dict[str, str]:
-    """The metadata of a file in memory; safetensors.torch.load returns only its tensors."""
-    return _header(content)[0].get("__metadata__", {})
-
-
-def _header(content: bytes) -> tuple[dict[str, Any], int]:
-    """The header of a safetensors file and the offset of its end: a little-endian u64, then so many bytes of JSON."""
-    end = 8 + int.from_bytes(content[:8], "little")
-    return json.loads(content[8:end]), end
 
 
 def _channels(text: str) -> tuple[float, float, float]:

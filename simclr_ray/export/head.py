@@ -27,7 +27,7 @@ def trained_head(file: Location, layers: int, model: ModelConfig) -> dict[str, T
         if getattr(trained, name) != getattr(model, name):
             raise BadInput(f"{file} was trained with model.{name} {getattr(trained, name)}: set it to that")
     names = list(leading_layers(projection_head(trained, pretrained.encoder.feature_dim), layers).state_dict())
-    saved = _checkpoint_with(pretrained.encoder.state_dict(), file.parent)
+    saved = checkpoint_with(pretrained.encoder.state_dict(), file.parent)
     if saved is None:
         raise BadInput(
             f"no checkpoint beside {file} has its weights, and the projection head is in checkpoints alone: name the "
@@ -40,7 +40,7 @@ def trained_head(file: Location, layers: int, model: ModelConfig) -> dict[str, T
         raise BadInput(f"{file} was trained by {method}, without a projection head: leave out the head") from None
 
 
-def _checkpoint_with(encoder: dict[str, Tensor], run: Location) -> Snapshot | None:
+def checkpoint_with(encoder: dict[str, Tensor], run: Location) -> Snapshot | None:
     """The newest valid checkpoint of this encoder. A run that went on has others; one is pruned some time after."""
     for step in reversed(checkpoint.complete_steps(run)):
         try:

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from simclr_ray.config import BadInput, Config, SupervisedConfig
+from simclr_ray.config import CLASSIFYING, BadInput, Config
 from simclr_ray.config.science import LIBRARIES
 from simclr_ray.config.suggest import suggestion
 from simclr_ray.export.encoder import encoder_file, is_exported
@@ -29,8 +29,8 @@ WRAPPERS = ("state_dict", "model_state_dict", "model")
 def initial_of(config: Config) -> tuple[bytes, str]:
     """The run folder's file of `model.init`'s weights, and its sha256.
 
-    A supervised run from layers of a projection head gets these too. Raises BadInput if the weights do not fit the
-    encoder, if there is no such head, or if `model.init_sha256` names others.
+    A classifier on layers of a projection head gets these too. Raises BadInput if the weights do not fit the encoder,
+    if there is no such head, or if `model.init_sha256` names others.
     """
     assert config.model.init is not None
     encoder = build_encoder(config.model, config.train.seed, size=config.augment.size)
@@ -45,9 +45,9 @@ def initial_of(config: Config) -> tuple[bytes, str]:
 
 
 def _head(config: Config) -> dict[str, Tensor]:
-    """The layers of a projection head from which a supervised run goes on. Published weights have none: it is drawn."""
+    """The layers of a projection head that stay before a classifier. Published weights have none: it is drawn."""
     source, method = str(config.model.init), config.method
-    layers = method.from_head if isinstance(method, SupervisedConfig) else 0
+    layers = method.from_head if isinstance(method, CLASSIFYING) else 0
     if not layers or source.partition(":")[0] in LIBRARIES or source.endswith(TORCH_FILES):
         return {}
     file = encoder_file(source)

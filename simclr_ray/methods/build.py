@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from simclr_ray.config import (
+    CLASSIFYING,
     BarlowTwinsConfig,
     BYOLConfig,
     DINOConfig,
+    DistillationConfig,
     MethodConfig,
     MoCoConfig,
     ModelConfig,
@@ -26,12 +28,14 @@ from simclr_ray.config.checks import require
 from simclr_ray.methods.barlow_twins import BarlowTwins
 from simclr_ray.methods.byol import BYOL
 from simclr_ray.methods.dino import DINO
+from simclr_ray.methods.distillation import Distillation
 from simclr_ray.methods.method import Method
 from simclr_ray.methods.moco import MoCoQueue, MoCoV3
 from simclr_ray.methods.simclr import SimCLR
 from simclr_ray.methods.simsiam import SimSiam
 from simclr_ray.methods.supervised import Supervised
 from simclr_ray.methods.swav import SwAV
+from simclr_ray.methods.teacher import Teacher
 from simclr_ray.methods.vicreg import VICReg
 from simclr_ray.model.build import draw_encoder
 from simclr_ray.model.encoder import Encoder
@@ -42,13 +46,20 @@ T = TypeVar("T")
 
 
 def build_method(
-    model: ModelConfig, method: MethodConfig, seed: int, *, size: int, initial: Mapping[str, Tensor] | None = None
+    model: ModelConfig,
+    method: MethodConfig,
+    seed: int,
+    *,
+    size: int,
+    initial: Mapping[str, Tensor] | None = None,
+    teacher: Teacher | None = None,
 ) -> Method:
     """The method on the CPU, for views of `size` pixels, with weights drawn from `seed`.
 
-    `initial`: the encoder's, in place of drawn ones; a teacher starts from them too.
+    `initial`: the encoder's, in place of drawn ones; a momentum teacher starts from them too. `teacher`: that of a
+    distillation; without it one of the student's shape is drawn, which serves plans and tests.
     """
-    return _seeded(lambda: draw_method(model, method, size, initial), seed)
+    return _seeded(lambda: draw_method(model, method, size, initial, teacher), seed)
 
 
 def build_encoder(model: ModelConfig, seed: int, *, size: int) -> Encoder:
@@ -56,8 +67,21 @@ def build_encoder(model: ModelConfig, seed: int, *, size: int) -> Encoder:
     return _seeded(lambda: draw_encoder(model, size), seed)
 
 
+def build_teacher(teacher: Teacher) -> Supervised:
+    """The teacher on the CPU, in float32, for images of any size that its network takes."""
+    model, method = teacher.config.model, teacher.config.method
+    assert isinstance(method, CLASSIFYING)
+    network = _seeded(lambda: _draw_classifier(model, method, teacher.config.augment.size), seed=0)
+    network.load_state_dict(teacher.weights)
+    return network
+
+
 def draw_method(
-    model: ModelConfig, method: MethodConfig, size: int, initial: Mapping[str, Tensor] | None = None
+    model: ModelConfig,
+    method: MethodConfig,
+    size: int,
+    initial: Mapping[str, Tensor] | None = None,
+    teacher: Teacher | None = None,
 ) -> Method:
     """The method on torch's default device, with weights from its generator; on "meta" it has shapes and no weights.
 
@@ -87,8 +111,10 @@ def draw_method(
         case DINOConfig():
             return DINO(encoder, head, dim=dim, settings=method)
         case SupervisedConfig():
-            require(method.classes is not None, "method.classes is not known: set it to the number of classes")
-            return _draw_supervised(encoder, head, model, method, initial or {})
+            return _classifier(encoder, head, model, method, initial or {})
+        case DistillationConfig():
+            student = _classifier(encoder, head, model, method, initial or {})
+            return Distillation(student, _fixed(teacher, model, method, size), method.temperature)
     assert_never(method)
 
 
@@ -97,18 +123,30 @@ def _settings(method: MethodConfig) -> dict[str, Any]:
     return {key: value for key, value in asdict(method).items() if key != "name"}
 
 
-def _draw_supervised(
+def _fixed(teacher: Teacher | None, model: ModelConfig, method: DistillationConfig, size: int) -> Supervised:
+    return build_teacher(teacher) if teacher else _draw_classifier(model, method, size)
+
+
+def _draw_classifier(model: ModelConfig, method: SupervisedConfig | DistillationConfig, size: int) -> Supervised:
+    encoder = draw_encoder(model, size)
+    return _classifier(encoder, projection_head(model, encoder.feature_dim), model, method, {})
+
+
+def _classifier(
     encoder: Encoder,
     head: torch.nn.Sequential,
     model: ModelConfig,
-    method: SupervisedConfig,
+    method: SupervisedConfig | DistillationConfig,
     initial: Mapping[str, Tensor],
-) -> Method:
+) -> Supervised:
+    """The network of a method with a classifier on the first layers of `head`."""
+    require(method.classes is not None, "method.classes is not known: set it to the number of classes")
     assert method.classes is not None
     kept = leading_layers(head, method.from_head)
     load_head(kept, initial)
     dim = (model.head_hidden or encoder.feature_dim) if method.from_head else encoder.feature_dim
-    return Supervised(encoder, kept, dim=dim, classes=method.classes, label_smoothing=method.label_smoothing)
+    smoothing = method.label_smoothing if isinstance(method, SupervisedConfig) else 0.0
+    return Supervised(encoder, kept, dim=dim, classes=method.classes, label_smoothing=smoothing)
 
 
 def _draw_moco(encoder: Encoder, head: torch.nn.Module, dim: int, method: MoCoConfig) -> Method:

@@ -16,6 +16,7 @@ from simclr_ray.config import (
     FORMAT,
     BadInput,
     Config,
+    DistillationConfig,
     EvaluateConfig,
     SupervisedConfig,
     as_resolved,
@@ -26,14 +27,14 @@ from simclr_ray.config import (
 from simclr_ray.data.dataset import Dataset, is_dataset, open_dataset
 from simclr_ray.data.order import last_step, order_of
 from simclr_ray.evaluate.fitted import allowing_for_fit, fitted_checks
-from simclr_ray.evaluate.labels import labelled_classes, probe_classes
+from simclr_ray.evaluate.labels import labelled_classes, probe_classes, require_teachers_classes
 from simclr_ray.orchestrate.cluster import join_or_start, started_here
 from simclr_ray.orchestrate.prepare import prepare_into
 from simclr_ray.orchestrate.task import Task
 from simclr_ray.planning.shares import Share, share_of
 from simclr_ray.storage.lease import lease
 from simclr_ray.storage.location import Location, open_location
-from simclr_ray.storage.run_folder import CONFIG, ENCODER, INITIAL, METRICS, Row, config_text, read_rows
+from simclr_ray.storage.run_folder import CONFIG, ENCODER, INITIAL, METRICS, TEACHER, Row, config_text, read_rows
 from simclr_ray.train.tracking.build import require_tracking
 
 ALL_KEYS = frozenset(config_types())
@@ -133,16 +134,14 @@ def _same_science(run: Location, config: Config, requested: Set[str] = ALL_KEYS)
     """
     text = config_text(run)
     if text is None:
-        return config, None
+        return _with_digests(config), None
     if format_of(text) != FORMAT and not (run / ENCODER).exists():
         raise BadInput(
             f"{run} was begun by a version of simclr_ray with another order of samples (format {format_of(text)}, this "
             f"is {FORMAT}): resuming would repeat and omit samples; finish it with that version, or use another --name"
         )
     earlier = Config.from_json(text)
-    config = as_resolved(config, earlier)
-    if config.model.init_sha256 is None:
-        config, _ = _with_initial(config)
+    config = _with_digests(as_resolved(config, earlier))
     changes = science_changes(earlier, allowing_for_fit(config, earlier, requested))
     if changes:
         listed = ", ".join(f"{key} was {old!r}, is now {new!r}" for key, (old, new) in changes.items())
@@ -159,6 +158,15 @@ def _prepared(source: str, storage: str, earlier: str | None) -> Dataset:
     return prepare_into(storage, source)
 
 
+def _with_digests(config: Config) -> Config:
+    """The config with the sha256 of the weights that it names, where it lacks them."""
+    if config.model.init_sha256 is None:
+        config, _ = _with_initial(config)
+    if isinstance(config.method, DistillationConfig) and config.method.teacher_sha256 is None:
+        config, _ = _with_teacher(config)
+    return config
+
+
 def _with_initial(config: Config) -> tuple[Config, bytes | None]:
     """The config with the sha256 of the weights that model.init names, and those weights as a file."""
     if config.model.init is None:
@@ -169,11 +177,24 @@ def _with_initial(config: Config) -> tuple[Config, bytes | None]:
     return config.with_overrides({"model.init_sha256": sha256}), content
 
 
+def _with_teacher(config: Config) -> tuple[Config, bytes | None]:
+    """The config of a distillation with the sha256 and the classes of its teacher, and the teacher as a file."""
+    if not isinstance(config.method, DistillationConfig):
+        return config, None
+    from simclr_ray.export.teacher import teacher_of  # imports torch
+
+    content, resolved = teacher_of(config)
+    return config.with_overrides(resolved), content
+
+
 def _started(run: Location, config: Config, earlier: Config | None) -> Config:
-    """Writes the initial weights, at the first start, and then the config, which promises that they are there."""
-    config, initial = (config, None) if earlier else _with_initial(config)
-    if initial:
-        (run / INITIAL).write_bytes(initial)
+    """Writes initial weights and teacher, at the first start, and then the config, which promises that they exist."""
+    if not earlier:
+        config, initial = _with_initial(config)
+        config, teacher = _with_teacher(config)
+        for name, content in ((INITIAL, initial), (TEACHER, teacher)):
+            if content:
+                (run / name).write_bytes(content)
     (run / CONFIG).write_bytes(config.to_json().encode())
     return config
 
@@ -211,5 +232,7 @@ def _resolved(
     config, test, line = fitted_checks(config, requested, bank, lambda source: _prepared(source, storage, before.test))
     if line:
         print(line, flush=True)
+    if isinstance(config.method, DistillationConfig) and config.evaluate.method != "rankme":
+        require_teachers_classes(bank, config.method.classes or 0)
     resolved |= {"evaluate.train": bank.uri} | ({"evaluate.test": test.uri} if test else {})
     return config.with_overrides(resolved), bank if config.evaluate.every_epochs else None, test

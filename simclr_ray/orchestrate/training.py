@@ -11,7 +11,7 @@ from ray.experimental import internal_kv
 
 from simclr_ray.config import AugmentConfig, Config
 from simclr_ray.data.augment.views import augment_pair
-from simclr_ray.methods.build import draw_method
+from simclr_ray.model.build import draw_encoder
 from simclr_ray.orchestrate.attempt import attempt
 from simclr_ray.orchestrate.failure import FailedAttempts, described, is_final, note_failure
 from simclr_ray.orchestrate.interrupt import saving_at_interrupt
@@ -57,9 +57,9 @@ def require_model(config: Config) -> None:
     """Raises BadInput for a network that its library does not have, or not for this size or with stochastic depth."""
     if ":" in config.model.arch:
         with torch.device("meta"):
-            model = draw_method(config.model, config.method, config.augment.size)
+            encoder = draw_encoder(config.model, config.augment.size)
         if config.model.drop_path:
-            require_masks_fit(model.encoder, config.augment.size)
+            require_masks_fit(encoder, config.augment.size)
 
 
 def warm_up() -> None:

@@ -68,7 +68,7 @@ def model_cost(
         flop=counter.get_total_flops() / COUNTED,
         activations=sum(sizes) / COUNTED,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        batchnorms=sum(isinstance(module, BatchNorm) for module in model.modules()),
+        batchnorms=sum(isinstance(module, BatchNorm) and module.training for module in model.modules()),
     )
 
 

@@ -23,6 +23,7 @@ from simclr_ray.data.order import Order, Positions, last_step, order_of
 from simclr_ray.membership.generation import Generation
 from simclr_ray.membership.member import Fenced
 from simclr_ray.methods.method import Method, Progress
+from simclr_ray.methods.teacher import read_teacher
 from simclr_ray.model.initial import read_initial
 from simclr_ray.optim.build import set_schedule
 from simclr_ray.storage.location import Location
@@ -106,7 +107,8 @@ class _Attempt:
             until_the_end.callback(worker.member.close)
         elif worker.rank == 0:
             self._record_begin()  # before what may fail
-        self._state = initial_state(config, worker.device, read_initial(run, config.model.init_sha256))
+        given = read_initial(run, config.model.init_sha256), read_teacher(run, config.method)
+        self._state = initial_state(config, worker.device, *given)
         self._committed = Committed(self._state, recoverable=worker.member is not None)
         self._forward = _forward_of(config, self._state, worker.device)
 

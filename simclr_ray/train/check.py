@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 
 from simclr_ray import collective
-from simclr_ray.config import LABELLED, Config
+from simclr_ray.config import CLASSIFYING, Config
 from simclr_ray.methods.method import Method
 from simclr_ray.storage.run_folder import Row
 from simclr_ray.train.control_word import ControlWord
@@ -23,9 +23,9 @@ OBJECTIVES = {"knn": "knn_top1", "linear": "linear_top1", "rankme": "rankme", "p
 
 
 def objective_of(config: Config) -> str:
-    """That of a method which is trained on labels: the accuracy of its own classifier."""
+    """That of a method with a classifier of its own: the accuracy of this."""
     method = config.evaluate.method
-    return "top1" if isinstance(config.method, LABELLED) and method in ("knn", "linear") else OBJECTIVES[method]
+    return "top1" if isinstance(config.method, CLASSIFYING) and method in ("knn", "linear") else OBJECTIVES[method]
 
 
 class Check:

@@ -16,6 +16,7 @@ from torch import Tensor
 from simclr_ray.config import BadInput, Config
 from simclr_ray.methods.build import build_method
 from simclr_ray.methods.method import Method
+from simclr_ray.methods.teacher import Teacher
 from simclr_ray.optim.build import build_optimizer
 from simclr_ray.train.probe import Probe
 
@@ -52,13 +53,18 @@ class Snapshot:
         return self.state["step"]
 
 
-def initial_state(config: Config, device: torch.device, initial: Mapping[str, Tensor] | None = None) -> TrainState:
+def initial_state(
+    config: Config,
+    device: torch.device,
+    initial: Mapping[str, Tensor] | None = None,
+    teacher: Teacher | None = None,
+) -> TrainState:
     """Step 0: weights drawn on the CPU from the seed, whatever the device. `initial`: the encoder's, in their place.
 
     The probe, if there is one, is part of the model's state.
     """
     size = config.augment.size
-    model = build_method(config.model, config.method, config.train.seed, size=size, initial=initial)
+    model = build_method(config.model, config.method, config.train.seed, size=size, initial=initial, teacher=teacher)
     if config.evaluate.probe:
         classes = config.evaluate.probe_classes
         if classes is None:

@@ -55,6 +55,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "swav": {"method.prototypes": 12},
     "dino": {"method.prototypes": 12},
     "supervised": {"method.classes": 10, "method.from_head": 1},
+    "distillation": {"method.classes": 10, "method.from_head": 1},
     "swav_multi_crop": {"method.prototypes": 12, "method.frozen_epochs": 0.5} | LOCAL,
     "swav_queue_multi_crop": {"method.prototypes": 12, "method.queue_epochs": 0.25} | LOCAL,
     "dino_multi_crop": LOCAL

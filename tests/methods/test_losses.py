@@ -15,6 +15,7 @@ from simclr_ray import collective
 from simclr_ray.methods.barlow_twins import barlow_twins_loss
 from simclr_ray.methods.byol import byol_loss
 from simclr_ray.methods.dino import dino_loss
+from simclr_ray.methods.distillation import distillation_loss
 from simclr_ray.methods.moco import in_batch_nce, info_nce
 from simclr_ray.methods.simsiam import simsiam_loss
 from simclr_ray.methods.supervised import supervised_loss
@@ -119,6 +120,17 @@ def supervised(a: Tensor, b: Tensor) -> Tensor:
     return total / N + 0 * b.sum()
 
 
+def distillation(a: Tensor, b: Tensor) -> Tensor:
+    """SimCLR v2, equation 2, class by class; its sum over images is a mean here."""
+    total = a.new_zeros(())
+    for i in range(N):
+        scores = [sum((z[i, y] / 0.4).exp() for y in range(D)) for z in (a, b.detach())]
+        for y in range(D):
+            p_student, p_teacher = (a[i, y] / 0.4).exp() / scores[0], (b[i, y].detach() / 0.4).exp() / scores[1]
+            total = total - p_teacher * p_student.log()
+    return total / N + 0 * b.sum()
+
+
 def labels() -> Tensor:
     return torch.arange(N) % D
 
@@ -154,6 +166,7 @@ LOSSES: dict[str, tuple[Loss, Loss]] = {
     ),
     "dino": (lambda a, b, **rows: dino_loss([a, b], [a, b], queue()[0], 0.7, 0.4, **rows), dino),
     "supervised": (lambda a, b, **rows: own_supervised_loss(a, b, **rows), supervised),
+    "distillation": (lambda a, b, **rows: distillation_loss(a, b, 0.4, **rows) + 0 * b.sum(), distillation),
     "moco_v3": (lambda a, b, **rows: in_batch_nce(a, b, 0.3, **rows), moco_v3),
 }
 

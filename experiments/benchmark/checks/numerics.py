@@ -94,6 +94,7 @@ def method_configs(machine: Machine) -> dict[str, Config]:
     """Each method with a narrow ResNet-18."""
     sizes = {"swav": {"method.prototypes": 64}, "dino": {"method.prototypes": 64}}
     sizes |= {"moco": {"method.queue": 256}, "supervised": {"method.classes": CLASSES}}
+    sizes |= {"distillation": {"method.classes": CLASSES}}
     narrow = {"model.width": 0.0625, "augment.size": 16, "train.global_batch": machine.size(256, 32)}
     return {name: cifar(machine, **{"method.name": name} | sizes.get(name, {}) | narrow) for name in METHODS}
 
