@@ -22,7 +22,7 @@ from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.order import Order, Positions, last_step, order_of
 from simclr_ray.membership.generation import Generation
 from simclr_ray.membership.member import Fenced
-from simclr_ray.methods.method import Method, Progress
+from simclr_ray.methods.method import Method, progress_at
 from simclr_ray.methods.teacher import read_teacher
 from simclr_ray.model.initial import read_initial
 from simclr_ray.optim.build import set_schedule
@@ -217,7 +217,6 @@ def _step_of(
 ) -> Callable[[Batch], StepResult]:
     """The step as a function of this worker's batch alone."""
     rows, passes = order.rows_per_pass(worker.size), order.global_batch // order.pass_size
-    total = config.train.epochs * order.steps_per_epoch
     trains_on_labels, probe = isinstance(config.method, LABELLED), probe_of(state.model)
 
     def step(batch: Batch) -> StepResult:
@@ -232,7 +231,7 @@ def _step_of(
             local=batch.local,
             labels=batch.labels if trains_on_labels else None,
             kept=kept_of(state.model, batch, order.seed, state.step // order.steps_per_epoch),
-            progress=Progress(state.step / total, state.step / order.steps_per_epoch, state.step),
+            progress=progress_at(state.step, config.train.epochs, order.steps_per_epoch),
             clip_grad_norm=config.optim.clip_grad_norm,
         )
         if probe:

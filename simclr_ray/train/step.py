@@ -97,13 +97,18 @@ def training_step(
         loss.backward()
     else:
         loss, outputs = _backward_in_passes(model, outputs_of, [size.shape[1] for size in sizes], passes, loss_of)
+    _update(optimizer, clip_grad_norm)
+    model.after_step(outputs.detach(), batch_rows, progress)
+    return StepResult(loss.detach(), outputs.detach()[: 2 * len(views)])
+
+
+def _update(optimizer: torch.optim.Optimizer, clip_grad_norm: float | None) -> None:
+    """Moves the weights by the gradient of the global batch."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     collective.sum_gradients(parameters)
     if clip_grad_norm is not None:
         torch.nn.utils.clip_grad_norm_(parameters, clip_grad_norm)
     optimizer.step()
-    model.after_step(outputs.detach(), batch_rows, progress)
-    return StepResult(loss.detach(), outputs.detach()[: 2 * len(views)])
 
 
 OutputsOf = Callable[[int, int], Tensor]

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ TYPED = {
     "--from-head 1": (
         "fine-tuning pretrained: 2 epochs on 126 images"  # half of each class, 12 or 13 images
     ),
+    "pretrain.py quickstart --data.train photos --method distillation --name student --method.from-head 1 --model.init "
+    f"runs/quickstart --method.teacher runs/quickstart-finetune-pretrained-* {SETTINGS}": "done at step 2",
     "report.py runs/quickstart": "plots and all of this: ",
     "report.py runs/quickstart --goodput": "goodput",
     "report.py runs/quickstart --against runs/warm --train labelled --test synthetic:64:test": "linear: ",
@@ -65,6 +68,7 @@ TYPED = {
 
 def run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
     words = ["-c", DEMO] if line == "demo" else [str(EXPERIMENTS / line.split()[0]), *line.split()[1:]]
+    words = [match for word in words for match in (glob(word, root_dir=folder) if word.endswith("*") else [word])]
     where: dict[str, Any] = {"cwd": folder, "env": os.environ | FAST, "timeout": TIMEOUT_S}
     if line == PRETRAIN:  # as users start it
         return subprocess.run([sys.executable, *words], capture_output=True, text=True, **where)
@@ -120,6 +124,7 @@ def test_the_status_is_printed_as_json(done: dict[str, subprocess.CompletedProce
         "quickstart": "finished",
         "quickstart-head": "sweep",
         "quickstart-sweep": "sweep",
+        "student": "finished",
         "warm": "finished",
     }
 
