@@ -27,15 +27,13 @@ class Progress(NamedTuple):
 
 
 START = Progress(0.0, 0.0, 0)
+WHOLE_VIEWS = 2
+"""Of every image, beside its local ones."""
 
 
 def progress_at(step: int, epochs: int, steps_per_epoch: int) -> Progress:
     """When global step `step`, 0-based, begins."""
     return Progress(step / (epochs * steps_per_epoch), step / steps_per_epoch, step)
-
-
-WHOLE_VIEWS = 2
-"""Of every image, beside its local ones."""
 
 
 class Method(nn.Module):

@@ -29,8 +29,8 @@ def imagenet_moco_v3_vit_b_300ep() -> Config:
 def imagenet_dino_vit_s_100ep() -> Config:
     """DINO, ViT-S/16 of timm, B 512, 100 epochs, 2 x 224 + 8 x 96: 74.0 % linear, 69.3 % kNN in the official code.
 
-    Stochastic depth up to 0.1, of the student alone, is the official code's default. That code also clips the gradient of
-    every parameter to a norm of 3; here none is clipped.
+    Stochastic depth up to 0.1, of the student alone, is the official code's default. That code clips the gradient of
+    each parameter to a norm of 3, too; here none is clipped.
     python experiments/pretrain.py imagenet_dino_vit_s_100ep --data.train s3://bucket/imagenet
     """
     return replace(
