@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean
 
+from simclr_ray.report.columns import in_columns
 from simclr_ray.report.comparison import half_interval
 from simclr_ray.storage.run_folder import METRICS, read_rows
 from simclr_ray.sweep.ablations import ABLATIONS, Point
@@ -95,7 +96,7 @@ def verdicts(records: SweepRecords) -> Iterator[str]:
         best = max(mean, key=lambda label: mean[label] or 0.0)
         yield f"{compared.best} is the best: " + ("yes" if best == compared.best else f"no, {best} is")
     for result in found:
-        if result.projections:
+        if result.projections and result.projections != result.values:  # without a head z is h
             answer = _answer(result.mean, fmean(result.projections))
             yield f"h above z with the head {result.point.label}: {answer}"
 
@@ -109,15 +110,9 @@ def _answer(better: float | None, worse: float | None) -> str:
 def ablation_findings(records: SweepRecords) -> str:
     """For a terminal."""
     rows = ablation_cells(records)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
+    table = in_columns(rows, right=range(1, len(rows[0])))
     done = len(records.of_state("complete"))
     heading = f"{records.folder}: {done} of {records.trials_wanted} runs complete, recipe {records.recipe}"
     failed = [f"{trial.run} failed: {' '.join(trial.reason.split())}" for trial in records.of_state("failed")]
-    parts = [heading, "\n".join(lines), *(["\n".join(failed)] if failed else [])]
+    parts = [heading, "\n".join(table), *(["\n".join(failed)] if failed else [])]
     return "\n\n".join([*parts, "\n".join(verdicts(records)), NOTE])

@@ -59,7 +59,7 @@ TYPED = {
     ),
     "report.py runs/quickstart-sweep": "2 of 2 trials: 2 complete",
     f"ablate.py head quickstart --data.train labelled {SETTINGS}": "3 of 3 runs complete",
-    "report.py runs/quickstart-head": "h above z with the head none: no, by +0.00",
+    "report.py runs/quickstart-head": "h above z with the head mlp: ",
     "demo": "kNN accuracy on 64 synthetic images of 10 classes",
     "status.py": "quickstart-sweep",
     "status.py --json": '"quickstart-sweep"',

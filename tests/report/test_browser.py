@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 
 import pytest
+from test_ablation import REACHED, recorded
 from test_comparison import run_folder
 from test_run_page import disturbed
 from test_worth import KNN, LINEAR
@@ -17,9 +18,12 @@ from test_worth import KNN, LINEAR
 from simclr_ray.report.comparison import compare_runs
 from simclr_ray.report.comparison_page import write_comparison_page
 from simclr_ray.report.html import STYLE
+from simclr_ray.report.page import write_page
 from simclr_ray.report.run import read_run
 from simclr_ray.report.run_page import write_run_page
 from simclr_ray.storage.location import open_location
+from simclr_ray.sweep.records import read_sweep
+from sweep_records import usual, written
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -41,13 +45,15 @@ addEventListener("load", () => {{
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """That of a run with all its sections but views, and that of a comparison."""
+    """Those of a run with all its sections but views, of a comparison, a sweep and an ablation."""
     folder = tmp_path_factory.mktemp("pages")
     run = disturbed(folder / "run")
     (run / "evaluation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (KNN, LINEAR)))
     runs = [run_folder(folder / name, 40.0, method__name=name) for name in ("simclr", "byol")]
     compared = write_comparison_page(compare_runs(runs), open_location(runs[0]))
-    return [Path(page.uri) for page in (write_run_page(read_run(str(run), now=1000.0)), compared)]
+    sweep = read_sweep(written(folder / "sweep", usual()))
+    sweeps = [write_page(records) for records in (sweep, recorded(folder / "ablation", REACHED))]
+    return [Path(page.uri) for page in (write_run_page(read_run(str(run), now=1000.0)), compared, *sweeps)]
 
 
 def test_a_page_asks_for_nothing_and_fits_every_width(pages: list[Path]) -> None:
