@@ -1,13 +1,16 @@
 """What the commands share: how arguments are read, and the exit codes.
 
-0: done. 2: bad input, one line. 1: a failure, with its traceback. 130: Ctrl-C.
+0: done. 2: bad input, one line. 1: a failure, with its traceback. 130: Ctrl-C. 141: nobody reads the output any more.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
+import select
+import signal
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, make_dataclass
@@ -36,6 +39,11 @@ def run_command(main: Callable[[list[str]], int | None]) -> None:
     """Runs `main` on the command line's arguments and exits with its code."""
     try:
         code = main(sys.argv[1:]) or 0
+        sys.stdout.flush()
+    except BrokenPipeError:
+        if not _reader_has_gone():
+            raise
+        code = 128 + signal.SIGPIPE
     except BadInput as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
@@ -43,6 +51,16 @@ def run_command(main: Callable[[list[str]], int | None]) -> None:
         print("\ninterrupted: the same command goes on from what was saved", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+def _reader_has_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more, as after `| head`; then what is left is dropped."""
+    output = select.poll()
+    output.register(sys.stdout, 0)  # a pipe without a reader is an error, which needs no registration
+    if not any(event & select.POLLERR for _, event in output.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def parse(cls: type[T], argv: list[str], *, default: T | None = None, description: str | None = None) -> T:

@@ -127,3 +127,25 @@ def test_every_recipe_is_a_valid_config() -> None:
     for name, recipe in RECIPES.items():
         assert Config.from_json(recipe().to_json()) == recipe(), name
         assert f"python experiments/pretrain.py {name}" in (recipe.__doc__ or ""), name
+
+
+@pytest.mark.parametrize(
+    ("main", "code", "said"),
+    [
+        ("print('words')", 141, ""),
+        ("print('words ' * 10**6)", 141, ""),
+        ("(_ for _ in ()).throw(BrokenPipeError('a socket'))", 1, "BrokenPipeError: a socket"),
+    ],
+    ids=["at the end", "in the middle", "another pipe"],
+)
+def test_an_output_that_nobody_reads_ends_a_command_without_a_word(main: str, code: int, said: str) -> None:
+    """As `report.py RUN | head` does; another pipe that breaks is a failure."""
+    line = [sys.executable, "-c", f"from simclr_ray.cli.command import run_command; run_command(lambda _: {main})"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        if code == 141:
+            process.stdout.close()
+            process.stdout = None
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert errors.strip().splitlines()[-1:] == ([said] if said else [])
