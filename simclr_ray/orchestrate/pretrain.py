@@ -133,8 +133,8 @@ def _same_science(run: Location, config: Config, requested: Set[str] = ALL_KEYS)
     Raises BadInput naming the science values that have changed, and for an unfinished run of another format.
     """
     text = config_text(run)
-    if text is None:
-        return _with_digests(config), None
+    if text is None:  # the initial weights are read once, when the run folder gets them
+        return _with_known_teacher(config), None
     if format_of(text) != FORMAT and not (run / ENCODER).exists():
         raise BadInput(
             f"{run} was begun by a version of simclr_ray with another order of samples (format {format_of(text)}, this "
@@ -162,6 +162,11 @@ def _with_digests(config: Config) -> Config:
     """The config with the sha256 of the weights that it names, where it lacks them."""
     if config.model.init_sha256 is None:
         config, _ = _with_initial(config)
+    return _with_known_teacher(config)
+
+
+def _with_known_teacher(config: Config) -> Config:
+    """The config with its teacher's sha256 and classes, where it lacks the former; checks need the classes."""
     if isinstance(config.method, DistillationConfig) and config.method.teacher_sha256 is None:
         config, _ = _with_teacher(config)
     return config
