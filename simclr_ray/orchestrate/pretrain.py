@@ -32,7 +32,7 @@ from simclr_ray.orchestrate.cluster import join_or_start, started_here
 from simclr_ray.orchestrate.prepare import prepare_into
 from simclr_ray.orchestrate.task import Task
 from simclr_ray.planning.shares import Share, share_of
-from simclr_ray.storage.lease import lease
+from simclr_ray.storage.lease import lease, require_free
 from simclr_ray.storage.location import Location, open_location
 from simclr_ray.storage.run_folder import CONFIG, ENCODER, INITIAL, METRICS, TEACHER, Row, config_text, read_rows
 from simclr_ray.train.tracking.build import require_tracking
@@ -75,6 +75,8 @@ def pretrain(
     if earlier and (run / ENCODER).exists():
         _require_same_data(run, config.data.train, storage, earlier.data.train)
         return result_of(run)
+    if not alone:
+        require_free(run)
     loading = ThreadPoolExecutor(1).submit(_load_training, config)
     dataset = _prepared(config.data.train, storage, earlier.data.train if earlier else None)
     order = order_of(config, dataset)

@@ -69,6 +69,16 @@ def require_held(run: Location, driver: str) -> None:
         raise BadInput(f"{run} was taken over by another driver (pid {held['pid']} on {held['host']})")
 
 
+def require_free(run: Location) -> None:
+    """Raises BadInput where another process of this machine has just renewed the lease.
+
+    For a driver's first look, before it starts Ray: `lease` itself waits for a renewal, since a process may be ending.
+    """
+    held = _read(run)
+    if held is not None and _lives_here(held) and time() - held["time"] < 2 * RENEW_S:
+        raise _held_by(run, held)
+
+
 def _wait_for_other(run: Location) -> None:
     seen, deadline = _read(run), monotonic() + PATIENCE_S
     while seen is not None and not _is_dead(seen):
@@ -77,23 +87,31 @@ def _wait_for_other(run: Location) -> None:
         sleep(1)
         now = _read(run)
         if now is not None and now != seen:
-            raise BadInput(
-                f"{run} is being trained by another driver (pid {now['pid']} on {now['host']}): "
-                "stop that one, or use another --name"
-            )
+            raise _held_by(run, now)
         seen = now
 
 
+def _held_by(run: Location, held: dict) -> BadInput:
+    return BadInput(
+        f"{run} is being trained by another driver (pid {held['pid']} on {held['host']}): "
+        "stop that one, or use another --name"
+    )
+
+
 def _is_dead(held: dict) -> bool:
-    if held["host"] != _host():
+    return held["host"] == _host() and not _lives_here(held)
+
+
+def _lives_here(held: dict) -> bool:
+    """Whether the driver is another process of this machine. Its id may since be that of an unrelated process."""
+    if held["host"] != _host() or held["pid"] == os.getpid():
         return False
-    try:
-        os.kill(held["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return held["pid"] == os.getpid()
+    with contextlib.suppress(PermissionError):  # another user's
+        try:
+            os.kill(held["pid"], 0)
+        except ProcessLookupError:
+            return False
+    return True
 
 
 def _host() -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
+from time import time
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from simclr_ray.orchestrate.watch import render_line
 from simclr_ray.planning.shares import Share, data_cpus, share_of, training_threads, workers_that_fit
 from simclr_ray.storage import lease as lease_module
 from simclr_ray.storage import run_folder
-from simclr_ray.storage.lease import holds, lease
+from simclr_ray.storage.lease import holds, lease, require_free
 from simclr_ray.storage.location import open_location
 from simclr_ray.storage.run_folder import Row
 from simclr_ray.train.control import Action, ClusterSignals, Control, most_workers, refused_workers, resized
@@ -54,6 +56,19 @@ def test_the_lease_of_a_dead_driver_on_this_machine_is_taken_over_at_once(tmp_pa
     (tmp_path / run_folder.DRIVER).write_text(json.dumps(dead))
     with lease(open_location(str(tmp_path))) as driver:
         assert driver != "dead"
+
+
+@pytest.mark.parametrize(("renewed_s_ago", "other", "refused"), [(1, True, True), (30, True, False), (1, False, False)])
+def test_a_run_whose_driver_lives_on_this_machine_is_refused_at_once(
+    renewed_s_ago: int, other: bool, refused: bool, tmp_path: Path
+) -> None:
+    """A lease that was not renewed may be of a process that hangs, or whose id another one has by now."""
+    pid = os.getppid() if other else os.getpid()
+    held = {"driver": "it", "host": lease_module._host(), "pid": pid, "time": time() - renewed_s_ago}
+    (tmp_path / run_folder.DRIVER).write_text(json.dumps(held))
+    expected = pytest.raises(BadInput, match="being trained by another driver") if refused else nullcontext()
+    with expected:
+        require_free(open_location(str(tmp_path)))
 
 
 def test_a_lease_that_a_remote_driver_does_not_renew_is_taken_over(

@@ -28,7 +28,7 @@ from simclr_ray.orchestrate.sweep.search import StudyAsha, StudySearch
 from simclr_ray.orchestrate.sweep.trial import TrialRun
 from simclr_ray.orchestrate.task import request_end
 from simclr_ray.planning.shares import Share, share_of
-from simclr_ray.storage.lease import holds, lease
+from simclr_ray.storage.lease import holds, lease, require_free
 from simclr_ray.storage.location import Location
 from simclr_ray.storage.run_folder import SWEEP
 from simclr_ray.sweep.settings import SweepSettings, record_of, require_same
@@ -49,6 +49,7 @@ def sweep(config: Config, settings: SweepSettings, name: str, storage: str, *, c
     """
     require_tracking(config.logging)
     folder = run_folder(name, storage)
+    require_free(folder)
     config, dataset = _prepared(config, storage)
     _require_fits(config, settings, dataset, workers=1)
     record = record_of(config, settings, objective_of(config), _budget(config, dataset))
