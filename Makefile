@@ -2,6 +2,8 @@
 # make gpu: every claim about a GPU, measured on this machine.
 PYTHON ?= python3
 BIN := .venv/bin
+# More than two cores' worth: many tests wait, for Ray to start or for a time to pass.
+TEST_PROCESSES ?= 3
 READY := .venv/ready
 
 .PHONY: install demo gpu test test-all lint
@@ -25,7 +27,7 @@ lint: $(READY)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest --durations=10
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations=10
 
 test-all: lint
 	$(BIN)/python -m pytest -m "slow or not slow"

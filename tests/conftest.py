@@ -25,6 +25,20 @@ install_import_hook(
 )
 torch.set_num_threads(1)
 EXIT_STATUS = pytest.StashKey[int]()
+LONGEST = (
+    "test_killed_driver.py",
+    "test_experiments.py",
+    "test_pretrain.py",
+    "test_sweep.py",
+    "test_gpu.py",
+    "test_methods.py",
+)
+"""Files of a minute and more, longest first: of processes that share the files, none shall begin one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.name, len(order)))  # stable
 
 
 @pytest.hookimpl(trylast=True)

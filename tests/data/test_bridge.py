@@ -128,7 +128,7 @@ def test_errors_of_loading_and_of_the_stream_are_raised() -> None:
     with pytest.raises(OSError, match="unreadable"):
         list(bridged(np.arange(9), failing, Stream(3), block_slices=3, slice_rows=ROWS))
     with pytest.raises(OSError, match="unreadable"):
-        list(start(failing))
+        list(start(failing, load=slow_load))
 
 
 def test_an_unused_stream_is_closed() -> None:
