@@ -19,6 +19,8 @@ from simclr_ray.storage.run_folder import DRIVER
 RENEW_S = 10.0
 PATIENCE_S = 60.0
 """A lease that has not been renewed for so long is given up."""
+ENDING_S = 5.0
+"""A driver on this machine that was just told to end may take so long."""
 
 
 @contextmanager
@@ -70,13 +72,15 @@ def require_held(run: Location, driver: str) -> None:
 
 
 def require_free(run: Location) -> None:
-    """Raises BadInput where another process of this machine has just renewed the lease.
+    """Raises BadInput where another process of this machine holds a fresh lease, and still does after ENDING_S.
 
-    For a driver's first look, before it starts Ray: `lease` itself waits for a renewal, since a process may be ending.
+    A driver's first look, before it starts Ray: `lease` itself waits for a renewal, as a process may be one that hangs.
     """
-    held = _read(run)
-    if held is not None and _lives_here(held) and time() - held["time"] < 2 * RENEW_S:
-        raise _held_by(run, held)
+    deadline = monotonic() + ENDING_S
+    while (held := _read(run)) is not None and _lives_here(held) and time() - held["time"] < 2 * RENEW_S:
+        if monotonic() >= deadline:
+            raise _held_by(run, held)
+        sleep(0.2)
 
 
 def _wait_for_other(run: Location) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 from contextlib import nullcontext
 from pathlib import Path
+from threading import Timer
 from time import time
 from typing import Any
 
@@ -59,16 +60,26 @@ def test_the_lease_of_a_dead_driver_on_this_machine_is_taken_over_at_once(tmp_pa
 
 
 @pytest.mark.parametrize(("renewed_s_ago", "other", "refused"), [(1, True, True), (30, True, False), (1, False, False)])
-def test_a_run_whose_driver_lives_on_this_machine_is_refused_at_once(
-    renewed_s_ago: int, other: bool, refused: bool, tmp_path: Path
+def test_a_run_whose_driver_lives_on_this_machine_is_refused_soon(
+    renewed_s_ago: int, other: bool, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lease that was not renewed may be of a process that hangs, or whose id another one has by now."""
-    pid = os.getppid() if other else os.getpid()
-    held = {"driver": "it", "host": lease_module._host(), "pid": pid, "time": time() - renewed_s_ago}
-    (tmp_path / run_folder.DRIVER).write_text(json.dumps(held))
+    monkeypatch.setattr(lease_module, "ENDING_S", 0.3)
+    hold(tmp_path, os.getppid() if other else os.getpid(), time() - renewed_s_ago)
     expected = pytest.raises(BadInput, match="being trained by another driver") if refused else nullcontext()
     with expected:
         require_free(open_location(str(tmp_path)))
+
+
+def test_a_driver_that_is_ending_is_waited_for(tmp_path: Path) -> None:
+    hold(tmp_path, os.getppid(), time())
+    Timer(0.5, (tmp_path / run_folder.DRIVER).unlink).start()
+    require_free(open_location(str(tmp_path)))
+
+
+def hold(run: Path, pid: int, renewed: float) -> None:
+    held = {"driver": "it", "host": lease_module._host(), "pid": pid, "time": renewed}
+    (run / run_folder.DRIVER).write_text(json.dumps(held))
 
 
 def test_a_lease_that_a_remote_driver_does_not_renew_is_taken_over(
