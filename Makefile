@@ -2,8 +2,8 @@
 # make gpu: every claim about a GPU, measured on this machine.
 PYTHON ?= python3
 BIN := .venv/bin
-# More than two cores' worth: many tests wait, for Ray to start or for a time to pass.
-TEST_PROCESSES ?= 3
+# Three are no faster on two cores.
+TEST_PROCESSES ?= 2
 READY := .venv/ready
 
 .PHONY: install demo gpu test test-all lint
