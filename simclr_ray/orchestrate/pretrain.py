@@ -75,7 +75,7 @@ def pretrain(
     if earlier and (run / ENCODER).exists():
         _require_same_data(run, config.data.train, storage, earlier.data.train)
         return result_of(run)
-    if not alone:
+    if not alone:  # a trial follows on processes that Ray may still be ending
         require_free(run)
     loading = ThreadPoolExecutor(1).submit(_load_training, config)
     dataset = _prepared(config.data.train, storage, earlier.data.train if earlier else None)

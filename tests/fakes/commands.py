@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -54,12 +54,17 @@ def start(
 
 def command_line(folder: Path, name: str, **changes: object) -> list[str]:
     """What `start` runs, without the interpreter."""
-    flags = [word for key, value in (SETTINGS | changes).items() for word in _flag(key, value)]
-    return [str(ROOT / "experiments/pretrain.py"), "quickstart", *flags, "--name", name, "--storage", str(folder)]
+    words = [*flags(SETTINGS | changes), "--name", name, "--storage", str(folder)]
+    return [str(ROOT / "experiments/pretrain.py"), "quickstart", *words]
 
 
-def _flag(key: str, value: object) -> list[str]:
-    return [f"--{key}"] if value is True else [f"--{key}", str(value)]
+def flags(settings: Mapping[str, object]) -> list[str]:
+    """They as words of a command line."""
+    return [
+        word
+        for key, value in settings.items()
+        for word in ([f"--{key}"] if value is True else [f"--{key}", str(value)])
+    ]
 
 
 def finish(process: Any, timeout_s: float = TIMEOUT_S) -> tuple[int, str, str]:

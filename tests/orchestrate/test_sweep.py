@@ -20,7 +20,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from PIL import Image
 
-from commands import FAST, ROOT, SMALL, events, finish, metrics, wait_until
+from commands import FAST, ROOT, SMALL, events, finish, flags, metrics, wait_until
 from forked import start_forked
 
 SETTINGS = SMALL | {
@@ -35,9 +35,8 @@ SETTINGS = SMALL | {
 
 
 def start(folder: Path, name: str, *, ray_address: str = "local", space: str = "", **changes: object) -> Any:
-    flags = [word for key, value in (SETTINGS | changes).items() for word in (f"--{key}", str(value))]
-    flags += ["--space", *space.split()] if space else []
-    line = [str(ROOT / "experiments/sweep.py"), "quickstart", *flags, "--name", name, "--storage", str(folder)]
+    words = flags(SETTINGS | changes) + (["--space", *space.split()] if space else [])
+    line = [str(ROOT / "experiments/sweep.py"), "quickstart", *words, "--name", name, "--storage", str(folder)]
     return start_forked(line, env=os.environ | FAST | {"RAY_ADDRESS": ray_address})
 
 

@@ -75,6 +75,7 @@ def test_a_driver_that_is_ending_is_waited_for(tmp_path: Path) -> None:
     hold(tmp_path, os.getppid(), time())
     Timer(0.5, (tmp_path / run_folder.DRIVER).unlink).start()
     require_free(open_location(str(tmp_path)))
+    assert not (tmp_path / run_folder.DRIVER).exists()
 
 
 def hold(run: Path, pid: int, renewed: float) -> None:

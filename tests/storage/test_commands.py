@@ -9,14 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from commands import FAST, ROOT, SMALL, TIMEOUT_S
+from commands import FAST, ROOT, SMALL, TIMEOUT_S, flags
 from faulty_store import BUCKET, moto_with_bucket
 from forked import run_forked
 from google_store import google_store
 from moto_server import CREDENTIALS
 
 Address = Callable[[str], str]
-SETTINGS = [word for key, value in SMALL.items() if key != "data.train" for word in (f"--{key}", str(value))]
 
 
 @contextmanager
@@ -45,8 +44,8 @@ def test_every_step_from_pictures_to_features_in_a_store(store: Callable, tmp_pa
         train, test, run = at("train"), at("test"), at("runs/r")
         type_("prepare.py", "synthetic:1024", train)
         type_("prepare.py", "synthetic:256:test", test)
-        where = ["--data.train", train, "--evaluate.test", test, "--storage", at("runs"), "--name", "r", *SETTINGS]
-        pretrain = ["pretrain.py", "quickstart", *where]
+        where = {"data.train": train, "evaluate.test": test, "storage": at("runs"), "name": "r"}
+        pretrain = ["pretrain.py", "quickstart", *flags(SMALL | where)]
         assert "stopped at step 12" in type_(*pretrain, "--saving.stop-after-epochs", "1.5")
         assert "done at step 24" in type_(*pretrain)
         assert "pretrained" in type_("evaluate.py", run, "knn", "--train", train, "--test", test)
