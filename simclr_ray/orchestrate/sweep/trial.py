@@ -69,21 +69,22 @@ class TrialRun(tune.Trainable):
             config = Config.from_json(trial["config"])
             share = Share(**trial["share"])
             pretrain(config, trial["run"], trial["storage"], share=share, alone=trial["alone"], on_row=self._on_row)
-            self._queue_logged_checks()  # those that came faster than rows are polled
+            self._queue_logged_checks()  # those since the last poll
         except BaseException as error:  # noqa: BLE001 (whatever it was, `step` reports it)
             self._error = error
         self._checks.put(None)
 
-    def _queue_logged_checks(self) -> None:
-        for row in read_rows(self._run / METRICS):
-            self._on_row(row | {"checked": row})
-
     def _on_row(self, row: Row | None) -> None:
-        """Queues the newest row with a check, unless it was reported before."""
         checked = row and row["checked"]
-        if checked and self._config["objective"] in checked and checked["samples"] not in self._reported:
-            self._reported.add(checked["samples"])
-            self._checks.put(checked)
+        if checked and checked["samples"] not in self._reported:
+            self._queue_logged_checks()
+
+    def _queue_logged_checks(self) -> None:
+        """All checks that were not reported before, in their order: several may come between two polls of the rows."""
+        for row in read_rows(self._run / METRICS):
+            if self._config["objective"] in row and row["samples"] not in self._reported:
+                self._reported.add(row["samples"])
+                self._checks.put(row)
 
     def _result(self, row: Row) -> dict[str, Any]:
         whole = row["samples"] >= self._config["budget_samples"]
