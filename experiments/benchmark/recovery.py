@@ -2,11 +2,12 @@
 
     python experiments/benchmark/recovery.py [--rounds 5] [--quick] [--json FILE] [--against OTHER_CHECKOUT]
 
-Each round: a worker is killed, and Ray replaces it; rank 0's likewise; a node is killed, and one is added; a node is
-noticed and taken away, and one is added. A pause is counted from the fault, or after a notice from the end of training
-with that node, to the end of the next step, in which data are loaded again. Of the parts, "detect" is from the kill to
-the end of the old group (the rest of a step included), "agree" until the next one is agreed on, "form" its process
-group, "state" what newcomers are given. Nothing but the size of the run is set: the waits are those that a user gets.
+Each round: a worker is killed, and another takes its place; rank 0's likewise; a node is killed, and one is added; a
+node is noticed and taken away, and one is added; all workers are killed at once. A pause is counted from the fault, or
+after a notice from the end of training with that node, to the end of the next step, in which data are loaded again. Of
+the parts, "detect" is from the kill to the end of the old group (the rest of a step included), "agree" until the next
+one is agreed on, "form" its process group, "state" what newcomers are given. Nothing but the size of the run is set:
+the waits are those that a user gets.
 `--against` measures a checkout of before, too, in which every fault is a restart. With two cores for all nodes,
 starting processes take theirs from the workers that train.
 """
@@ -47,9 +48,11 @@ KEYS = {
     "a node noticed": "notice_s",
     "a worker joins": "join_s",
     "the group grows": "growth_s",
+    "all workers killed": "all_s",
     "the group starts again": "restart_s",
+    "a new node is used": "arrival_s",
 }
-NOTICED, JOINS, GROWS, RESTARTS = list(KEYS)[-4:]
+NOTICED, JOINS, GROWS, ALL, RESTARTS, ARRIVAL = list(KEYS)[-6:]
 PARTS = ("detect", "agree", "form", "state", "first step")
 
 
@@ -82,6 +85,7 @@ class Trial:
         where = environment(checkout) | {"RAY_ADDRESS": self._cluster.address}
         self._output = open(storage / "output.txt", "wb")  # noqa: SIM115 (closed by end)
         self._process = subprocess.Popen(line, env=where, stdout=self._output, stderr=subprocess.STDOUT)
+        self._added: list[float] = []
         self.pauses: dict[str, list[Pause]] = {}
 
     def end(self) -> None:
@@ -131,12 +135,19 @@ class Trial:
         self._note(name, Pause(following["time"] - at, redone, _parts(change, at, following["time"])))
 
     def note_restarts_and_joins(self) -> None:
-        """Counts the pauses of what followed from faults: the newcomers of Ray, and groups that started again."""
-        events = self.rows(EVENTS)
+        """Counts the pauses of what followed from faults: workers that joined, and groups that started again.
+
+        The last is no pause: from a new node's start to the first step of its worker.
+        """
+        events, joined = self.rows(EVENTS), 0.0
         for index, event in enumerate(events):
             if event["event"] == "regroup" and event["joined"] and not event["lost"]:
-                begin, name = event["time"] - event["pause_s"], JOINS
+                added = [at for at in self._added if joined < at < event["time"]]
+                begin, name = event["time"] - event["pause_s"], GROWS if added else JOINS
                 following = [row for row in self.rows(METRICS) if row["time"] > event["time"]]
+                joined = event["time"]
+                if added and following:
+                    self._note(ARRIVAL, Pause(following[0]["time"] - added[0], 0))
             elif event["event"] == "resize":
                 begin = event["time"]
                 restored = next((e for e in events[index:] if e["event"] == "restore"), None)
@@ -145,7 +156,8 @@ class Trial:
             else:
                 continue
             if following:
-                self._note(name, Pause(following[0]["time"] - begin, 0))
+                until = following[0]["time"]
+                self._note(name, Pause(until - begin, 0, _parts(event, begin, until)))
 
     def _next_step(self, at: float) -> tuple[Row, Row] | None:
         """The first change of the group after a moment, and the first step after it."""
@@ -164,6 +176,10 @@ class Trial:
                 return
         raise RuntimeError("found no such worker")
 
+    def kill_all_workers(self) -> None:
+        for process in self._train_workers():
+            process.kill()
+
     def kill_node(self) -> None:
         self.remove(self.node_of_rank_1())
 
@@ -175,6 +191,7 @@ class Trial:
         drain_here(self._cluster.address, node.node_id, "spot", time() + NOTICE_S)
 
     def add_node(self) -> None:
+        self._added.append(time())
         self._nodes.append(self._cluster.add_node(num_cpus=NODE_CPUS))
 
     def node_of_rank_1(self) -> Any:
@@ -189,7 +206,8 @@ class Trial:
 
     def _train_workers(self) -> list[psutil.Process]:
         family = psutil.Process().children(recursive=True)
-        return [process for process in family if "RayTrainWorker" in " ".join(process.cmdline())]
+        lines = [(process, " ".join(process.cmdline())) for process in family]
+        return [process for process, line in lines if "RayTrainWorker" in line or "JoiningWorker" in line]
 
 
 def _parts(change: Row, at: float, next_step: float) -> dict[str, float]:
@@ -227,6 +245,8 @@ def _take_and_add(trial: Trial) -> None:
     trial.remove(leaving)
     trial.trains_with(1)
     trial.add_node()
+    trial.trains_with(2)
+    trial.fault(ALL, trial.kill_all_workers)
     trial.trains_with(2)
 
 

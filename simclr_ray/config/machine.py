@@ -69,9 +69,10 @@ class ElasticityConfig:
     """When a group of workers grows, and when it stops before a preemption."""
 
     resize_every_s: float = 300.0
-    """A group of workers trains for at least so long before it stops to grow beyond what the run had before."""
+    """A group on GPUs trains for at least so long before it stops to grow beyond what the run had before. On CPUs
+    others join without a stop."""
     settle_s: float = 3.0
-    """Time between capacity for more workers and growing: nodes that come together are used together."""
+    """Time between capacity for more workers and such a stop: nodes that come together are used together."""
     stop_margin_s: float | None = 3.0
     """The group saves and stops so long before a preemption's deadline; None: it goes on training, saving every
     second. Where the others can go on without the workers to be taken, these leave then."""

@@ -21,6 +21,8 @@ Block = dict[str, np.ndarray]
 """views uint8 (n, 2, size, size, 3), id int64 (n,), bad bool (n,): rows of whole slices, in the worker's order."""
 
 STREAM_START_S = 5.0
+OPEN_S = 1.0
+"""The stream's processes import for a second or more, on CPUs that the first step is to have alone; so long at most."""
 OPENINGS = 3
 STALLED_S = 10.0
 """As long as the coordinator waits for a worker that is not heard of (membership/generation.py), and twice as long each
@@ -36,20 +38,22 @@ def bridged(
     *,
     block_slices: int,
     slice_rows: int,
+    blocks_before: int = 1,
 ) -> Iterator[Block]:
     """The blocks of `positions` in order: the first by `load`, on a thread; the others from `stream`.
 
-    The stream is opened once the first block is in use, at a position that `load` reaches at about the time of its
-    first block. If that comes later, `load` continues, and the rows that the stream repeats are dropped. A stream that
-    fails to open, as where a part of it was on a node that is just lost, is opened again, OPENINGS times in all. One
-    that stalls, as where a data worker is frozen or beyond a broken network, is left, and another one bridged.
+    The stream is opened once `blocks_before` are in use, or after OPEN_S, at a position that `load` reaches at about
+    the time of its first block. If that comes later, `load` continues, and the rows that the stream repeats are
+    dropped. A stream that fails to open, as where a part of it was on a node that is just lost, is opened again,
+    OPENINGS times in all. One that stalls, as where a data worker is frozen or beyond a broken network, is left, and
+    another one bridged.
     """
     done, patience_s = 0, STALLED_S
     while done < len(positions):
-        for block in _bridged_once(positions[done:], load, stream, block_slices, slice_rows, patience_s):
+        for block in _bridged_once(positions[done:], load, stream, block_slices, slice_rows, blocks_before, patience_s):
             yield block
             done += len(block["id"]) // slice_rows
-        patience_s *= 2
+        patience_s, blocks_before = 2 * patience_s, 1
 
 
 def _bridged_once(
@@ -58,10 +62,11 @@ def _bridged_once(
     stream: Callable[[Positions], Iterator[Block]],
     block_slices: int,
     slice_rows: int,
+    blocks_before: int,
     patience_s: float,
 ) -> Iterator[Block]:
     """To the end, or until a block of the stream does not come within `patience_s`."""
-    total = len(positions)
+    total, in_use, may_open = len(positions), 0, monotonic() + OPEN_S
     done, handover, failed = 0, total, 0
     opened: Future[_Opened] | None = None
     with one_thread("first-blocks") as own, one_thread("open-stream") as opener:
@@ -80,7 +85,8 @@ def _bridged_once(
                 if done < total:
                     ahead = own.submit(_timed, load, np.asarray(positions[done : done + block_slices]))
                 yield block
-                if opened is None and done < total:
+                in_use += 1
+                if opened is None and done < total and (in_use >= blocks_before or monotonic() >= may_open):
                     blocks_more = min(MOST_BLOCKS, ceil(STREAM_START_S / ahead.result()[1]))
                     handover = min(total, done + blocks_more * block_slices)
                     if handover < total:

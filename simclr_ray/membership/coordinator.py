@@ -43,17 +43,23 @@ class Members:
 
     training: int = 0
     """Workers with a state that have not left."""
+    names: tuple[str, ...] = ()
+    """Of all that have joined and not left, those that wait for a generation included."""
     finished: bool = False
     """A worker has trained to the end: there is nothing to start again for."""
 
 
 class Coordinator:
-    """`min_workers`: fewer do not train. `wait_s`: how long a generation that has lost or sent away workers waits for
-    others in their place. `start_wait_s`: the same for the first one, whose workers all start at the same time.
+    """`min_workers`: fewer do not train. `max_workers`: more wait for the loss of another. `wait_s`: how long a
+    generation that has lost or sent away workers waits for others in their place. `start_wait_s`: the same for the
+    first one, whose workers all start at the same time.
     """
 
-    def __init__(self, *, min_workers: int = 1, wait_s: float = 0.0, start_wait_s: float = 30.0) -> None:
-        self._min_workers, self._wait_s, self._start_wait_s = min_workers, wait_s, start_wait_s
+    def __init__(
+        self, *, min_workers: int = 1, max_workers: int | None = None, wait_s: float = 0.0, start_wait_s: float = 30.0
+    ) -> None:
+        self._min_workers, self._max_workers = min_workers, max_workers
+        self._wait_s, self._start_wait_s = wait_s, start_wait_s
         self.token = secrets.token_hex(16)
         """Only who knows it may join."""
         self._listener = socket.create_server(("", 0))
@@ -75,8 +81,9 @@ class Coordinator:
 
     @property
     def members(self) -> Members:
-        training = [peer for peer in list(self._peers) if peer.progress is not None and not peer.left]
-        return Members(training=len(training), finished=self._finished)
+        here = [peer for peer in list(self._peers) if peer.name and not peer.left]
+        training = sum(peer.progress is not None for peer in here)
+        return Members(training=training, names=tuple(peer.name for peer in here), finished=self._finished)
 
     def close(self) -> None:
         self._closed.set()
@@ -164,6 +171,8 @@ class Coordinator:
         """The next generation, once all that are left of the last one have come out of it."""
         before = [peer for peer in self._generation if peer in self._peers and not peer.left]
         joining = [peer for peer in self._peers if peer.ready and peer not in before]
+        if self._max_workers is not None:
+            joining = joining[: max(0, self._max_workers - len(before))]
         if any(not peer.ready for peer in before):
             self._tell_waiting(before, len(joining))
             return
@@ -179,7 +188,8 @@ class Coordinator:
         self._incomplete_since = self._incomplete_since or now
         wait_s = self._start_wait_s if starting else self._wait_s
         over = now - self._incomplete_since >= wait_s
-        return len(workers) >= self._min_workers and (over or len(workers) >= max(peer.slots for peer in workers))
+        whole = max(len(self._generation), *(peer.slots for peer in workers))
+        return len(workers) >= self._min_workers and (over or len(workers) >= whole)
 
     def _begin(self, workers: list[_Peer]) -> None:
         self._number += 1

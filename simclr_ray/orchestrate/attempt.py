@@ -40,24 +40,27 @@ def attempt(task: Task, device: torch.device, member: Member | None = None) -> N
     resources, order = config.resources, order_of(config, task.dataset)
     require_held(task.run, task.driver)
     _require_precision(config.train.precision, device)
-    total_cpus, node_cpus = task.share.part * ray.cluster_resources()["CPU"], len(os.sched_getaffinity(0))
+    node_cpus = len(os.sched_getaffinity(0))
     _set_up_memory(task.share.gpus, device)
 
+    def total_cpus() -> float:
+        return task.share.part * ray.cluster_resources()["CPU"]  # other nodes come and go
+
     def set_threads(workers: int) -> int:
-        threads = training_threads(resources, workers, total_cpus, node_cpus=node_cpus, on_gpu=on_gpu)
+        threads = training_threads(resources, workers, total_cpus(), node_cpus=node_cpus, on_gpu=on_gpu)
         torch.set_num_threads(threads)
         return threads
 
     def load(positions: Positions) -> Iterator[dict[str, np.ndarray]]:
-        cpus = data_cpus(resources, worker.size, total_cpus, on_gpu=on_gpu)
+        cpus = data_cpus(resources, worker.size, total_cpus(), on_gpu=on_gpu)
         return blocks(plan_stream(config, task.dataset, order, worker.size, cpus), positions)
 
     worker = RayWorker(device, task, member, set_threads)
     if resources.compiles(on_gpu=on_gpu):
-        set_up_compiler(resources.cpus_per_worker + data_cpus(resources, worker.size, total_cpus, on_gpu=on_gpu))
+        set_up_compiler(resources.cpus_per_worker + data_cpus(resources, worker.size, total_cpus(), on_gpu=on_gpu))
     workers = member.slots if member else worker.size
     # During a check the data workers idle.
-    threads = set_threads(workers) + math.ceil(data_cpus(resources, workers, total_cpus, on_gpu=on_gpu))
+    threads = set_threads(workers) + math.ceil(data_cpus(resources, workers, total_cpus(), on_gpu=on_gpu))
     with suppress(Ended), worker.polling():
         run_attempt(
             config,

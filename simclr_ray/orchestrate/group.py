@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
-from time import monotonic
+from time import monotonic, sleep
 
 import ray.train
 import ray.train.torch
@@ -13,16 +14,19 @@ from ray.train.v2.api.callback import RayTrainCallback
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig  # ray.train's own names are typed as V1
 
 from simclr_ray.membership.coordinator import Coordinator
+from simclr_ray.membership.member import Address
 from simclr_ray.orchestrate.cluster import rank_0_selector
 from simclr_ray.orchestrate.failure import FailedAttempts
 from simclr_ray.orchestrate.group_failure import StopOnFailure, cause_of, lost_while_starting
 from simclr_ray.orchestrate.interrupt import saved_at_interrupt
+from simclr_ray.orchestrate.newcomers import newcomers
 from simclr_ray.orchestrate.placement import CorrectedPlacement, unrestricted_selector
 from simclr_ray.orchestrate.process_group import ProcessGroupConfig
 from simclr_ray.orchestrate.reservation import drop_reservation
-from simclr_ray.orchestrate.survivors import ReplaceLost, RunEnded, SurvivorsConfig, coordinated
+from simclr_ray.orchestrate.survivors import MEMBERS_POLL_S, ReplaceLost, RunEnded, SurvivorsConfig, coordinated
 from simclr_ray.orchestrate.task import Task
 from simclr_ray.orchestrate.train_fn import train_fn
+from simclr_ray.planning.shares import Share
 from simclr_ray.storage.object_store import with_retries
 
 NEVER_S = 1e9
@@ -37,28 +41,49 @@ def train_in_group(task: Task) -> None:
     On CPUs the workers of a group survive each other. On GPUs they do not yet: NCCL's groups cannot be left so.
     """
     if task.share.gpus or task.share.max_workers == 1:
-        return _train(task, None)
+        return _train(task, lambda: _trainer(task).fit())
     with coordinated(task.driver, task.share, task.config.elasticity.wait_s) as (address, coordinator):
-        _train(replace(task, address=address), coordinator)
+        _train_with_survivors(replace(task, address=address), address, coordinator)
 
 
-def _train(task: Task, coordinator: Coordinator | None) -> None:
+def _train(task: Task, fit: Callable[[], object], over: Callable[[], bool] | None = None) -> None:
     failed = FailedAttempts(task.run)
-    over = _over_for(coordinator, GRACE_S) if coordinator else None
     while True:
         try:
-            return saved_at_interrupt(lambda: _fit(task), task.run, over)
+            return saved_at_interrupt(fit, task.run, over)
         except ray.train.TrainingFailedError as error:
             if failed.one_too_many() or not lost_while_starting(error):
                 raise cause_of(error) from None
 
 
-def _fit(task: Task) -> None:
-    try:
-        _trainer(task).fit()
-    except ray.train.TrainingFailedError as error:
-        if not isinstance(cause_of(error), RunEnded):
-            raise
+def _train_with_survivors(task: Task, address: Address, coordinator: Coordinator) -> None:
+    over = _over_for(coordinator, GRACE_S)
+    with newcomers(task, address, coordinator) if _is_elastic(task.share) else nullcontext() as joining:
+        _train(
+            task,
+            lambda: _fit_until_finished(task, coordinator),
+            lambda: over() or (joining is not None and joining.failure is not None),
+        )
+        if joining:
+            if joining.failure:
+                raise joining.failure
+            joining.wait()
+
+
+def _fit_until_finished(task: Task, coordinator: Coordinator) -> None:
+    """Runs Ray Train again where its own workers have left the run's other ones, and those were lost."""
+    while not coordinator.members.finished:
+        try:
+            _trainer(task).fit()
+        except ray.train.TrainingFailedError as error:
+            if not isinstance(cause_of(error), RunEnded):
+                raise
+        while coordinator.members.training:
+            sleep(MEMBERS_POLL_S)
+
+
+def _is_elastic(share: Share) -> bool:
+    return share.min_workers < share.max_workers
 
 
 def _over_for(coordinator: Coordinator, seconds: float) -> Callable[[], bool]:
@@ -77,14 +102,14 @@ def _trainer(task: Task) -> ray.train.torch.TorchTrainer:
     """A TorchTrainer without Ray checkpoints: those are train/checkpoint.py's."""
     share, run = task.share, task.run
     drop_reservation(run)
-    elastic = share.min_workers < share.max_workers
+    elastic = _is_elastic(share)
     selector = rank_0_selector(share)
     callbacks: list[RayTrainCallback] = [StopOnFailure(run, task.driver, share.max_workers)]
     if elastic:
-        callbacks.append(CorrectedPlacement(share))
+        callbacks.append(CorrectedPlacement(share, pinned=task.address is not None))
         selector = selector or unrestricted_selector(share)
     if task.address:
-        callbacks.append(ReplaceLost(task.driver, share))
+        callbacks.append(ReplaceLost(task.driver))
     run_config = RunConfig(
         name="ray",
         storage_path=run.path,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -19,18 +19,16 @@ from ray.train.v2._internal.execution.callback import ControllerCallback, Worker
 
 from simclr_ray.orchestrate.failure import unwrapped
 from simclr_ray.orchestrate.preemption.drain import draining, staying
-from simclr_ray.orchestrate.reservation import COORDINATOR, TIMEOUT_S
+from simclr_ray.orchestrate.reservation import NodeResources, reserved_resources
 from simclr_ray.planning.shares import Share, workers_that_fit
 from simclr_ray.train.memory import too_few_workers
 
 NODE_ID = "ray.io/node-id"
 CONNECT_S = 2.0
 """A connection request that the network lost is sent again after 1 s."""
+Labels = Mapping[str, str]
 LOOKUP_ERRORS = (RayError, OSError, AttributeError, KeyError, RuntimeError, TypeError, ValueError)
 """Ray does not answer, or its internals are not those of 2.60."""
-
-NodeResources = dict[str, dict[str, float]]
-"""Node id (hex) -> what a node has, or what of it is reserved."""
 
 
 def unrestricted_selector(share: Share) -> list[dict[str, str]]:
@@ -44,13 +42,16 @@ class CorrectedPlacement(ControllerCallback, WorkerGroupCallback):
     A node counts if it is alive, not draining, and its raylet accepts a connection. Runs in Ray Train's controller,
     whose decision stands wherever the cluster cannot be looked up: an error raised here would be the run's failure.
     After a group whose share of a pass did not fit into its GPUs' memory the next one has more workers, or waits for
-    them as for `min_workers`.
+    them as for `min_workers`. `pinned`: each worker is bound to its node. Of a group whose workers survive each other
+    the rest of a lost node's group would be placed again, and Ray's head (2.60) tries that without a pause, at the cost
+    of two cores, as long as some node has the resources in all, though not free.
     """
 
-    def __init__(self, share: Share) -> None:
-        self._share = share
+    def __init__(self, share: Share, *, pinned: bool = False) -> None:
+        self._share, self._pinned = share, pinned
         self._run_context: Any = None
         self._avoided: list[str] = []
+        self._places: list[tuple[str, Labels]] = []
 
     def after_controller_start(self, train_run_context: Any) -> None:
         self._run_context = train_run_context
@@ -67,28 +68,26 @@ class CorrectedPlacement(ControllerCallback, WorkerGroupCallback):
 
     def before_controller_execute_resize_decision(self, resize_decision: Any) -> None:
         """The controller reads the decision after this call."""
-        self._avoided = []
+        self._avoided, self._places = [], []
         try:
-            reserved = reserved_resources(self._run_context.run_id)
+            reserved = reserved_resources(f"train-{self._run_context.run_id}")
             nodes = [node for node in ray.nodes() if workers_that_fit(self._share, [node["Resources"]])]
             usable = usable_nodes(nodes, draining())
             workers = corrected_workers(self._share, usable, reserved)
             if workers is not None:
                 resize_decision.num_workers = workers
                 self._avoided = [node["NodeID"] for node in nodes if node["Alive"] and node["NodeID"] not in usable]
+                labels = {node["NodeID"]: node.get("Labels", {}) for node in nodes}
+                self._places = [(node, labels[node]) for node in places(self._share, usable, reserved)]
         except LOOKUP_ERRORS:
             logging.getLogger(__name__).warning("Ray's own count of workers stands", exc_info=True)
 
     def before_worker_group_start(self, worker_group_context: Any) -> None:
         """Otherwise the head places workers on a killed node until it has noticed."""
-        avoid(self._avoided, getattr(worker_group_context, "label_selector", None) or [])
-
-
-def reserved_resources(run_id: str) -> NodeResources:
-    """What Ray's coordinator of elastic runs now holds for this one; it looks at the cluster again for it."""
-    coordinator = ray.get_actor(COORDINATOR, namespace=COORDINATOR)
-    answer: ray.ObjectRef[NodeResources] = coordinator.get_reserved_resources.remote(f"train-{run_id}", recompute=True)
-    return ray.get(answer, timeout=TIMEOUT_S)
+        selectors = getattr(worker_group_context, "label_selector", None) or []
+        avoid(self._avoided, selectors)
+        if self._pinned:
+            pin(self._places, selectors)
 
 
 def usable_nodes(nodes: Iterable[dict[str, Any]], leaving: Container[str]) -> NodeResources:
@@ -122,7 +121,30 @@ def corrected_workers(share: Share, usable: NodeResources, reserved: NodeResourc
     return max(share.min_workers, kept + min(lost, spare))
 
 
+def places(share: Share, usable: NodeResources, reserved: NodeResources) -> list[str]:
+    """The nodes that workers can start on, each as often as it holds one: those that the run has reserved first."""
+    held = [node for node in usable if node in reserved for _ in range(workers_that_fit(share, [reserved[node]]))]
+    others = [node for node in usable if node not in reserved for _ in range(workers_that_fit(share, [usable[node]]))]
+    return held + others
+
+
+def pin(places: list[tuple[str, Labels]], selectors: list[dict[str, str]]) -> None:
+    """Adds to the label selectors, in place, the first node left that has the labels which a worker asks for already.
+
+    With fewer places than workers, which then wait for a node, the last ones are not bound.
+    """
+    left = list(places)
+    for selector in selectors:
+        wanted = {label: value for label, value in selector.items() if label != NODE_ID}.items()
+        place = next((place for place in left if wanted <= place[1].items()), None)
+        if place:
+            left.remove(place)
+            selector[NODE_ID] = place[0]
+
+
 def avoid(nodes: list[str], selectors: list[dict[str, str]]) -> None:
-    """Adds to each worker's label selector, in place, that it shall not be on these nodes."""
-    for selector in selectors if nodes else []:
-        selector[NODE_ID] = f"!in({', '.join(sorted(nodes))})"
+    """Sets in each worker's label selector, in place, that it shall not be on these nodes."""
+    for selector in selectors:
+        selector.pop(NODE_ID, None)
+        if nodes:
+            selector[NODE_ID] = f"!in({', '.join(sorted(nodes))})"

@@ -42,6 +42,8 @@ class StreamPlan:
     cache_gib: float
     cache_dir: str | None
     block_slices: int
+    step_blocks: int
+    """So many hold this worker's part of a step."""
     prefetched_blocks: int
     """Ready for the training worker: as many as hold its part of a step, within MOST_PREFETCHED."""
     cpus: float
@@ -77,6 +79,7 @@ def plan_stream(config: Config, dataset: Dataset, order: Order, workers: int, cp
     slice_bytes = 3 * (2 * augment.size**2 + augment.local_views * augment.local_size**2) * order.slice_rows
     step_slices = math.ceil(order.slices_per_pass / workers) * (order.global_batch // order.pass_size)
     block_slices = min(max(1, BLOCK_BYTES // slice_bytes), step_slices)
+    step_blocks = math.ceil(step_slices / block_slices)
     return StreamPlan(
         dataset=dataset,
         order=order,
@@ -84,7 +87,8 @@ def plan_stream(config: Config, dataset: Dataset, order: Order, workers: int, cp
         cache_gib=config.resources.cache_gib,
         cache_dir=config.resources.cache_dir,
         block_slices=block_slices,
-        prefetched_blocks=min(max(2, math.ceil(step_slices / block_slices)), MOST_PREFETCHED),
+        step_blocks=step_blocks,
+        prefetched_blocks=min(max(2, step_blocks), MOST_PREFETCHED),
         cpus=cpus,
         labels=config.reads_labels,
     )
@@ -108,6 +112,7 @@ def blocks(plan: StreamPlan, positions: Positions) -> Iterator[dict[str, np.ndar
         lambda rest: streamed(plan, rest),
         block_slices=plan.block_slices,
         slice_rows=plan.order.slice_rows,
+        blocks_before=2 * plan.step_blocks,  # the second step's are made while the first is trained
     )
 
 

@@ -2,7 +2,7 @@
 
 Ray calls this replica groups, and made it for torchft: with such a backend its controller leaves the train functions of
 the surviving workers alone, and starts one for each lost worker in its place. The workers' process group, and who is in
-it, are ours (membership/, group/).
+it, are ours (membership/, group/), so others may join it where Ray has no place for them (newcomers.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from time import monotonic, sleep
+from time import sleep
 from typing import Any
 
 import ray
@@ -26,18 +26,15 @@ from ray.util import placement_group_table
 
 from simclr_ray.membership.coordinator import Coordinator, Members
 from simclr_ray.membership.member import Address
-from simclr_ray.orchestrate.failure import unwrapped
+from simclr_ray.orchestrate.failure import is_final, unwrapped
 from simclr_ray.orchestrate.placement import LOOKUP_ERRORS, usable_nodes
 from simclr_ray.orchestrate.preemption.drain import draining
-from simclr_ray.orchestrate.task import restart_key
 from simclr_ray.periodic import repeating
 from simclr_ray.planning.shares import Share
 from simclr_ray.train.control import Interrupted
 
 PUBLISH_S = 0.2
-PLACE_POLL_S = 0.2
-PLACE_S = 8.0
-"""Less than the 12 to 15 s in which Ray's head notices that a node is lost, and begins to look for another place."""
+MEMBERS_POLL_S = 0.2
 
 
 class RunEnded(Exception):
@@ -61,7 +58,7 @@ def coordinated(driver: str, share: Share, wait_s: float) -> Iterator[tuple[Addr
     """Runs the coordinator of a group's workers in this process, and the store by which they find each other."""
     host = ray.util.get_node_ip_address()
     store = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
-    coordinator = Coordinator(min_workers=share.min_workers, wait_s=wait_s)
+    coordinator = Coordinator(min_workers=share.min_workers, max_workers=share.max_workers, wait_s=wait_s)
     published = Members()
 
     def publish() -> None:
@@ -91,21 +88,17 @@ def members_of(driver: str) -> Members:
 
 
 class ReplaceLost(ControllerCallback, WorkerGroupCallback):
-    """Lets Ray replace lost workers in their places, once something can start there, and restart the group only if it
-    has stopped as a whole. Runs in Ray Train's controller; to be called after `CorrectedPlacement`.
+    """Lets Ray replace workers that died on nodes that are still there, and start the group again only once nobody
+    trains any more. Runs in Ray Train's controller; to be called after `CorrectedPlacement`.
 
-    Without it the controller would wait for a machine inside Ray, where it sees neither the run's end nor the loss of
-    another worker. If no place is to be had within PLACE_S, the survivors save and the group starts again without it:
-    Ray's head (2.60) tries to place the rest of a group again and again without a pause, at the cost of two cores.
+    A worker whose place is gone is no failure to the controller, which would wait for another place inside Ray, where
+    it sees neither the run's end nor the loss of others: it counts as one that trains, until the others have ended.
     """
 
-    def __init__(self, driver: str, share: Share) -> None:
-        self._driver, self._share = driver, share
+    def __init__(self, driver: str) -> None:
+        self._driver = driver
         self._group: Any = None
-        self._lost: set[int] = set()
-
-    def before_worker_group_start(self, worker_group_context: Any) -> None:
-        internal_kv._internal_kv_del(restart_key(self._driver))
+        self._all_lost = False
 
     def after_worker_group_start(self, worker_group: Any) -> None:
         self._group = worker_group
@@ -114,46 +107,39 @@ class ReplaceLost(ControllerCallback, WorkerGroupCallback):
         self._group = None
 
     def after_worker_group_poll_status(self, worker_group_status: Any) -> None:
-        """A planned end is that of all, though some may not have reported it yet: else Ray would replace the others."""
+        """Called before the controller reads it."""
         statuses, errors = worker_group_status.worker_statuses, worker_group_status.errors
-        self._lost = set(errors)
-        for rank, error in errors.items():
-            if isinstance(unwrapped(error), Interrupted):
-                planned = statuses[rank].error
-                for other, status in statuses.items():
-                    statuses[other] = replace(status, running=False, error=status.error or planned)
-                self._lost = set(statuses)
-                return
+        causes = {rank: unwrapped(error) for rank, error in errors.items()}
+        planned = next((rank for rank, cause in causes.items() if isinstance(cause, Interrupted)), None)
+        if planned is not None:  # that of all, though some may not have reported it yet: else Ray would replace them
+            for rank, status in statuses.items():
+                statuses[rank] = replace(status, running=False, error=status.error or statuses[planned].error)
+        self._all_lost = planned is not None or len(errors) == len(statuses)
+        if self._all_lost:
+            return
+        others_train = any(status.running for rank, status in statuses.items() if rank not in errors)
+        for rank, cause in causes.items():
+            if not is_final(cause) and not (others_train and self._can_be_replaced(rank)):
+                statuses[rank] = replace(statuses[rank], running=others_train, error=None)
 
     def before_controller_execute_resize_decision(self, resize_decision: Any) -> None:
         if self._group is None:
             return
-        workers = len(self._group.get_workers())
-        if len(self._lost) == workers:
+        if not self._all_lost:
+            resize_decision.num_workers = len(self._group.get_workers())  # another number is a restart
             return
-        since, asked = monotonic(), False
-        internal_kv._internal_kv_del(restart_key(self._driver))
-        while asked or not self._can_be_placed():
-            members = members_of(self._driver)
-            if members.finished:
-                raise RunEnded
-            if not members.training:
-                return
-            if not asked and members.training >= self._share.min_workers and monotonic() - since > PLACE_S:
-                internal_kv._internal_kv_put(restart_key(self._driver), "", overwrite=True)
-                asked = True  # they save before they end, so they must not be ended here
-            sleep(PLACE_POLL_S)
-        resize_decision.num_workers = workers
+        while (members := members_of(self._driver)).training:  # those that have joined beside the group
+            sleep(MEMBERS_POLL_S)
+        if members.finished:
+            raise RunEnded
 
-    def _can_be_placed(self) -> bool:
-        """Whether the places of the lost workers are on nodes that are there, and are to stay."""
+    def _can_be_replaced(self, rank: int) -> bool:
+        """Whether the place of a lost worker is on a node that is there, and is to stay."""
         try:
             group = self._group.get_worker_group_state().placement_group_handle.placement_group
-            table = placement_group_table(group)
-            places = table["bundles_to_node_id"]
-            nodes = {places[self._group.get_workers()[rank].placement_group_bundle_index] for rank in self._lost}
-            known = [node for node in ray.nodes() if node["NodeID"] in nodes]
-            return table["state"] == "CREATED" and nodes == set(usable_nodes(known, draining()))
+            place = self._group.get_workers()[rank].placement_group_bundle_index
+            node = placement_group_table(group)["bundles_to_node_id"][place]
+            return bool(usable_nodes([each for each in ray.nodes() if each["NodeID"] == node], draining()))
         except LOOKUP_ERRORS:
             logging.getLogger(__name__).warning("Ray's own view of the places stands", exc_info=True)
             return True

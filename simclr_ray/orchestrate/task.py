@@ -29,10 +29,6 @@ class Task:
     """Of the coordinator of a group whose workers survive each other; None: the group ends with any of them."""
 
     @property
-    def restart_key(self) -> str:
-        return restart_key(self.driver)
-
-    @property
     def progress_key(self) -> str:
         return f"simclr_ray/progress/{self.driver}"
 
@@ -41,9 +37,13 @@ class Task:
         return end_key(self.run)
 
 
-def restart_key(driver: str) -> str:
-    """Of the request that a group saves and starts again with the workers that fit."""
-    return f"simclr_ray/restart/{driver}"
+def member_name(node: str, name: str) -> str:
+    """Of a worker among those of its group: its node's id, and what tells it from others there."""
+    return f"{node}/{name}"
+
+
+def node_of(member: str) -> str:
+    return member.split("/")[0]
 
 
 def end_key(run: Location) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from time import time
@@ -18,17 +18,13 @@ from ray.experimental import internal_kv
 from simclr_ray import collective
 from simclr_ray.membership.member import Member
 from simclr_ray.orchestrate.preemption.drain import draining, save_requested_at, staying
-from simclr_ray.orchestrate.task import Task
+from simclr_ray.orchestrate.task import Task, node_of
 from simclr_ray.periodic import repeating
 from simclr_ray.planning.shares import workers_that_fit
 from simclr_ray.storage.run_folder import Row
 from simclr_ray.train.control import ClusterSignals
 
 POLL_S = 1.0
-
-
-BETWEEN = "/"
-"""A member's name is its node's id, this, and what tells it from others on the node."""
 
 
 class RayWorker:
@@ -70,7 +66,7 @@ class RayWorker:
 
     def begin_generation(self) -> None:
         if self._member:
-            self._nodes = [name.split(BETWEEN)[0] for name in self._member.names]
+            self._nodes = [node_of(name) for name in self._member.names]
         else:
             self._nodes = collective.gather_objects(ray.get_runtime_context().get_node_id())
         self._signals = ClusterSignals()
@@ -88,8 +84,7 @@ class RayWorker:
         if self._member is None:
             return self._signals
         ranks = tuple(rank for rank, node in enumerate(self._nodes) if node in self._signals.nodes)
-        joining, places = self._member.waiting, self._member.slots
-        return replace(self._signals, leaving=ranks, joining=joining, places=places)
+        return replace(self._signals, leaving=ranks, joining=self._member.waiting)
 
     @contextmanager
     def polling(self) -> Iterator[None]:
@@ -115,12 +110,14 @@ class RayWorker:
             else:
                 self._deadlines[node] = deadline  # a second notice may bring it forward
         ours = {node: self._deadlines[node] for node in leaving if node in self._nodes}
-        left = [node["Resources"] for node in staying(ray.nodes(), leaving)]
         return ClusterSignals(
-            available_workers=workers_that_fit(self._task.share, left),
+            available_workers=None if self._member else self._available(leaving),  # others join this one's group
             deadline=min(ours.values(), default=None),
             nodes=tuple(ours),
             save_requested_at=save_requested_at(),
             end_requested=internal_kv._internal_kv_exists(self._task.end_key),
-            restart_requested=internal_kv._internal_kv_exists(self._task.restart_key),
         )
+
+    def _available(self, leaving: Container[str]) -> int:
+        left = [node["Resources"] for node in staying(ray.nodes(), leaving)]
+        return workers_that_fit(self._task.share, left)

@@ -55,7 +55,8 @@ class ClusterSignals:
     """The state of the cluster as far as training must react to it. All optional: LocalWorker has no cluster."""
 
     available_workers: int | None = None
-    """Workers that would fit now; more than there are is a reason to grow. None: not polled yet."""
+    """Workers that would fit now; more than there are is a reason to start again. None: not polled yet, or the group
+    grows as it is."""
     deadline: float | None = None
     """Unix time at which the first of this group's nodes is taken away; None: no notice."""
     nodes: tuple[str, ...] = ()
@@ -66,11 +67,7 @@ class ClusterSignals:
     leaving: tuple[int, ...] = ()
     """Ranks of the workers on those nodes, where the others can go on without them."""
     joining: int = 0
-    """Workers that have been started in the place of lost ones and wait to join."""
-    places: int | None = None
-    """Workers that the group can have without a restart, lost ones included; None: those that it has."""
-    restart_requested: bool = False
-    """Whether the group shall start again with the workers that fit, as the places of lost ones stay empty."""
+    """Workers that have been started in the place of lost ones, or beside the group, and wait to join."""
     end_requested: bool = False
     """Whether the run shall save and end now, as a sweep requests of a trial that it stops."""
 
@@ -121,16 +118,13 @@ class Control:
             return self._until_deadline(signals.deadline, save_seconds, step_seconds)
         if signals.joining or self._must_leave(signals.deadline, step_seconds):
             return Action.REGROUP
-        if signals.restart_requested:
-            return Action.RESIZE
-        places = workers if signals.places is None else signals.places
-        available = places if signals.available_workers is None else signals.available_workers
+        available = workers if signals.available_workers is None else signals.available_workers
         if signals.available_workers not in (None, self._refused_workers):
             self._refused_workers = None
-        every_s = 0.0 if places < self._most_workers else self._resize_every_s
+        every_s = 0.0 if workers < self._most_workers else self._resize_every_s
         if available == self._refused_workers:
             every_s = REFUSED_TIMES * self._resize_every_s
-        if self._growth_is_due(available > places, every_s):
+        if self._growth_is_due(available > workers, every_s):
             return Action.RESIZE
         if signals.save_requested_at not in (None, self._requested_at):
             self._requested_at = signals.save_requested_at
@@ -163,16 +157,6 @@ class Control:
         if self._available_since is None:
             self._available_since = now
         return now - self._available_since >= self._settle_s and now - self._started >= every_s
-
-
-def resized(signals: ClusterSignals, workers: int) -> Row:
-    """Of the event `resize`: the workers before, and those that the next attempt is to have.
-
-    A restart for want of places asks for no more than are left: a node that was just killed still counts as available.
-    """
-    if signals.restart_requested:
-        return {"from": signals.places, "to": workers}
-    return {"from": workers, "to": signals.available_workers}
 
 
 def most_workers(events: list[Row]) -> int:

@@ -13,7 +13,7 @@ from simclr_ray.config import SavingConfig
 from simclr_ray.membership.member import Fenced
 from simclr_ray.storage.run_folder import Row
 from simclr_ray.train.checkpoint import Saver, SaveResult
-from simclr_ray.train.control import Action, Control, resized
+from simclr_ray.train.control import Action, Control
 from simclr_ray.train.run_log import RunLog
 from simclr_ray.train.state import TrainState, snapshot
 from simclr_ray.train.worker import Worker
@@ -108,7 +108,7 @@ class Recorder:
     def record_end(self, action: Action, step: int, worker: Worker) -> None:
         """Writes the event of a planned end: `resize` or `stop`."""
         if action == Action.RESIZE:
-            self.event("resize", step, workers=resized(worker.poll_signals(), worker.size))
+            self.event("resize", step, workers={"from": worker.size, "to": worker.poll_signals().available_workers})
         else:
             self.event("stop", step, reason="preemption" if action == Action.STOP else "asked to end")
         self._log.flush(patience_s=None)  # before the others end and take this process with them

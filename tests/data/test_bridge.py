@@ -65,6 +65,29 @@ def start(stream: Any, slices: int = SLICES, load: Any = load) -> Iterator[dict[
     return bridged(np.arange(7, 7 + slices), load, stream, block_slices=PER_BLOCK, slice_rows=ROWS)
 
 
+@pytest.mark.parametrize(("open_s", "in_use"), [(60.0, 6), (0.0, 1)])
+def test_the_stream_is_opened_after_so_many_blocks_or_so_long(
+    open_s: float, in_use: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bridge, "OPEN_S", open_s)
+    opened_at: list[int] = []
+    seen: list[int] = []
+
+    def stream(positions: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+        opened_at.append(len(seen))
+        yield load(positions)
+
+    positions = np.arange(SLICES)
+    blocks = bridged(positions, slow_load, stream, block_slices=PER_BLOCK, slice_rows=ROWS, blocks_before=6)
+    for block in blocks:
+        seen += [len(block["id"])]
+        sleep(0.02)
+        if opened_at:
+            break
+    blocks.close()  # type: ignore[attr-defined]
+    assert in_use <= opened_at[0] <= in_use + 1  # it is opened on a thread
+
+
 class FailingToOpen(Stream):
     """Its first openings fail, as where a part of Ray Data was on a node that is gone."""
 

@@ -116,6 +116,36 @@ def test_others_wait_until_the_generation_lets_them_in_and_come_last() -> None:
         assert a.waiting == 0
 
 
+def test_more_than_the_most_wait_for_the_loss_of_another() -> None:
+    with group(max_workers=2) as ours:
+        a, b = ours.together("a", "b")
+        spare = ours.member("c", 2)
+        waiting = ours.start(spare.join)
+        until(lambda: "c" in ours.coordinator.members.names)
+        sleep(0.2)
+        assert a.waiting == 0
+        assert not waiting.done()
+        b.close()
+        until(a.lost)
+        ours.next(a)
+        assert waiting.result(WAIT_S).names == ["a", "c"]
+
+
+def test_a_group_that_has_grown_waits_for_as_many_as_it_had() -> None:
+    with group(wait_s=0.5) as ours:
+        a, b = ours.together("a", "b")
+        new = ours.member("c", 3)
+        joining = ours.start(new.join)
+        until(lambda: a.waiting == 1)
+        ours.next(a, b, lost=False)
+        assert joining.result(WAIT_S).size == 3
+        new.close()
+        until(a.lost)
+        start = monotonic()
+        assert ours.next(a, b)[0].size == 2
+        assert monotonic() - start >= 0.5
+
+
 def test_survivors_wait_for_another_in_the_place_of_a_lost_one_and_for_the_least_number() -> None:
     with group(wait_s=0.5) as ours:
         a, b = ours.together("a", "b")

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from pathlib import Path
-from time import monotonic
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.cluster_utils import Cluster
 from ray.exceptions import GetTimeoutError
 
-from commands import events, metrics, start, wait_until
 from simclr_ray.orchestrate import placement
 from simclr_ray.orchestrate.placement import (
     LOOKUP_ERRORS,
     CorrectedPlacement,
     corrected_workers,
+    pin,
+    places,
     unrestricted_selector,
     usable_nodes,
 )
@@ -27,19 +25,6 @@ from simclr_ray.train.memory import TooLittleMemory
 
 SHARE = Share(min_workers=2, max_workers=4, cpus=1.5, gpus=0.0)
 WHOLE, ONE = {"CPU": 4.0}, {"CPU": 1.5}  # a node holds two workers
-
-RESTART_S = 40.0
-"""Ray's start timeout, which a group too large for the cluster waits out, is 60."""
-SETTINGS = {
-    "train.epochs": 10_000,
-    "evaluate.every-epochs": 0,
-    "resources.min-workers": 1,
-    "resources.max-workers": 2,
-    "resources.cpus-per-worker": 1.5,
-    "elasticity.resize-every-s": 5,
-    "saving.every-steps": 1000,
-    "saving.every-s": 8,
-}
 
 
 def node(node_id: str, port: int, *, alive: bool = True) -> dict[str, Any]:
@@ -90,7 +75,7 @@ def started(monkeypatch: pytest.MonkeyPatch, nodes: list[dict[str, Any]]) -> tup
     """
     monkeypatch.setattr(placement.ray, "nodes", lambda: nodes)
     monkeypatch.setattr(placement, "draining", lambda: {"b": 0.0})
-    monkeypatch.setattr(placement, "reserved_resources", lambda run_id: {"a": {"CPU": 3.0}, "b": {"CPU": 3.0}})
+    monkeypatch.setattr(placement, "reserved_resources", lambda name: {"a": {"CPU": 3.0}, "b": {"CPU": 3.0}})
     selectors = unrestricted_selector(SHARE)
     selectors[0]["ray.io/market-type"] = "on-demand"
     callback, decision = CorrectedPlacement(SHARE), SimpleNamespace(num_workers=4)
@@ -108,12 +93,23 @@ def test_a_group_is_kept_off_the_nodes_that_do_not_count(
     assert started(monkeypatch, nodes) == (2, [{"ray.io/market-type": "on-demand"} | off, off])
 
 
+def test_each_worker_is_bound_to_a_place_of_the_run_first_and_rank_0_to_one_with_its_label() -> None:
+    found = places(SHARE, {"a": WHOLE, "b": WHOLE, "c": WHOLE}, {"b": ONE, "c": {"CPU": 3.0}, "gone": ONE})
+    assert found == ["b", "c", "c", "a", "a"]
+    stays = {"ray.io/market-type": "on-demand"}
+    selectors = [dict(stays), {"ray.io/node-id": "!in(x)"}, {}, {}]
+    pin([("b", {}), ("c", stays), ("c", stays)], selectors)
+    bound = [selector.get("ray.io/node-id") for selector in selectors]
+    assert bound == ["c", "b", "c", None], "the last one waits for a node"
+    assert selectors[0] == stays | {"ray.io/node-id": "c"}
+
+
 def test_a_group_too_small_for_its_memory_is_followed_by_a_larger_one(
     monkeypatch: pytest.MonkeyPatch, raylet: int
 ) -> None:
     monkeypatch.setattr(placement.ray, "nodes", lambda: [node("a", raylet), node("b", raylet)])
     monkeypatch.setattr(placement, "draining", dict)
-    monkeypatch.setattr(placement, "reserved_resources", lambda run_id: {"a": {"CPU": 3.0}})
+    monkeypatch.setattr(placement, "reserved_resources", lambda name: {"a": {"CPU": 3.0}})
     callback = CorrectedPlacement(SHARE)
     callback.after_controller_start(SimpleNamespace(run_id="1"))
     for workers, following in ((0, 2), (2, 3), (2, 3), (3, 4), (4, 4)):
@@ -136,45 +132,3 @@ def test_what_cannot_be_looked_up_leaves_ray_its_decision(
     unchanged = 4, [{"ray.io/market-type": "on-demand"}, {}, {}, {}]
     assert started(monkeypatch, [node("a", raylet), Unknown()]) == unchanged
     assert started(monkeypatch, []) == unchanged
-
-
-@pytest.fixture
-def cluster() -> Iterator[Cluster]:
-    """A head that never trains, as in clusters/."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    yield cluster
-    cluster.shutdown()
-
-
-def steps_with(run: Path, attempt: int, workers: int) -> int:
-    """Steps that the newest attempt has done, if it is number `attempt` or a later one and has so many workers."""
-    starts, rows = events(run, "start", "restore"), metrics(run)
-    if len(starts) < attempt or not rows or starts[-1]["workers"] != workers:
-        return 0
-    return rows[-1]["step"] - starts[-1]["step"]
-
-
-@pytest.mark.slow
-def test_a_lost_node_costs_no_start_timeout_and_a_new_one_is_used_at_once(cluster: Cluster, tmp_path: Path) -> None:
-    """With Ray's own patience."""
-    run = tmp_path / "elastic"
-    nodes = [cluster.add_node(num_cpus=2) for _ in range(2)]
-    process = start(tmp_path, "elastic", 1, ray_address=cluster.address, fast=False, **SETTINGS)
-
-    def seconds_until_trained(attempt: int, workers: int, steps: int = 1) -> float:
-        began = monotonic()
-        wait_until(lambda: steps_with(run, attempt, workers) >= steps, process, f"attempt {attempt} trains")
-        return monotonic() - began
-
-    try:
-        seconds_until_trained(1, workers=2, steps=10)
-        cluster.remove_node(nodes[1], allow_graceful=False)
-        lost = seconds_until_trained(2, workers=1)
-        seconds_until_trained(2, workers=1, steps=10)
-        cluster.add_node(num_cpus=2)
-        grown = seconds_until_trained(3, workers=2)
-    finally:
-        process.kill()
-    print(f"seconds to the next step: {lost:.1f} after a lost node, {grown:.1f} after a new one")
-    assert [event["workers"] for event in events(run, "start", "restore")] == [2, 1, 2], "no stale count on the way"
-    assert lost < RESTART_S

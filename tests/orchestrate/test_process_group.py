@@ -20,15 +20,10 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from gloo import run_workers
 from simclr_ray import collective
-from simclr_ray.orchestrate import process_group, train_fn
+from simclr_ray.orchestrate import interface, train_fn
 from simclr_ray.orchestrate.group_failure import cause_of
-from simclr_ray.orchestrate.process_group import (
-    GLOO_INTERFACE,
-    ProcessGroupConfig,
-    bind_gloo,
-    interface_of,
-    set_device_timeout,
-)
+from simclr_ray.orchestrate.interface import GLOO_INTERFACE, bind_gloo, interface_of
+from simclr_ray.orchestrate.process_group import ProcessGroupConfig, set_device_timeout
 
 NOWHERE = "203.0.113.9"
 """An address for documentation (RFC 5737), which no machine has."""
@@ -50,7 +45,7 @@ def test_gloo_is_bound_to_the_nodes_address_unless_the_user_names_an_interface(
     address: str, named: str | None, bound: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv(GLOO_INTERFACE, raising=False)
-    monkeypatch.setattr(process_group.ray.util, "get_node_ip_address", lambda: address)
+    monkeypatch.setattr(interface.ray.util, "get_node_ip_address", lambda: address)
     with monkeypatch.context() as patch:
         if named:
             patch.setenv(GLOO_INTERFACE, named)

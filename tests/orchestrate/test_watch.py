@@ -21,7 +21,7 @@ from simclr_ray.storage import run_folder
 from simclr_ray.storage.lease import holds, lease, require_free
 from simclr_ray.storage.location import open_location
 from simclr_ray.storage.run_folder import Row
-from simclr_ray.train.control import Action, ClusterSignals, Control, most_workers, refused_workers, resized
+from simclr_ray.train.control import Action, ClusterSignals, Control, most_workers, refused_workers
 
 ROW = {
     "step": 50, "epoch": 1.25, "loss": 4.2, "images_per_s": 100.0, "data_wait_fraction": 0.03, "workers": 2,
@@ -209,20 +209,17 @@ def test_a_run_that_lost_workers_takes_others_as_soon_as_they_are_there() -> Non
     events: list[Row] = [{"event": "start", "workers": 3}, {"event": "regroup"}, {"event": "attempt"}]
     assert decided(2, events, available_workers=3) == Action.RESIZE
     assert decided(3, events, available_workers=4) == Action.CONTINUE, "it has all that it had"
-    assert decided(2, events, available_workers=4, places=3) == Action.CONTINUE, "another comes in the lost one's place"
     events.append({"event": "restore", "workers": 2})
     assert decided(2, events, available_workers=3) == Action.RESIZE, "by another recorder of the same attempt, too"
     assert decided(1, [{"event": "attempt"}], available_workers=2) == Action.CONTINUE, "the first attempt"
 
 
 def test_only_a_growth_that_was_refused_delays_the_next() -> None:
-    def refused_after(signals: ClusterSignals) -> int | None:
-        return refused_workers([{"event": "resize", "workers": resized(signals, 1)}, {"event": "attempt"}], 1)
+    def refused(to: int) -> int | None:
+        return refused_workers([{"event": "resize", "workers": {"from": 1, "to": to}}, {"event": "attempt"}], 2)
 
-    assert refused_after(ClusterSignals(available_workers=2)) == 2
-    without_a_place = ClusterSignals(available_workers=2, places=2, restart_requested=True)
-    assert refused_after(without_a_place) is None, "the killed node still counted as available"
-    assert resized(without_a_place, 1) == {"from": 2, "to": 1}
+    assert refused(3) == 3
+    assert refused(2) is None
 
 
 def test_a_requested_end_has_priority() -> None:

@@ -1,0 +1,126 @@
+"""What Ray Train's controller is told of lost workers, and where others may join beside its own; without a cluster."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError
+
+from simclr_ray.config import BadInput
+from simclr_ray.membership.coordinator import Members
+from simclr_ray.orchestrate import survivors
+from simclr_ray.orchestrate.newcomers import room
+from simclr_ray.orchestrate.survivors import ReplaceLost, RunEnded
+from simclr_ray.planning.shares import Share
+from simclr_ray.train.control import Interrupted
+
+SHARE = Share(min_workers=1, max_workers=4, cpus=1.5, gpus=0.0)
+ONE, TWO = {"CPU": 1.5}, {"CPU": 3.0}
+
+
+@dataclass
+class Status:
+    """As Ray Train's WorkerStatus."""
+
+    running: bool = True
+    error: Exception | None = None
+
+
+class Poll:
+    """As Ray Train's WorkerGroupPollStatus."""
+
+    def __init__(self, *statuses: Status) -> None:
+        self.worker_statuses = dict(enumerate(statuses))
+
+    @property
+    def errors(self) -> dict[int, Exception]:
+        return {rank: status.error for rank, status in self.worker_statuses.items() if status.error}
+
+
+@pytest.fixture
+def replaceable(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Ranks whose nodes are still there; the test may change it."""
+    ranks: set[int] = set()
+    monkeypatch.setattr(ReplaceLost, "_can_be_replaced", lambda self, rank: rank in ranks)
+    return ranks
+
+
+def polled(*statuses: Status) -> tuple[ReplaceLost, Poll]:
+    callback, poll = ReplaceLost("driver"), Poll(*statuses)
+    callback.after_worker_group_start(SimpleNamespace(get_workers=lambda: [None] * len(statuses)))
+    callback.after_worker_group_poll_status(poll)
+    return callback, poll
+
+
+def lost() -> Status:
+    return Status(running=False, error=ActorDiedError())
+
+
+def test_a_worker_whose_node_is_gone_counts_as_training_until_the_others_have_ended(replaceable: set[int]) -> None:
+    _, poll = polled(Status(), lost(), Status(running=False))
+    assert poll.worker_statuses[1] == Status()
+    _, poll = polled(Status(running=False), lost())
+    assert poll.worker_statuses[1] == Status(running=False), "the run has ended well"
+
+
+def test_a_worker_that_died_on_a_node_which_is_there_is_replaced_whatever_else_is_lost(replaceable: set[int]) -> None:
+    replaceable.add(1)
+    callback, poll = polled(Status(), lost(), lost())
+    assert set(poll.errors) == {1}
+    decision = SimpleNamespace(num_workers=2)
+    callback.before_controller_execute_resize_decision(decision)
+    assert decision.num_workers == 3, "another number would be a restart"
+
+
+def test_what_ends_a_run_is_never_hidden(replaceable: set[int]) -> None:
+    _, poll = polled(Status(), Status(running=False, error=BadInput("another fingerprint")))
+    assert set(poll.errors) == {1}
+
+
+def test_a_planned_end_is_that_of_all(replaceable: set[int]) -> None:
+    _, poll = polled(Status(), Status(running=False, error=Interrupted("STOP")), lost())
+    assert set(poll.errors) == {0, 1, 2}
+    assert not any(status.running for status in poll.worker_statuses.values())
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_with_all_its_own_lost_ray_waits_for_those_that_joined(
+    finished: bool, replaceable: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaceable |= {0, 1}
+    told = [Members(training=2), Members(training=1), Members(training=0, finished=finished)]
+    monkeypatch.setattr(survivors, "MEMBERS_POLL_S", 0.0)
+    monkeypatch.setattr(survivors, "members_of", lambda driver: told.pop(0))
+    callback, poll = polled(lost(), lost())
+    assert set(poll.errors) == {0, 1}
+    decision = SimpleNamespace(num_workers=1)
+    if finished:
+        with pytest.raises(RunEnded):
+            callback.before_controller_execute_resize_decision(decision)
+    else:
+        callback.before_controller_execute_resize_decision(decision)
+        assert decision.num_workers == 1, "what CorrectedPlacement has found"
+    assert not told
+
+
+@pytest.mark.parametrize(
+    ("fits", "reserved", "there", "found"),
+    [
+        ({"a": 1, "b": 2}, {}, {}, "abb"),  # nothing is reserved: whatever is free
+        ({"a": 0, "b": 1}, {"a": ONE, "b": ONE}, {"a": 1}, "b"),
+        ({"a": 0, "b": 2}, {"a": ONE, "b": ONE}, {"a": 1}, "b"),  # the rest of b is another run's
+        ({"a": 0, "b": 1}, {"a": ONE}, {"a": 1}, ""),
+        ({"a": 0, "c": 2}, {"a": ONE, "gone": ONE}, {"a": 1}, "c"),  # in the place of what was lost, and no more
+        ({"a": 0, "c": 1}, {"a": ONE, "gone": ONE}, {"a": 1, "c": 1}, ""),
+        ({"a": 0, "c": 1, "d": 1}, {"a": ONE, "gone": TWO}, {"a": 1, "gone": 1}, "cd"),  # its death is not noticed yet
+        ({"a": 1}, {"a": TWO}, {"a": 1}, "a"),
+    ],
+)
+def test_others_join_where_the_run_has_room(
+    fits: dict[str, int], reserved: dict[str, Any], there: dict[str, int], found: str
+) -> None:
+    assert room(fits, SHARE, reserved, Counter(there)) == list(found)
