@@ -10,15 +10,22 @@ import torch
 
 from simclr_ray.config import Config
 from simclr_ray.data.dataset import open_dataset
+from simclr_ray.data.order import order_of
 from simclr_ray.storage.location import Location, open_location
 from simclr_ray.storage.run_folder import read_rows
 from simclr_ray.train.checkpoint import newest_valid
 from small_runs import attempt
 
 
-def assert_same_as_one_worker(run: Location, alone: Path) -> None:
-    """In float64: the same samples in every step, the same losses and weights up to rounding; prints differences."""
+def assert_same_as_one_worker(run: Location, alone: Path, steps: int | None = None) -> None:
+    """In float64: the same samples in every step, the same losses and weights up to rounding; prints differences.
+
+    `steps`: after which the run was ended; None: it was not.
+    """
     config = Config.from_json((run / "config.json").read_bytes().decode())
+    if steps is not None:
+        per_epoch = order_of(config, open_dataset(config.data.train)).steps_per_epoch
+        config = config.with_overrides({"saving.stop_after_epochs": steps / per_epoch})
     attempt(config, open_dataset(config.data.train), alone)
     undisturbed = open_location(str(alone))
     assert read_rows(run / "ledger.jsonl") == read_rows(undisturbed / "ledger.jsonl")

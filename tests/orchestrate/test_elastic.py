@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -49,17 +50,19 @@ def cluster() -> Iterator[Cluster]:
 def test_a_new_node_joins_the_group_as_it_is_and_may_be_lost_again(cluster: Cluster, tmp_path: Path) -> None:
     cluster.add_node(num_cpus=NODE_CPUS)
     run = tmp_path / "elastic"
-    settings = SETTINGS | {"train.epochs": 30}
-    process = start(tmp_path, "elastic", 1, ray_address=cluster.address, **settings)
+    process = start(tmp_path, "elastic", 1, ray_address=cluster.address, **SETTINGS | {"train.epochs": 1000})
     trains_with(run, process, 1)
     second = cluster.add_node(num_cpus=NODE_CPUS)
     trains_with(run, process, 2)
     cluster.remove_node(second, allow_graceful=False)
+    trains_with(run, process, 1)
+    process.send_signal(signal.SIGINT)
     code, _, err = finish(process, LAST_WAIT_S)
-    assert code == 0, err
-    assert [event["event"] for event in events(run, "start", "restore", "failure", "resize", "stop")] == ["start"]
+    assert code == 130, err
+    planned = [event["event"] for event in events(run, "start", "restore", "failure", "resize", "stop")]
+    assert planned == ["start", "stop"], "no group was started again"
     assert sizes(run) == [1, 2, 1]
-    assert_same_as_one_worker(open_location(str(run)), tmp_path / "alone")
+    assert_same_as_one_worker(open_location(str(run)), tmp_path / "alone", steps=events(run, "stop")[0]["step"])
 
 
 @pytest.mark.slow
