@@ -45,6 +45,8 @@ class Members:
     """Workers with a state that have not left."""
     names: tuple[str, ...] = ()
     """Of all that have joined and not left, those that wait for a generation included."""
+    idle: tuple[str, ...] = ()
+    """Of those without a state, which wait for their first generation."""
     finished: bool = False
     """A worker has trained to the end: there is nothing to start again for."""
 
@@ -82,14 +84,16 @@ class Coordinator:
     @property
     def members(self) -> Members:
         here = [peer for peer in list(self._peers) if peer.name and not peer.left]
-        training = sum(peer.progress is not None for peer in here)
-        return Members(training=training, names=tuple(peer.name for peer in here), finished=self._finished)
+        idle = tuple(peer.name for peer in here if peer.progress is None)
+        names = tuple(peer.name for peer in here)
+        return Members(training=len(names) - len(idle), names=names, idle=idle, finished=self._finished)
 
     def close(self) -> None:
         self._closed.set()
         self._thread.join()
         for peer in self._peers:
             peer.connection.close()
+        self._peers, self._finished = [], True  # nobody waits for those that are gone
         self._listener.close()
         self._selector.close()
 
@@ -171,6 +175,11 @@ class Coordinator:
         """The next generation, once all that are left of the last one have come out of it."""
         before = [peer for peer in self._generation if peer in self._peers and not peer.left]
         joining = [peer for peer in self._peers if peer.ready and peer not in before]
+        if self._finished and not before:
+            for peer in joining:  # more than the run could have
+                peer.ready = False
+                self._send(peer, {"kind": "finished"})
+            return
         if self._max_workers is not None:
             joining = joining[: max(0, self._max_workers - len(before))]
         if any(not peer.ready for peer in before):
@@ -188,7 +197,7 @@ class Coordinator:
         self._incomplete_since = self._incomplete_since or now
         wait_s = self._start_wait_s if starting else self._wait_s
         over = now - self._incomplete_since >= wait_s
-        whole = max(len(self._generation), *(peer.slots for peer in workers))
+        whole = max(0 if starting else len(self._generation), *(peer.slots for peer in workers))
         return len(workers) >= self._min_workers and (over or len(workers) >= whole)
 
     def _begin(self, workers: list[_Peer]) -> None:

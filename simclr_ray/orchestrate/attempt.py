@@ -11,6 +11,7 @@ from contextlib import suppress
 import numpy as np
 import ray
 import torch
+from ray.exceptions import RayError
 
 from simclr_ray.config import BadInput
 from simclr_ray.data.order import Positions, order_of
@@ -43,8 +44,12 @@ def attempt(task: Task, device: torch.device, member: Member | None = None) -> N
     node_cpus = len(os.sched_getaffinity(0))
     _set_up_memory(task.share.gpus, device)
 
+    cluster = ray.cluster_resources()
+
     def total_cpus() -> float:
-        return task.share.part * ray.cluster_resources()["CPU"]  # other nodes come and go
+        with suppress(RayError):  # the head is busy: as many as before
+            cluster.update(ray.cluster_resources())  # nodes come and go
+        return task.share.part * cluster["CPU"]
 
     def set_threads(workers: int) -> int:
         threads = training_threads(resources, workers, total_cpus(), node_cpus=node_cpus, on_gpu=on_gpu)

@@ -23,7 +23,14 @@ from simclr_ray.orchestrate.newcomers import newcomers
 from simclr_ray.orchestrate.placement import CorrectedPlacement, unrestricted_selector
 from simclr_ray.orchestrate.process_group import ProcessGroupConfig
 from simclr_ray.orchestrate.reservation import drop_reservation
-from simclr_ray.orchestrate.survivors import MEMBERS_POLL_S, ReplaceLost, RunEnded, SurvivorsConfig, coordinated
+from simclr_ray.orchestrate.survivors import (
+    MEMBERS_POLL_S,
+    OthersTrain,
+    ReplaceLost,
+    RunEnded,
+    SurvivorsConfig,
+    coordinated,
+)
 from simclr_ray.orchestrate.task import Task
 from simclr_ray.orchestrate.train_fn import train_fn
 from simclr_ray.planning.shares import Share
@@ -64,22 +71,19 @@ def _train_with_survivors(task: Task, address: Address, coordinator: Coordinator
             lambda: _fit_until_finished(task, coordinator),
             lambda: over() or (joining is not None and joining.failure is not None),
         )
-        if joining:
-            if joining.failure:
-                raise joining.failure
-            joining.wait()
+        if joining and joining.failure:
+            raise joining.failure
 
 
 def _fit_until_finished(task: Task, coordinator: Coordinator) -> None:
-    """Runs Ray Train again where its own workers have left the run's other ones, and those were lost."""
+    """Runs Ray Train again where its own workers have left before the end: others may train on without them."""
     while not coordinator.members.finished:
         try:
             _trainer(task).fit()
         except ray.train.TrainingFailedError as error:
             if not isinstance(cause_of(error), RunEnded):
                 raise
-        while coordinator.members.training:
-            sleep(MEMBERS_POLL_S)
+        sleep(MEMBERS_POLL_S)  # the coordinator hears of an end
 
 
 def _is_elastic(share: Share) -> bool:
@@ -106,7 +110,7 @@ def _trainer(task: Task) -> ray.train.torch.TorchTrainer:
     selector = rank_0_selector(share)
     callbacks: list[RayTrainCallback] = [StopOnFailure(run, task.driver, share.max_workers)]
     if elastic:
-        callbacks.append(CorrectedPlacement(share, pinned=task.address is not None))
+        callbacks.append(CorrectedPlacement(share, OthersTrain(task.driver) if task.address else None))
         selector = selector or unrestricted_selector(share)
     if task.address:
         callbacks.append(ReplaceLost(task.driver))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, RayActorError
+from ray.exceptions import ActorDiedError, RayActorError, RayError
 from ray.train import ControllerError, UserCallback, WorkerGroupError
 from torch.distributed import DistNetworkError
 
@@ -43,15 +44,21 @@ class StopOnFailure(UserCallback):
         self._too_few = 0
         self._newest, self._count = newest_step(run), 0
         self._nodes = _nodes()
+        self._known: set[tuple[int, str]] = set()
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         causes = [unwrapped(error) for error in worker_exceptions.values()]
-        note_failure(self._driver, causes[0])
+        others_train, known = members_of(self._driver).training > 0, self._known
+        self._known = {(rank, str(error)) for rank, error in worker_exceptions.items()}
+        if others_train and self._known <= known:
+            return  # a worker that is not replaced is met at every poll
+        with suppress(RayError):
+            note_failure(self._driver, causes[0])
         for cause in causes:
             if is_final(cause) and not 0 < too_few_workers(cause) < self._max_workers:
                 raise GivenUp(cause)
-        if members_of(self._driver).training:
-            return  # others train on: no attempt has failed
+        if others_train:
+            return  # no attempt has failed
         newest, too_few = newest_step(self._run), max(map(too_few_workers, causes))
         if newest not in (None, self._newest) or self._too_few < too_few < self._max_workers:
             self._newest, self._count, self._too_few = newest, 0, max(self._too_few, too_few)

@@ -19,7 +19,7 @@ from typing import Any
 import ray
 import torch
 from ray._private.state import available_resources_per_node
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from simclr_ray.membership.coordinator import Coordinator, Members
@@ -40,7 +40,9 @@ REPORTED_S = 5.0
 JOIN_S = 180.0
 """An actor that has not joined by then never will: its resources were taken by another, or its process hangs."""
 PAUSE_S = 60.0
-"""After ATTEMPTS newcomers in a row that failed."""
+"""After ATTEMPTS newcomers that failed."""
+REPLACED_S = 20.0
+"""Ray replaces a worker that died on a node which is still there: that takes a poll of 2 s, and its imports."""
 FLUSH_S = 60.0
 """At the end of the run, for a newcomer that is rank 0 to write what is left."""
 
@@ -50,7 +52,7 @@ class JoiningWorker:
     """Its name is what users see of it: ray::JoiningWorker.train."""
 
     def train(self, task: Task, address: Address, name: str, slots: int) -> None:
-        attempt_as_member(task, address, torch.device("cuda" if task.share.gpus else "cpu"), name, slots)
+        attempt_as_member(task, address, torch.device("cpu"), name, slots)
 
 
 @dataclass
@@ -69,6 +71,8 @@ def newcomers(task: Task, address: Address, coordinator: Coordinator) -> Iterato
         with repeating(found.refresh, POLL_S):
             yield found
     finally:
+        if coordinator.members.finished:
+            found.wait()
         found.end()
 
 
@@ -80,6 +84,9 @@ class Newcomers:
         self._running: dict[Any, _Newcomer] = {}
         self._numbers = count()
         self._failed, self._not_before = 0, 0.0
+        self._before: set[str] = set()
+        self._lost: dict[str, float] = {}
+        """When workers of Ray Train's were seen to be gone that it may replace."""
         self.failure: BaseException | None = None
 
     def refresh(self) -> None:
@@ -90,16 +97,46 @@ class Newcomers:
             if not members.training and not members.finished:
                 self.end()  # Ray Train starts another group, which needs the room
             elif not members.finished and monotonic() >= self._not_before:
-                present = {*members.names, *(each.name for each in self._running.values())}
-                missing = max(0, self._task.share.max_workers - len(present))
-                for place, node in enumerate(self._room(present)[:missing] if missing else [], start=1):
-                    self._start(node, len(present) + place)
-        except LOOKUP_ERRORS:
-            logging.getLogger(__name__).debug("the cluster cannot be looked up now", exc_info=True)
+                self._end_spares(members)
+                self._fill(members)
+        except Exception as error:  # whatever it is, the run goes on with the workers that it has
+            known = isinstance(error, LOOKUP_ERRORS)
+            logging.getLogger(__name__).log(logging.DEBUG if known else logging.WARNING, "no look", exc_info=True)
 
     def wait(self) -> None:
         """Until those that have trained to the end have written what they had to."""
-        ray.wait(list(self._running), num_returns=len(self._running), timeout=FLUSH_S) if self._running else None
+        running = list(self._running)
+        if running:
+            ray.wait(running, num_returns=len(running), timeout=FLUSH_S)
+
+    def _fill(self, members: Members) -> None:
+        ours = {each.name for each in self._running.values()}
+        present = {*members.names, *ours, *self._to_be_replaced(set(members.names) - ours)}
+        missing = self._task.share.max_workers - len(present)
+        if missing > 0:
+            for place, node in enumerate(self._room(present)[:missing], start=1):
+                self._start(node, len(present) + place)
+
+    def _to_be_replaced(self, theirs: set[str]) -> set[str]:
+        """Lost workers of Ray Train's on nodes that are there."""
+        now = monotonic()
+        self._lost |= dict.fromkeys(self._before - theirs, now)
+        self._before = theirs
+        self._lost = {name: at for name, at in self._lost.items() if now - at < REPLACED_S}
+        if not self._lost:
+            return set()
+        nodes = set(map(node_of, self._lost))
+        usable = usable_nodes([node for node in ray.nodes() if node["NodeID"] in nodes], draining())
+        return {name for name in self._lost if node_of(name) in usable}
+
+    def _end_spares(self, members: Members) -> None:
+        """Where Ray Train has replaced a worker after all."""
+        surplus = len(members.names) - self._task.share.max_workers
+        for training, newcomer in list(self._running.items()):
+            if surplus > 0 and newcomer.name in members.idle:
+                ray.kill(newcomer.actor)
+                del self._running[training]
+                surplus -= 1
 
     def end(self) -> None:
         for newcomer in self._running.values():
@@ -107,10 +144,9 @@ class Newcomers:
         self._running = {}
 
     def _start(self, node: str, slots: int) -> None:
-        share, name = self._task.share, f"newcomer-{next(self._numbers)}"
-        options = {"num_cpus": share.cpus, "num_gpus": share.gpus}
-        where = NodeAffinitySchedulingStrategy(node, soft=False)
-        actor = JoiningWorker.options(scheduling_strategy=where, **options).remote()  # type: ignore[attr-defined]
+        name, where = f"newcomer-{next(self._numbers)}", NodeAffinitySchedulingStrategy(node, soft=False)
+        options = {"num_cpus": self._task.share.cpus, "scheduling_strategy": where}
+        actor = JoiningWorker.options(**options).remote()  # type: ignore[attr-defined]
         training = actor.train.remote(self._task, self._address, name, slots)
         self._running[training] = _Newcomer(actor, member_name(node, name))
 
@@ -160,7 +196,7 @@ class Newcomers:
                 self.failure = error.cause
             return described(error.cause)
         except RayError as error:
-            return None if newcomer.joined else described(error)
+            return None if newcomer.joined and isinstance(error, RayActorError) else described(error)
         return None
 
 

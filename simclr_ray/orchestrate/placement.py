@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -42,13 +42,17 @@ class CorrectedPlacement(ControllerCallback, WorkerGroupCallback):
     A node counts if it is alive, not draining, and its raylet accepts a connection. Runs in Ray Train's controller,
     whose decision stands wherever the cluster cannot be looked up: an error raised here would be the run's failure.
     After a group whose share of a pass did not fit into its GPUs' memory the next one has more workers, or waits for
-    them as for `min_workers`. `pinned`: each worker is bound to its node. Of a group whose workers survive each other
-    the rest of a lost node's group would be placed again, and Ray's head (2.60) tries that without a pause, at the cost
-    of two cores, as long as some node has the resources in all, though not free.
+    them as for `min_workers`.
+
+    `others_train`: given where the workers survive each other. Then each is bound to its node: the place of one whose
+    node is lost would be looked for again, which Ray's head (2.60) tries without a pause, at the cost of two cores, as
+    long as some node has the resources in all, though not free. While others train that have joined beside the group, a
+    group of one is started beside them: wherever that fits, as they have what CorrectedPlacement would count.
     """
 
-    def __init__(self, share: Share, *, pinned: bool = False) -> None:
-        self._share, self._pinned = share, pinned
+    def __init__(self, share: Share, others_train: Callable[[], bool] | None = None) -> None:
+        self._share, self._others_train = share, others_train
+        self._starting = False
         self._run_context: Any = None
         self._avoided: list[str] = []
         self._places: list[tuple[str, Labels]] = []
@@ -69,14 +73,17 @@ class CorrectedPlacement(ControllerCallback, WorkerGroupCallback):
     def before_controller_execute_resize_decision(self, resize_decision: Any) -> None:
         """The controller reads the decision after this call."""
         self._avoided, self._places = [], []
+        beside = self._others_train is not None and self._others_train()
+        if beside:
+            resize_decision.num_workers = 1
         try:
             reserved = reserved_resources(f"train-{self._run_context.run_id}")
             nodes = [node for node in ray.nodes() if workers_that_fit(self._share, [node["Resources"]])]
             usable = usable_nodes(nodes, draining())
             workers = corrected_workers(self._share, usable, reserved)
-            if workers is not None:
+            self._avoided = [node["NodeID"] for node in nodes if node["Alive"] and node["NodeID"] not in usable]
+            if workers is not None and not beside:
                 resize_decision.num_workers = workers
-                self._avoided = [node["NodeID"] for node in nodes if node["Alive"] and node["NodeID"] not in usable]
                 labels = {node["NodeID"]: node.get("Labels", {}) for node in nodes}
                 self._places = [(node, labels[node]) for node in places(self._share, usable, reserved)]
         except LOOKUP_ERRORS:
@@ -86,8 +93,12 @@ class CorrectedPlacement(ControllerCallback, WorkerGroupCallback):
         """Otherwise the head places workers on a killed node until it has noticed."""
         selectors = getattr(worker_group_context, "label_selector", None) or []
         avoid(self._avoided, selectors)
-        if self._pinned:
+        if self._others_train is not None and not self._starting:  # else the last start has failed, perhaps by this
             pin(self._places, selectors)
+        self._starting = True
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        self._starting = False
 
 
 def usable_nodes(nodes: Iterable[dict[str, Any]], leaving: Container[str]) -> NodeResources:

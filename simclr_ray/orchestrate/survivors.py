@@ -8,10 +8,9 @@ it, are ours (membership/, group/), so others may join it where Ray has no place
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import sleep
 from typing import Any
 
@@ -38,7 +37,7 @@ MEMBERS_POLL_S = 0.2
 
 
 class RunEnded(Exception):
-    """Raised in Ray Train's controller when the survivors have trained to the end: nobody need be replaced any more."""
+    """Raised in Ray Train's controller, which has nobody to replace any more; the driver sees what follows."""
 
 
 class SurvivorsConfig(TorchConfig):
@@ -79,17 +78,33 @@ def coordinated(driver: str, share: Share, wait_s: float) -> Iterator[tuple[Addr
             yield address, coordinator
     finally:
         coordinator.close()
+        publish()  # for a controller that is still there
 
 
 def members_of(driver: str) -> Members:
-    """The workers of a driver's group, as it last published them."""
-    value = internal_kv._internal_kv_get(_key(driver))
+    """The workers of a driver's group, as it last published them. While Ray's head does not answer, one that trains:
+    an error here would end the run.
+    """
+    try:
+        value = internal_kv._internal_kv_get(_key(driver))
+    except RayError:
+        return Members(training=1)
     return Members(**json.loads(value)) if value else Members()
 
 
+@dataclass(frozen=True)
+class OthersTrain:
+    """Whether workers of a driver's group train now; asked in Ray Train's controller."""
+
+    driver: str
+
+    def __call__(self) -> bool:
+        return members_of(self.driver).training > 0
+
+
 class ReplaceLost(ControllerCallback, WorkerGroupCallback):
-    """Lets Ray replace workers that died on nodes that are still there, and start the group again only once nobody
-    trains any more. Runs in Ray Train's controller; to be called after `CorrectedPlacement`.
+    """Lets Ray replace workers that died on nodes that are still there, and start the group again only once all of its
+    own are lost. Runs in Ray Train's controller; to be called after `CorrectedPlacement`.
 
     A worker whose place is gone is no failure to the controller, which would wait for another place inside Ray, where
     it sees neither the run's end nor the loss of others: it counts as one that trains, until the others have ended.
@@ -98,6 +113,7 @@ class ReplaceLost(ControllerCallback, WorkerGroupCallback):
     def __init__(self, driver: str) -> None:
         self._driver = driver
         self._group: Any = None
+        self._lost: set[int] = set()
         self._all_lost = False
 
     def after_worker_group_start(self, worker_group: Any) -> None:
@@ -114,6 +130,7 @@ class ReplaceLost(ControllerCallback, WorkerGroupCallback):
         if planned is not None:  # that of all, though some may not have reported it yet: else Ray would replace them
             for rank, status in statuses.items():
                 statuses[rank] = replace(status, running=False, error=status.error or statuses[planned].error)
+        self._lost = set(errors)
         self._all_lost = planned is not None or len(errors) == len(statuses)
         if self._all_lost:
             return
@@ -123,15 +140,24 @@ class ReplaceLost(ControllerCallback, WorkerGroupCallback):
                 statuses[rank] = replace(statuses[rank], running=others_train, error=None)
 
     def before_controller_execute_resize_decision(self, resize_decision: Any) -> None:
-        if self._group is None:
-            return
-        if not self._all_lost:
-            resize_decision.num_workers = len(self._group.get_workers())  # another number is a restart
-            return
-        while (members := members_of(self._driver)).training:  # those that have joined beside the group
-            sleep(MEMBERS_POLL_S)
-        if members.finished:
+        if members_of(self._driver).finished:
             raise RunEnded
+        if self._group is None or self._all_lost:
+            return
+        self._wait_for_places(self._group.get_latest_poll_status().errors)
+        for rank in self._lost:  # Ray asks all that have not been shut down, and the dead ones fail to answer
+            replica = self._group.get_replica_groups()[rank]
+            if replica.is_active():
+                replica.shutdown()
+        resize_decision.num_workers = len(self._group.get_workers())  # another number is a restart
+
+    def _wait_for_places(self, ranks: Iterable[int]) -> None:
+        """Where a replacement has failed Ray tries again without a look at the group, and then for ever."""
+        while not all(self._can_be_replaced(rank) for rank in ranks):
+            members = members_of(self._driver)
+            if members.finished or not members.training:
+                raise RunEnded
+            sleep(MEMBERS_POLL_S)
 
     def _can_be_replaced(self, rank: int) -> bool:
         """Whether the place of a lost worker is on a node that is there, and is to stay."""
@@ -141,8 +167,7 @@ class ReplaceLost(ControllerCallback, WorkerGroupCallback):
             node = placement_group_table(group)["bundles_to_node_id"][place]
             return bool(usable_nodes([each for each in ray.nodes() if each["NodeID"] == node], draining()))
         except LOOKUP_ERRORS:
-            logging.getLogger(__name__).warning("Ray's own view of the places stands", exc_info=True)
-            return True
+            return False  # the head is busy, and is asked again
 
 
 def _key(driver: str) -> str:

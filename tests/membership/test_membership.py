@@ -131,6 +131,25 @@ def test_more_than_the_most_wait_for_the_loss_of_another() -> None:
         assert waiting.result(WAIT_S).names == ["a", "c"]
 
 
+def test_those_that_the_run_has_no_room_for_end_with_it() -> None:
+    with group(max_workers=1, start_wait_s=0.0) as ours:
+        (a,) = ours.together("a")
+        a.trained((1, 1))
+        waiting = ours.start(ours.member("b", 1).join)
+        until(lambda: ours.coordinator.members.idle == ("b",))
+        a.leave(finished=True)
+        assert waiting.result(WAIT_S) is None
+
+
+def test_after_a_planned_end_of_all_a_smaller_group_starts_at_once() -> None:
+    with group(start_wait_s=60.0) as ours:
+        for member in ours.together("a", "b"):
+            member.leave()
+            member.close()
+        until(lambda: not ours.coordinator.members.names)
+        assert ours.joined(ours.member("c", 1))[0].names == ["c"]
+
+
 def test_a_group_that_has_grown_waits_for_as_many_as_it_had() -> None:
     with group(wait_s=0.5) as ours:
         a, b = ours.together("a", "b")

@@ -45,13 +45,31 @@ class Poll:
 def replaceable(monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """Ranks whose nodes are still there; the test may change it."""
     ranks: set[int] = set()
+    monkeypatch.setattr(survivors, "members_of", lambda driver: Members(training=1))
     monkeypatch.setattr(ReplaceLost, "_can_be_replaced", lambda self, rank: rank in ranks)
     return ranks
 
 
+class Replica:
+    """As Ray Train's ReplicaGroup."""
+
+    def __init__(self) -> None:
+        self.active = True
+
+    def is_active(self) -> bool:
+        return self.active
+
+    def shutdown(self) -> None:
+        self.active = False
+
+
 def polled(*statuses: Status) -> tuple[ReplaceLost, Poll]:
     callback, poll = ReplaceLost("driver"), Poll(*statuses)
-    callback.after_worker_group_start(SimpleNamespace(get_workers=lambda: [None] * len(statuses)))
+    replicas = [Replica() for _ in statuses]
+    worker_group = SimpleNamespace(
+        get_workers=lambda: replicas, get_replica_groups=lambda: replicas, get_latest_poll_status=lambda: poll
+    )
+    callback.after_worker_group_start(worker_group)
     callback.after_worker_group_poll_status(poll)
     return callback, poll
 
@@ -74,6 +92,8 @@ def test_a_worker_that_died_on_a_node_which_is_there_is_replaced_whatever_else_i
     decision = SimpleNamespace(num_workers=2)
     callback.before_controller_execute_resize_decision(decision)
     assert decision.num_workers == 3, "another number would be a restart"
+    replicas = callback._group.get_replica_groups()
+    assert [replica.active for replica in replicas] == [True, False, False], "Ray asks all others for an answer"
 
 
 def test_what_ends_a_run_is_never_hidden(replaceable: set[int]) -> None:
@@ -87,24 +107,31 @@ def test_a_planned_end_is_that_of_all(replaceable: set[int]) -> None:
     assert not any(status.running for status in poll.worker_statuses.values())
 
 
-@pytest.mark.parametrize("finished", [False, True])
-def test_with_all_its_own_lost_ray_waits_for_those_that_joined(
-    finished: bool, replaceable: set[int], monkeypatch: pytest.MonkeyPatch
+def test_a_replacement_waits_until_its_node_is_there_and_is_left_with_the_run(
+    replaceable: set[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replaceable |= {0, 1}
-    told = [Members(training=2), Members(training=1), Members(training=0, finished=finished)]
+    replaceable.add(1)
+    callback, _ = polled(Status(), lost())
+    replaceable.clear()
+    told = [Members(training=1), Members(training=1), Members(training=1), Members(training=1, finished=True)]
     monkeypatch.setattr(survivors, "MEMBERS_POLL_S", 0.0)
     monkeypatch.setattr(survivors, "members_of", lambda driver: told.pop(0))
+    with pytest.raises(RunEnded):
+        callback.before_controller_execute_resize_decision(SimpleNamespace(num_workers=2))
+    assert not told
+
+
+def test_with_all_its_own_lost_ray_starts_a_group_again_unless_the_others_have_finished(
+    replaceable: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     callback, poll = polled(lost(), lost())
     assert set(poll.errors) == {0, 1}
     decision = SimpleNamespace(num_workers=1)
-    if finished:
-        with pytest.raises(RunEnded):
-            callback.before_controller_execute_resize_decision(decision)
-    else:
+    callback.before_controller_execute_resize_decision(decision)
+    assert decision.num_workers == 1, "what CorrectedPlacement has found"
+    monkeypatch.setattr(survivors, "members_of", lambda driver: Members(finished=True))
+    with pytest.raises(RunEnded):
         callback.before_controller_execute_resize_decision(decision)
-        assert decision.num_workers == 1, "what CorrectedPlacement has found"
-    assert not told
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,30 @@ def test_each_worker_is_bound_to_a_place_of_the_run_first_and_rank_0_to_one_with
     assert selectors[0] == stays | {"ray.io/node-id": "c"}
 
 
+def test_beside_others_that_train_a_group_of_one_is_started_wherever_it_fits(
+    monkeypatch: pytest.MonkeyPatch, raylet: int
+) -> None:
+    monkeypatch.setattr(placement.ray, "nodes", lambda: [node("a", raylet), node("b", raylet)])
+    monkeypatch.setattr(placement, "draining", lambda: {"b": 0.0})
+    monkeypatch.setattr(placement, "reserved_resources", lambda name: {"a": {"CPU": 3.0}})
+    others = [False, True]
+    callback = CorrectedPlacement(SHARE, lambda: others[0])
+    callback.after_controller_start(SimpleNamespace(run_id="1"))
+
+    def start() -> tuple[int, list[str | None]]:
+        decision = SimpleNamespace(num_workers=4)
+        callback.before_controller_execute_resize_decision(decision)
+        selectors: list[dict[str, str]] = [{} for _ in range(decision.num_workers)]
+        callback.before_worker_group_start(SimpleNamespace(label_selector=selectors))
+        return decision.num_workers, [selector.get("ray.io/node-id") for selector in selectors]
+
+    assert start() == (2, ["a", "a"])
+    assert start() == (2, ["!in(b)", "!in(b)"]), "the first start has failed"
+    callback.after_worker_group_start(None)
+    others.pop(0)
+    assert start() == (1, ["!in(b)"])
+
+
 def test_a_group_too_small_for_its_memory_is_followed_by_a_larger_one(
     monkeypatch: pytest.MonkeyPatch, raylet: int
 ) -> None:
