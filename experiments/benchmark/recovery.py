@@ -19,6 +19,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -205,9 +206,13 @@ class Trial:
         return int(sorted(entry.name for entry in (self._run / "tensorboard").files())[-1].split(".")[-2])
 
     def _train_workers(self) -> list[psutil.Process]:
-        family = psutil.Process().children(recursive=True)
-        lines = [(process, " ".join(process.cmdline())) for process in family]
-        return [process for process, line in lines if "RayTrainWorker" in line or "JoiningWorker" in line]
+        found = []
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):  # it has just ended
+                line = " ".join(process.cmdline())
+                if "RayTrainWorker" in line or "JoiningWorker" in line:
+                    found.append(process)
+        return found
 
 
 def _parts(change: Row, at: float, next_step: float) -> dict[str, float]:

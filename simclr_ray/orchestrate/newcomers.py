@@ -34,6 +34,7 @@ from simclr_ray.periodic import repeating
 from simclr_ray.planning.shares import Share, workers_that_fit
 from simclr_ray.train.control import Interrupted
 
+NAME = "newcomer-"
 POLL_S = 1.0
 REPORTED_S = 5.0
 """After so long a node's free resources are without those of an actor that was started on it."""
@@ -100,8 +101,8 @@ class Newcomers:
                 self._end_spares(members)
                 self._fill(members)
         except Exception as error:  # whatever it is, the run goes on with the workers that it has
-            known = isinstance(error, LOOKUP_ERRORS)
-            logging.getLogger(__name__).log(logging.DEBUG if known else logging.WARNING, "no look", exc_info=True)
+            level = logging.DEBUG if isinstance(error, LOOKUP_ERRORS) else logging.WARNING
+            logging.getLogger(__name__).log(level, "could not see where others may join", exc_info=True)
 
     def wait(self) -> None:
         """Until those that have trained to the end have written what they had to."""
@@ -110,8 +111,8 @@ class Newcomers:
             ray.wait(running, num_returns=len(running), timeout=FLUSH_S)
 
     def _fill(self, members: Members) -> None:
-        ours = {each.name for each in self._running.values()}
-        present = {*members.names, *ours, *self._to_be_replaced(set(members.names) - ours)}
+        theirs = {name for name in members.names if f"/{NAME}" not in name}
+        present = {*members.names, *(each.name for each in self._running.values()), *self._to_be_replaced(theirs)}
         missing = self._task.share.max_workers - len(present)
         if missing > 0:
             for place, node in enumerate(self._room(present)[:missing], start=1):
@@ -144,7 +145,7 @@ class Newcomers:
         self._running = {}
 
     def _start(self, node: str, slots: int) -> None:
-        name, where = f"newcomer-{next(self._numbers)}", NodeAffinitySchedulingStrategy(node, soft=False)
+        name, where = f"{NAME}{next(self._numbers)}", NodeAffinitySchedulingStrategy(node, soft=False)
         options = {"num_cpus": self._task.share.cpus, "scheduling_strategy": where}
         actor = JoiningWorker.options(**options).remote()  # type: ignore[attr-defined]
         training = actor.train.remote(self._task, self._address, name, slots)

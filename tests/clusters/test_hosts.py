@@ -30,7 +30,6 @@ SETTINGS = {
     "resources.min-workers": 1,
     "resources.max-workers": 3,
     "resources.cpus-per-worker": 1.5,
-    "elasticity.resize-every-s": 5,
     "saving.every-steps": 1000,
     "saving.every-s": 8,
     "logging.ledger": True,
