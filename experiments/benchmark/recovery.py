@@ -87,6 +87,7 @@ class Trial:
         self._output = open(storage / "output.txt", "wb")  # noqa: SIM115 (closed by end)
         self._process = subprocess.Popen(line, env=where, stdout=self._output, stderr=subprocess.STDOUT)
         self._added: list[float] = []
+        self._noted, self._joined = 0, 0.0
         self.pauses: dict[str, list[Pause]] = {}
 
     def end(self) -> None:
@@ -125,28 +126,28 @@ class Trial:
 
     def fault(self, name: str, cause: Callable[[], None]) -> None:
         """Counts the pause from `cause` to the next step of another group."""
-        at = time()
+        self.note_restarts_and_joins()  # a restart takes rows back
+        reached, at = self.rows(METRICS)[-1]["step"], time()
         cause()
         self.wait_until(lambda: self._next_step(at), f"the step after: {name}")
-        before = [row for row in self.rows(METRICS) if row["time"] <= at]
         change, following = self._next_step(at)
-        redone = max(0, before[-1]["step"] - change["step"])
+        redone = max(0, reached - change["step"])
         if name == NOTICED and "pause_s" in change:  # until then they trained on purpose
             at = change["time"] - change["pause_s"]
         self._note(name, Pause(following["time"] - at, redone, _parts(change, at, following["time"])))
 
     def note_restarts_and_joins(self) -> None:
-        """Counts the pauses of what followed from faults: workers that joined, and groups that started again.
-
-        The last is no pause: from a new node's start to the first step of its worker.
+        """Counts the pauses of what has followed from faults since the last call: workers that joined, and groups that
+        started again. What counts as ARRIVAL is no pause: from a new node's start to the first step of its worker.
         """
-        events, joined = self.rows(EVENTS), 0.0
-        for index, event in enumerate(events):
+        events = self.rows(EVENTS)
+        first, self._noted = self._noted, len(events)
+        for index, event in list(enumerate(events))[first:]:
             if event["event"] == "regroup" and event["joined"] and not event["lost"]:
-                added = [at for at in self._added if joined < at < event["time"]]
+                added = [at for at in self._added if self._joined < at < event["time"]]
                 begin, name = event["time"] - event["pause_s"], GROWS if added else JOINS
                 following = [row for row in self.rows(METRICS) if row["time"] > event["time"]]
-                joined = event["time"]
+                self._joined = event["time"]
                 if added and following:
                     self._note(ARRIVAL, Pause(following[0]["time"] - added[0], 0))
             elif event["event"] == "resize":
