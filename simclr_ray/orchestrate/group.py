@@ -14,7 +14,6 @@ from ray.train.v2.api.callback import RayTrainCallback
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig  # ray.train's own names are typed as V1
 
 from simclr_ray.membership.coordinator import Coordinator
-from simclr_ray.membership.member import Address
 from simclr_ray.orchestrate.cluster import rank_0_selector
 from simclr_ray.orchestrate.failure import FailedAttempts
 from simclr_ray.orchestrate.group_failure import StopOnFailure, cause_of, lost_while_starting
@@ -50,7 +49,7 @@ def train_in_group(task: Task) -> None:
     if task.share.gpus or task.share.max_workers == 1:
         return _train(task, lambda: _trainer(task).fit())
     with coordinated(task.driver, task.share, task.config.elasticity.wait_s) as (address, coordinator):
-        _train_with_survivors(replace(task, address=address), address, coordinator)
+        _train_with_survivors(replace(task, address=address), coordinator)
 
 
 def _train(task: Task, fit: Callable[[], object], over: Callable[[], bool] | None = None) -> None:
@@ -63,9 +62,9 @@ def _train(task: Task, fit: Callable[[], object], over: Callable[[], bool] | Non
                 raise cause_of(error) from None
 
 
-def _train_with_survivors(task: Task, address: Address, coordinator: Coordinator) -> None:
+def _train_with_survivors(task: Task, coordinator: Coordinator) -> None:
     over = _over_for(coordinator, GRACE_S)
-    with newcomers(task, address, coordinator) if _is_elastic(task.share) else nullcontext() as joining:
+    with newcomers(task, coordinator) if _is_elastic(task.share) else nullcontext() as joining:
         _train(
             task,
             lambda: _fit_until_finished(task, coordinator),

@@ -23,7 +23,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from simclr_ray.membership.coordinator import Coordinator, Members
-from simclr_ray.membership.member import Address, Fenced
+from simclr_ray.membership.member import Fenced
 from simclr_ray.orchestrate.as_member import attempt_as_member
 from simclr_ray.orchestrate.failure import ATTEMPTS, described, is_final, note_failure
 from simclr_ray.orchestrate.placement import LOOKUP_ERRORS, usable_nodes
@@ -52,8 +52,8 @@ FLUSH_S = 60.0
 class JoiningWorker:
     """Its name is what users see of it: ray::JoiningWorker.train."""
 
-    def train(self, task: Task, address: Address, name: str, slots: int) -> None:
-        attempt_as_member(task, address, torch.device("cpu"), name, slots)
+    def train(self, task: Task, name: str, slots: int) -> None:
+        attempt_as_member(task, torch.device("cpu"), name, slots)
 
 
 @dataclass
@@ -65,9 +65,9 @@ class _Newcomer:
 
 
 @contextmanager
-def newcomers(task: Task, address: Address, coordinator: Coordinator) -> Iterator[Newcomers]:
+def newcomers(task: Task, coordinator: Coordinator) -> Iterator[Newcomers]:
     """Starts workers wherever there is room for them, as long as the block runs."""
-    found = Newcomers(task, address, coordinator)
+    found = Newcomers(task, coordinator)
     try:
         with repeating(found.refresh, POLL_S):
             yield found
@@ -80,8 +80,8 @@ def newcomers(task: Task, address: Address, coordinator: Coordinator) -> Iterato
 class Newcomers:
     """The actors of a group, in the driver. `failure`: what ends the run, if one of them has met it."""
 
-    def __init__(self, task: Task, address: Address, coordinator: Coordinator) -> None:
-        self._task, self._address, self._coordinator = task, address, coordinator
+    def __init__(self, task: Task, coordinator: Coordinator) -> None:
+        self._task, self._coordinator = task, coordinator
         self._running: dict[Any, _Newcomer] = {}
         self._numbers = count()
         self._failed, self._not_before = 0, 0.0
@@ -148,7 +148,7 @@ class Newcomers:
         name, where = f"{NAME}{next(self._numbers)}", NodeAffinitySchedulingStrategy(node, soft=False)
         options = {"num_cpus": self._task.share.cpus, "scheduling_strategy": where}
         actor = JoiningWorker.options(**options).remote()  # type: ignore[attr-defined]
-        training = actor.train.remote(self._task, self._address, name, slots)
+        training = actor.train.remote(self._task, name, slots)
         self._running[training] = _Newcomer(actor, member_name(node, name))
 
     def _room(self, present: set[str]) -> list[str]:

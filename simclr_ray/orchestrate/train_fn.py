@@ -5,7 +5,6 @@ from __future__ import annotations
 import ray.train.torch
 
 from simclr_ray import collective
-from simclr_ray.membership.member import Address
 from simclr_ray.orchestrate.as_member import attempt_as_member
 from simclr_ray.orchestrate.attempt import attempt
 from simclr_ray.orchestrate.reservation import note_reservation
@@ -17,7 +16,7 @@ def train_fn(settings: dict[str, Task]) -> None:
     """Ray Train calls this with its `train_loop_config`."""
     task = settings["task"]
     if task.address:
-        _train_as_member(task, task.address)
+        _train_as_member(task)
         return
     if collective.rank() == 0:
         note_reservation(task.run)
@@ -29,9 +28,9 @@ def train_fn(settings: dict[str, Task]) -> None:
     collective.end_default_group()
 
 
-def _train_as_member(task: Task, address: Address) -> None:
+def _train_as_member(task: Task) -> None:
     context = ray.train.get_context()
     if context.get_world_rank() == 0:
         note_reservation(task.run)
     name = ray.get_runtime_context().get_worker_id()
-    attempt_as_member(task, address, ray.train.torch.get_device(), name, context.get_world_size())
+    attempt_as_member(task, ray.train.torch.get_device(), name, context.get_world_size())
