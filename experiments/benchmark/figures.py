@@ -28,7 +28,7 @@ from simclr_ray.storage.run_folder import EVENTS, METRICS, Row
 
 SETTINGS = """quickstart --name run --data.train synthetic:1024 --train.epochs 100000 --evaluate.every-epochs 15
 --evaluate.test synthetic:512:test --augment.size 16 --model.width 0.125 --train.global-batch 128
---optim.lr-per-256 0.5 --logging.every-steps 4 --saving.every-s 15 --resources.max-workers 2
+--optim.lr-per-256 0.5 --logging.every-steps 4 --saving.every-s 15
 --resources.cpus-per-worker 1.5 --resources.data-cpus 0.5 --resources.threads 1"""
 UNDISTURBED_S = 20
 WIDTH = 1000

@@ -25,7 +25,7 @@ from simclr_ray import collective
 from simclr_ray.recipes import cifar10_rn18_200ep
 from simclr_ray.train import step as step_module
 from simclr_ray.train.memory import keep_freed_memory
-from simclr_ray.train.state import initial_state
+from simclr_ray.train.state import TrainState, initial_state
 from step_rate import images_per_s, warmed_up
 
 Step = Callable[[], object]
@@ -106,10 +106,23 @@ def our_step(arguments: Arguments, rank: int, parts: Parts) -> tuple[Step, int]:
     forward = parts.timed("forward", forward)
     state.model.loss = parts.timed("loss", state.model.loss)  # type: ignore[method-assign]
 
+    commit = parts.timed("commit", _commit(state))
+
     def step() -> None:
         step_module.training_step(state.model, forward, state.optimizer, views, passes=1, rows_per_worker=rows)
+        commit()
 
     return parts.timed("rest", step), sum(p.numel() for p in state.model.encoder.parameters())
+
+
+def _commit(state: TrainState) -> Callable[[], object]:
+    """The copy that a worker keeps of each step, in case another is lost; a checkout of before keeps none."""
+    try:
+        from simclr_ray.train.committed import Committed
+    except ImportError:
+        return lambda: None
+    committed = Committed(state, recoverable=True)
+    return lambda: committed.commit(None)
 
 
 def _rows_per_process(batch: int, processes: int) -> list[int]:

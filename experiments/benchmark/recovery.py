@@ -1,6 +1,6 @@
 """What a lost, noticed, replaced or added machine costs: a real local cluster, a run on it, and faults one by one.
 
-    python experiments/benchmark/recovery.py [--rounds 5] [--quick] [--json FILE] [--against OTHER_CHECKOUT]
+    python experiments/benchmark/recovery.py [--rounds 5] [--workers 2] [--quick] [--json FILE] [--against OTHER]
 
 Each round: a worker is killed, and another takes its place; rank 0's likewise; a node is killed, and one is added; a
 node is noticed and taken away, and one is added; all workers are killed at once. A pause is counted from the fault, or
@@ -41,7 +41,7 @@ NOTICE_S = 20.0
 TIMEOUT_S = 240.0
 SETTINGS = """quickstart --name run --data.train synthetic:1024 --train.epochs 100000 --evaluate.every-epochs 0
 --augment.size 16 --model.width 0.125 --train.global-batch 128 --logging.every-steps 1 --saving.every-s 15
---resources.max-workers 2 --resources.cpus-per-worker 1.5 --resources.data-cpus 0.5 --resources.threads 1"""
+--resources.cpus-per-worker 1.5 --resources.data-cpus 0.5 --resources.threads 1"""
 KEYS = {
     "a worker killed": "kill_s",
     "rank 0 killed": "rank0_s",
@@ -60,6 +60,8 @@ PARTS = ("detect", "agree", "form", "state", "first step")
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
     rounds: int = 5
+    workers: int = 2
+    """Of the whole group, at least 2; each has a node."""
     quick: bool = False
     """One round, and no node is added or taken."""
     json: Path | None = None
@@ -76,13 +78,15 @@ class Pause:
 
 
 class Trial:
-    """A cluster of a head and two nodes, and a run of a checkout on it."""
+    """A cluster of a head and a node for each worker, and a run of a checkout on it."""
 
-    def __init__(self, checkout: Path, storage: Path, settings: str = SETTINGS) -> None:
+    def __init__(self, checkout: Path, storage: Path, settings: str = SETTINGS, *, workers: int = 2) -> None:
         self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
-        self._nodes = [self._cluster.add_node(num_cpus=NODE_CPUS) for _ in range(2)]
+        self._nodes = [self._cluster.add_node(num_cpus=NODE_CPUS) for _ in range(workers)]
+        self.whole = workers
         self._run = open_location(str(storage / "run"))
-        line = [sys.executable, str(checkout / "experiments/pretrain.py"), *settings.split(), "--storage", str(storage)]
+        own = ["--resources.max-workers", str(workers), "--storage", str(storage)]
+        line = [sys.executable, str(checkout / "experiments/pretrain.py"), *settings.split(), *own]
         where = environment(checkout) | {"RAY_ADDRESS": self._cluster.address}
         self._output = open(storage / "output.txt", "wb")  # noqa: SIM115 (closed by end)
         self._process = subprocess.Popen(line, env=where, stdout=self._output, stderr=subprocess.STDOUT)
@@ -153,7 +157,7 @@ class Trial:
             elif event["event"] == "resize":
                 begin = event["time"]
                 restored = next((e for e in events[index:] if e["event"] == "restore"), None)
-                name = GROWS if restored and restored["workers"] == 2 else RESTARTS
+                name = GROWS if restored and restored["workers"] == self.whole else RESTARTS
                 following = [row for row in self.rows(METRICS) if restored and row["time"] > restored["time"]]
             else:
                 continue
@@ -183,7 +187,7 @@ class Trial:
             process.kill()
 
     def kill_node(self) -> None:
-        self.remove(self.node_of_rank_1())
+        self.remove(self.node_of_another())
 
     def remove(self, node: Any) -> None:
         self._nodes.remove(node)
@@ -196,8 +200,9 @@ class Trial:
         self._added.append(time())
         self._nodes.append(self._cluster.add_node(num_cpus=NODE_CPUS))
 
-    def node_of_rank_1(self) -> Any:
-        (worker,) = (process for process in self._train_workers() if process.pid != self._rank_0)
+    def node_of_another(self) -> Any:
+        """Than rank 0."""
+        worker = next(process for process in self._train_workers() if process.pid != self._rank_0)
         raylets = {node.all_processes["raylet"][0].process.pid: node for node in self._nodes}
         return raylets[worker.ppid()]
 
@@ -223,16 +228,16 @@ def _parts(change: Row, at: float, next_step: float) -> dict[str, float]:
     return {"detect": change["time"] - change["pause_s"] - at, **inner, "first step": next_step - change["time"]}
 
 
-def measured(checkout: Path, rounds: int, quick: bool) -> dict[str, list[Pause]]:
+def measured(checkout: Path, arguments: Arguments) -> dict[str, list[Pause]]:
     with TemporaryDirectory() as storage:
-        trial = Trial(checkout, Path(storage))
+        trial = Trial(checkout, Path(storage), workers=arguments.workers)
         try:
-            trial.trains_with(2)
-            for _ in range(rounds):
+            trial.trains_with(trial.whole)
+            for _ in range(1 if arguments.quick else arguments.rounds):
                 for name, rank_0 in (("a worker killed", False), ("rank 0 killed", True)):
                     trial.fault(name, lambda rank_0=rank_0: trial.kill_worker(rank_0))
-                    trial.trains_with(2)
-                if not quick:
+                    trial.trains_with(trial.whole)
+                if not arguments.quick:
                     _take_and_add(trial)
             trial.note_restarts_and_joins()
         finally:
@@ -242,18 +247,18 @@ def measured(checkout: Path, rounds: int, quick: bool) -> dict[str, list[Pause]]
 
 def _take_and_add(trial: Trial) -> None:
     trial.fault("a node killed", trial.kill_node)
-    trial.trains_with(1)
+    trial.trains_with(trial.whole - 1)
     trial.add_node()
-    trial.trains_with(2)
-    leaving = trial.node_of_rank_1()
+    trial.trains_with(trial.whole)
+    leaving = trial.node_of_another()
     trial.fault(NOTICED, lambda: trial.notice(leaving))
     sleep(NOTICE_S)
     trial.remove(leaving)
-    trial.trains_with(1)
+    trial.trains_with(trial.whole - 1)
     trial.add_node()
-    trial.trains_with(2)
+    trial.trains_with(trial.whole)
     trial.fault(ALL, trial.kill_all_workers)
-    trial.trains_with(2)
+    trial.trains_with(trial.whole)
 
 
 def _table(pauses: dict[str, list[Pause]]) -> str:
@@ -276,8 +281,8 @@ def main(argv: list[str]) -> None:
     checkouts = {"this": HERE} | ({"before": arguments.against.resolve()} if arguments.against else {})
     found = {}
     for label, checkout in checkouts.items():
-        print(f"{label}: {len(os.sched_getaffinity(0))} CPUs for a head and two nodes", flush=True)
-        found[label] = measured(checkout, 1 if arguments.quick else arguments.rounds, arguments.quick)
+        print(f"{label}: {len(os.sched_getaffinity(0))} CPUs for a head and {arguments.workers} nodes", flush=True)
+        found[label] = measured(checkout, arguments)
     for label, pauses in found.items():
         print(f"\n{label}\n{_table(pauses)}")
     if arguments.json:

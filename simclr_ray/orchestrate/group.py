@@ -53,13 +53,17 @@ def train_in_group(task: Task) -> None:
 
 
 def _train(task: Task, fit: Callable[[], object], over: Callable[[], bool] | None = None) -> None:
-    failed = FailedAttempts(task.run)
-    while True:
-        try:
-            return saved_at_interrupt(fit, task.run, over)
-        except ray.train.TrainingFailedError as error:
-            if failed.one_too_many() or not lost_while_starting(error):
-                raise cause_of(error) from None
+    def until_started() -> None:
+        failed = FailedAttempts(task.run)
+        while True:
+            try:
+                fit()
+                return
+            except ray.train.TrainingFailedError as error:
+                if failed.one_too_many() or not lost_while_starting(error):
+                    raise cause_of(error) from None
+
+    saved_at_interrupt(until_started, task.run, over)  # a Ctrl-C before a failure counts after it
 
 
 def _train_with_survivors(task: Task, coordinator: Coordinator) -> None:

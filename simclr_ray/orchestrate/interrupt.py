@@ -58,8 +58,8 @@ def saved_at_interrupt(train: Callable[[], object], run: Location, over: Callabl
         except BaseException as error:  # noqa: BLE001 (raised by the caller's thread)
             ended.set_exception(error)
 
-    threading.Thread(target=call, name="train", daemon=True).start()
     with saving_at_interrupt(run):
+        threading.Thread(target=call, name="train", daemon=True).start()
         while not (over and over()):
             if wait([ended], POLL_S).done:
                 return ended.result()

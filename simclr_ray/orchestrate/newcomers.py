@@ -97,6 +97,7 @@ class Newcomers:
             self._collect(members)
             if not members.training and not members.finished:
                 self.end()  # Ray Train starts another group, which needs the room
+                self._before, self._lost = set(), {}  # of those that group replaces none
             elif not members.finished and monotonic() >= self._not_before:
                 self._end_spares(members)
                 self._fill(members)

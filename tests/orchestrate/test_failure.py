@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError
@@ -22,6 +23,7 @@ from simclr_ray.orchestrate import failure, group, group_failure, interrupt
 from simclr_ray.orchestrate.failure import ATTEMPTS
 from simclr_ray.orchestrate.group_failure import GivenUp, StopOnFailure, cause_of, lost_while_starting
 from simclr_ray.orchestrate.survivors import RunEnded
+from simclr_ray.planning.shares import Share
 from simclr_ray.storage.location import open_location
 from simclr_ray.train.control import Interrupted
 from simclr_ray.train.memory import TooLittleMemory
@@ -160,19 +162,31 @@ def test_a_group_that_could_not_start_is_started_again(
         group.train_in_group(task)  # type: ignore[arg-type]
 
 
-def test_after_ctrl_c_a_run_is_interrupted_also_where_a_lost_worker_was_not_replaced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "error",
+    [
+        ControllerError(DistNetworkError("a worker was lost while others were started")),
+        ControllerError(RunEnded()),  # a lost worker was not replaced
+    ],
+)
+def test_after_ctrl_c_a_run_is_interrupted_whatever_ends_ray_train(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ray Train's controller then ends with RunEnded."""
-    asked = Event()
+    asked, outcomes = Event(), [error]
 
     def fit() -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert asked.wait(10)
-        raise ControllerError(RunEnded())
+        if outcomes:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert asked.wait(10)
+            raise outcomes.pop()
+        coordinator.members = Members(finished=True)
 
     monkeypatch.setattr(group, "_trainer", lambda task: SimpleNamespace(fit=fit))
     monkeypatch.setattr(interrupt, "request_end", lambda run: asked.set())
-    share = SimpleNamespace(gpus=0, max_workers=1)
+    task: Any = SimpleNamespace(
+        run=open_location(str(tmp_path)), share=Share(min_workers=2, max_workers=2, cpus=1.0, gpus=0.0)
+    )
+    coordinator: Any = SimpleNamespace(members=Members())
     with pytest.raises(KeyboardInterrupt):
-        group.train_in_group(SimpleNamespace(run=open_location(str(tmp_path)), share=share))  # type: ignore[arg-type]
+        group._train_with_survivors(task, coordinator)
+    assert coordinator.members.finished

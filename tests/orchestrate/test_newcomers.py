@@ -12,8 +12,8 @@ from ray.exceptions import ActorDiedError
 
 from simclr_ray.config import BadInput
 from simclr_ray.membership.coordinator import Members
-from simclr_ray.orchestrate import survivors
-from simclr_ray.orchestrate.newcomers import room
+from simclr_ray.orchestrate import newcomers, survivors
+from simclr_ray.orchestrate.newcomers import Newcomers, room
 from simclr_ray.orchestrate.survivors import ReplaceLost, RunEnded
 from simclr_ray.planning.shares import Share
 from simclr_ray.train.control import Interrupted
@@ -151,3 +151,25 @@ def test_others_join_where_the_run_has_room(
     fits: dict[str, int], reserved: dict[str, Any], there: dict[str, int], found: str
 ) -> None:
     assert room(fits, SHARE, reserved, Counter(there)) == list(found)
+
+
+def test_a_lost_worker_keeps_its_place_for_ray_s_replacement_but_not_beyond_the_loss_of_all(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(newcomers.ray, "nodes", list)
+    monkeypatch.setattr(newcomers, "draining", set)
+    monkeypatch.setattr(newcomers, "usable_nodes", lambda nodes, draining: {"a", "b"})
+    monkeypatch.setattr(Newcomers, "_room", lambda self, present: ["a", "b"])
+    started: list[str] = []
+    monkeypatch.setattr(Newcomers, "_start", lambda self, node, slots: started.append(node))
+    coordinator = SimpleNamespace()
+    task: Any = SimpleNamespace(share=Share(min_workers=1, max_workers=2, cpus=1.5, gpus=0.0))
+    found = Newcomers(task, coordinator)  # type: ignore[arg-type]
+    for training, names in ((2, ("a/1", "b/2")), (1, ("a/1",))):
+        coordinator.members = Members(training=training, names=names)
+        found.refresh()
+    assert started == []
+    for training, names in ((0, ()), (1, ("a/3",))):
+        coordinator.members = Members(training=training, names=names)
+        found.refresh()
+    assert started == ["a"]

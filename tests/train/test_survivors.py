@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
@@ -151,8 +152,27 @@ def test_methods_with_a_state_survive_too(variant: str, dataset: Dataset, tmp_pa
 def test_fifty_losses_omit_and_repeat_no_sample(dataset: Dataset, tmp_path: Path, undisturbed: Any) -> None:
     rng, losses = random.Random(3), []
     for step in sorted(rng.sample(range(2, 300, 3), 50)):
-        ranks = tuple(rng.sample(range(3), rng.choice([1, 1, 2])))
         point = rng.choice(["batch", "gradients", "log", "save", "evaluation"])
+        ranks = (0,) if point in ("log", "save") else tuple(rng.sample(range(3), rng.choice([1, 1, 2])))
         losses.append(Loss(step=step, point=point, ranks=ranks, others=len(ranks)))  # type: ignore[arg-type]
     config = CONFIG.with_overrides({"train.epochs": 80, "saving.every_steps": 3})
     assert_survived(config, dataset, tmp_path / "run", 4, losses, undisturbed)
+
+
+@pytest.mark.slow
+def test_five_of_six_do_their_next_step_within_a_second_and_a_half(
+    dataset: Dataset, tmp_path: Path, undisturbed: Any
+) -> None:
+    """Six processes share this machine's cores. Each loss is replaced, so that the next one finds six again."""
+    losses = [Loss(step=6 * number, ranks=(rank,), others=1) for number, rank in enumerate([3, 0, 5, 0, 1, 2, 0], 1)]
+    config = CONFIG.with_overrides({"train.epochs": 12})
+    assert_survived(config, dataset, tmp_path / "run", 6, losses, undisturbed)
+    steps_at = [row["time"] for row in read_rows(open_location(str(tmp_path / "run")) / "metrics.jsonl")]
+    pauses = []
+    for number in range(len(losses)):
+        lost_at = next((tmp_path / "run-marks").glob(f"{number}-*")).stat().st_mtime
+        change = next(row for row in regroups(tmp_path / "run") if row["time"] > lost_at)
+        assert change["workers"]["from"] == 6
+        pauses.append(next(at for at in steps_at if at > change["time"]) - lost_at)
+    print("seconds until the next step:", " ".join(f"{pause:.2f}" for pause in pauses))
+    assert median(pauses) < 1.5
