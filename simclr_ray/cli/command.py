@@ -12,7 +12,7 @@ import re
 import select
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, make_dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -51,6 +51,15 @@ def run_command(main: Callable[[list[str]], int | None]) -> None:
         print("\ninterrupted: the same command goes on from what was saved", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def writing(place: str) -> Iterator[None]:
+    """Raises BadInput where the file or folder `place` cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise BadInput(f"cannot write {place}: {str(error).splitlines()[0]}") from None
 
 
 def _reader_has_gone() -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from simclr_ray.cli.command import parse
+from simclr_ray.cli.command import parse, writing
 from simclr_ray.storage.location import open_location
 
 
@@ -34,5 +34,7 @@ def main(argv: list[str]) -> None:
     print(f"{'id':>9}  cosine  image")
     for one in found.neighbours:
         print(f"{one.id:>9}  {one.similarity:6.3f}  {one.path or ''} {found.class_of(one)}")
-    open_location(arguments.out).write_bytes(found.sheet())
+    sheet = found.sheet()
+    with writing(arguments.out):
+        open_location(arguments.out).write_bytes(sheet)
     print(f"sheet: {arguments.out}")

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from time import time
 
-from simclr_ray.cli.command import choose_recipe, parse_with_config
+from simclr_ray.cli.command import choose_recipe, given_keys, parse_with_config
 from simclr_ray.planning.cost import model_cost
 from simclr_ray.planning.estimate import plan
 from simclr_ray.planning.figures import default_figures
@@ -87,4 +87,4 @@ def main(argv: list[str]) -> None:
         if warning:
             print(f"\nwarning: {warning}")
     if arguments.against:
-        print(f"\n{comparison(against(found, config, arguments.against, time()))}")
+        print(f"\n{comparison(against(found, config, arguments.against, time(), given_keys(rest)))}")

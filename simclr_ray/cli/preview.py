@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import tyro
 
-from simclr_ray.cli.command import choose_recipe, parse_with_config, take_flag
+from simclr_ray.cli.command import choose_recipe, parse_with_config, take_flag, writing
 from simclr_ray.config import BadInput
 from simclr_ray.recipes import RECIPES
 from simclr_ray.storage.location import open_location
@@ -41,5 +41,7 @@ def main(argv: list[str]) -> None:
         images = images_of(open_dataset(arguments.source), arguments.images)
     else:
         images = images_in(arguments.source, arguments.images)
-    open_location(arguments.out).write_bytes(views_sheet(images, config.train.seed, config.augment))
+    sheet = views_sheet(images, config.train.seed, config.augment)
+    with writing(arguments.out):
+        open_location(arguments.out).write_bytes(sheet)
     print(f"sheet: {arguments.out}")

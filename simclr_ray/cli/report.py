@@ -21,17 +21,17 @@ from typing import Annotated
 
 import tyro
 
-from simclr_ray.cli.command import parse
+from simclr_ray.cli.command import parse, writing
 from simclr_ray.config import BadInput
 from simclr_ray.report.ablation import ablation_findings
 from simclr_ray.report.comparison import compare_runs
 from simclr_ray.report.goodput import account, table
 from simclr_ray.report.page import write_page
-from simclr_ray.report.run import read_run, summary
+from simclr_ray.report.run import read_run, summary, unreadable
 from simclr_ray.report.sweep import findings
 from simclr_ray.report.worth import worth_of
 from simclr_ray.storage.location import open_location
-from simclr_ray.storage.run_folder import EVALUATIONS, is_sweep, read_rows
+from simclr_ray.storage.run_folder import EVALUATIONS, REPORT, is_sweep, read_rows
 from simclr_ray.sweep.records import read_sweep
 
 
@@ -52,7 +52,7 @@ class Arguments:
 
 def main(argv: list[str]) -> None:
     arguments = parse(Arguments, argv, description=__doc__)
-    sweeps = [run for run in arguments.runs if is_sweep(open_location(run))]
+    sweeps = [run for run in arguments.runs if _is_sweep(run)]
     if not arguments.runs:
         raise BadInput("name the folder of a run or a sweep, STORAGE/NAME")
     if arguments.goodput and (sweeps or len(arguments.runs) > 1):
@@ -69,16 +69,26 @@ def main(argv: list[str]) -> None:
         _compare(arguments.runs)
     else:
         if arguments.against:
+            read_run(arguments.runs[0], time())  # it takes minutes, and what reports on it must be there
+
             from simclr_ray.orchestrate.judge import judge_run  # imports torch and Ray, which takes seconds
 
             judge_run(arguments.runs[0], arguments.against, arguments.train, arguments.test)
         _report_run(arguments.runs[0], goodput=arguments.goodput)
 
 
+def _is_sweep(folder: str) -> bool:
+    try:
+        return is_sweep(open_location(folder))
+    except OSError as error:
+        raise unreadable(folder, error) from None
+
+
 def _report_sweep(folder: str) -> None:
     sweep = read_sweep(folder)
     print(ablation_findings(sweep) if sweep.ablation else findings(sweep))
-    print(f"\nplots and all of this: {write_page(sweep)}")
+    with writing(f"{folder}/{REPORT}"):
+        print(f"\nplots and all of this: {write_page(sweep)}")
 
 
 def _compare(runs: Sequence[str]) -> None:
@@ -87,7 +97,8 @@ def _compare(runs: Sequence[str]) -> None:
 
     from simclr_ray.report.comparison_page import write_comparison_page  # imports matplotlib, a second or two
 
-    print(f"\ncurves and all of this: {write_comparison_page(compared, open_location(runs[0]))}")
+    with writing(f"{runs[0]}/{REPORT}"):
+        print(f"\ncurves and all of this: {write_comparison_page(compared, open_location(runs[0]))}")
 
 
 def _report_run(folder: str, *, goodput: bool) -> None:
@@ -103,4 +114,5 @@ def _report_run(folder: str, *, goodput: bool) -> None:
 
     from simclr_ray.report.run_page import write_run_page  # imports matplotlib, a second or two
 
-    print(f"\nplots and all of this: {write_run_page(run)}")
+    with writing(f"{folder}/{REPORT}"):
+        print(f"\nplots and all of this: {write_run_page(run)}")

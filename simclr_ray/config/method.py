@@ -64,6 +64,8 @@ class MoCoConfig:
     """Keys of earlier batches, a multiple of train.global_batch (65,536 for ImageNet in the paper); 0: MoCo v3."""
     predictor_hidden: int = 4096
     """MoCo v3's."""
+    predictor_batchnorm: bool = False
+    """MoCo v3's: BatchNorm after the predictor's last layer too, as in the official code for vision transformers."""
     frozen_patches: bool = True
     """MoCo v3's: a vision transformer keeps its random patch projection, which steadies training (section 4)."""
 

@@ -138,6 +138,8 @@ class ModelConfig:
     """Dimension of the projection z (not used by the head `none`)."""
     head_batchnorm: bool = False
     """BatchNorm after every layer of the mlp head, whose dense layers then have no bias."""
+    head_activation: Literal["relu", "gelu"] = "relu"
+    """Between the layers of the mlp head (DINO: gelu)."""
 
     def __post_init__(self) -> None:
         library, _, name = self.arch.rpartition(":")
@@ -166,6 +168,8 @@ class OptimConfig:
     """linear: lr_per_256 x B / 256; sqrt: lr_per_256 x sqrt(B / 256) (the paper's 0.075 sqrt(B) is 1.2 here)."""
     lr_end_fraction: float = 0.0
     """Learning rate at the end, as a fraction of its peak (DINO on vision transformers: 0.001)."""
+    bias_lr_fraction: float = 1.0
+    """Learning rate of biases and BatchNorm's parameters, as a fraction of that of weights (Barlow Twins: 0.024)."""
     momentum: float = 0.9
     """Momentum of lars and sgd."""
     nesterov: bool = False
@@ -181,7 +185,7 @@ class OptimConfig:
     warmup_epochs: float = 10.0
 
     def __post_init__(self) -> None:
-        require_positive("optim", self, "lr_per_256", "trust_coefficient", "clip_grad_norm")
+        require_positive("optim", self, "lr_per_256", "bias_lr_fraction", "trust_coefficient", "clip_grad_norm")
         require(0 <= self.lr_end_fraction <= 1, f"optim.lr_end_fraction must lie in [0, 1], not {self.lr_end_fraction}")
         require(0 <= self.momentum < 1, f"optim.momentum must lie in [0, 1), not {self.momentum}")
         require_at_least(0, "optim", self, "weight_decay", "weight_decay_end", "warmup_epochs")
@@ -201,9 +205,9 @@ class TrainConfig:
     pass_size: int | None = None
     """Images in one forward over all workers, a divisor of B; BatchNorm is over both their views. None: B."""
     precision: Literal["auto", "float64", "float32", "bf16"] = "auto"
-    """auto: bf16 autocast on a GPU and on a CPU with instructions for it (AVX512-BF16, AMX), else float32; resolved at
-    the first start and then fixed. float32 on a GPU: convolutions in TF32, all else in float32, and features for
-    evaluation in bf16."""
+    """auto: bf16 autocast on a GPU (float32 on a V100, T4 or older one) and on a CPU with instructions for it
+    (AVX512-BF16, AMX), else float32; resolved at the first start and then fixed. float32 on a GPU: convolutions in
+    TF32, all else in float32, and features for evaluation in bf16."""
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -106,6 +106,14 @@ def begin_embeddings(out: Location, encoder: bytes, dataset: Dataset, feature_di
         feature_dim=feature_dim,
         dtype=dtype,
     )
+    try:
+        return _begun(wanted, encoder)
+    except OSError as error:
+        raise BadInput(f"cannot write {out}: {str(error).splitlines()[0]}; choose another place") from None
+
+
+def _begun(wanted: Embeddings, encoder: bytes) -> Embeddings:
+    out = wanted.location
     if (out / INDEX).exists():
         found = open_embeddings(out.uri)
         for key in ("fingerprint", "encoder_sha256", "dtype"):

@@ -44,10 +44,14 @@ def finetune_config(
     SGD with Nesterov momentum 0.9, learning rate 0.05 x crops / 256, no warm-up and no decay, random crops and flips.
     `epochs` None: 15, and 30 below 5 % of the labels (a step takes two crops of an image: the paper's 30 and 60),
     and at least LEAST_STEPS steps. `from_head`: layers of the projection head that stay before the classifier, under
-    the same settings (SimCLR v2 has LARS there). Raises BadInput for settings out of their range.
+    the same settings (SimCLR v2 has LARS there). A pass is no larger than one of the pretraining, which fitted into
+    memory. Raises BadInput for settings out of their range.
     """
     batch = min(LARGEST_BATCH, train.rows // STEPS_PER_EPOCH) // train.slice_rows * train.slice_rows
     batch = max(batch, train.slice_rows, 2)
+    most = (run.train.pass_size or run.train.global_batch) // train.slice_rows * train.slice_rows
+    if 0 < most < batch:
+        batch = batch // most * most
     if epochs is None:
         steps_per_epoch = max(1, train.rows // batch)
         epochs = max(30 if fraction < FEW else 15, math.ceil(LEAST_STEPS / steps_per_epoch))
@@ -60,7 +64,13 @@ def finetune_config(
         optim=OptimConfig(
             optimizer="sgd", lr_per_256=0.1, momentum=0.9, nesterov=True, weight_decay=0.0, warmup_epochs=0.0
         ),
-        train=TrainConfig(epochs=epochs, global_batch=batch, precision="auto", seed=seed),
+        train=TrainConfig(
+            epochs=epochs,
+            global_batch=batch,
+            pass_size=most if 0 < most < batch else None,
+            precision="auto",
+            seed=seed,
+        ),
         evaluate=EvaluateConfig(every_epochs=epochs, test=test.uri, test_rows=test.rows),
         resources=ResourcesConfig(),
         saving=SavingConfig(),

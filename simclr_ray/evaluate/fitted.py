@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Set
 from dataclasses import replace
+from typing import Any
 
 from simclr_ray.config import BadInput, Config, EvaluateConfig
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.evaluate.labels import require_same_classes
+
+NO_CHECK: dict[str, Any] = {"every_epochs": 0, "keep_best": False, "patience": None}
 
 
 def fitted_checks(
@@ -37,7 +40,7 @@ def fitted_checks(
                 "set by --evaluate.test, or use --evaluate.every-epochs 0"
             )
         check, reason = (
-            replace(check, every_epochs=0, keep_best=False, patience=None),
+            replace(check, **NO_CHECK),
             "it has too few images to hold any out",
         )
     measured = f"{check.method} on images held out of {source}" if check.every_epochs else f"none on {source}"
@@ -49,8 +52,10 @@ def allowing_for_fit(config: Config, earlier: Config, requested: Set[str]) -> Co
     if _check_requested(requested):
         return config
     before = earlier.flat()
-    may_be_fitted = {"evaluate.method": "rankme", "evaluate.every_epochs": 0}
-    return config.with_overrides({key: value for key, value in may_be_fitted.items() if before[key] == value})
+    fitted = {"evaluate.method": "rankme"} if before["evaluate.method"] == "rankme" else {}
+    if before["evaluate.every_epochs"] == 0:
+        fitted |= {f"evaluate.{key}": value for key, value in NO_CHECK.items()}
+    return config.with_overrides(fitted)
 
 
 def first_held_out(settings: EvaluateConfig, bank: Dataset) -> int:

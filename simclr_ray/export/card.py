@@ -11,7 +11,8 @@ from simclr_ray.data.dataset import open_dataset
 from simclr_ray.export.encoder import Pretrained
 from simclr_ray.export.formats import Format, transform_of
 from simclr_ray.storage.location import Location
-from simclr_ray.storage.run_folder import EVALUATIONS, METRICS, Row, read_rows
+from simclr_ray.storage.run_folder import BEST, EVALUATIONS, METRICS, Row, read_rows
+from simclr_ray.train.check import objective_of
 
 CARD, PREPROCESSING = "README.md", "preprocessing.json"
 LIBRARY_NAMES: dict[Format, str] = {"timm": "timm", "onnx": "onnx", "safetensors": "simclr_ray"}
@@ -56,20 +57,21 @@ Written by `{command}`.
 """
 
 
-def write_card(form: Format, pretrained: Pretrained, run: Location, out: Location, lines: str, command: str) -> None:
-    """README.md, in the Hugging Face hub's form, and preprocessing.json. `lines` load the encoder.
+def write_card(form: Format, pretrained: Pretrained, file: Location, out: Location, lines: str, command: str) -> None:
+    """README.md, in the Hugging Face hub's form, and preprocessing.json. `lines` load the encoder, which is in `file`.
 
     A card is published: of local paths it has the last name alone, and not the folders of whoever wrote it.
     """
-    transform = transform_of(pretrained).to_dict()
+    transform, run = transform_of(pretrained).to_dict(), file.parent
     (out / PREPROCESSING).write_bytes((json.dumps(transform, indent=1) + "\n").encode())
     evaluations = [r for r in read_rows(run / EVALUATIONS) if r.get("encoder_sha256") in (None, pretrained.sha256)]
-    text = _card(form, pretrained, read_rows(run / METRICS), evaluations, lines, command)
+    row = _row_of(file.name, pretrained.config, read_rows(run / METRICS))
+    text = _card(form, pretrained, row, evaluations, lines, command)
     (out / CARD).write_bytes(FOLDERS.sub("", text).encode())
 
 
 def _card(
-    form: Format, pretrained: Pretrained, metrics: list[Row], evaluations: list[Row], lines: str, command: str
+    form: Format, pretrained: Pretrained, row: Row | None, evaluations: list[Row], lines: str, command: str
 ) -> str:
     config, model = pretrained.config, pretrained.config.model
     library = f"\nlibrary_name: {LIBRARY_NAMES[form]}" if form in LIBRARY_NAMES else ""
@@ -80,20 +82,27 @@ def _card(
         size=pretrained.size,
         dim=pretrained.encoder.feature_dim,
         lines=lines,
-        training="\n".join(_table(_training(config, metrics))),
+        training="\n".join(_table(_training(config, row))),
         evaluation="\n".join(_accuracies(evaluations)),
         command=command,
     )
 
 
-def _training(config: Config, metrics: list[Row]) -> dict[str, Any]:
-    steps = metrics[-1]["step"] if metrics else None
+def _row_of(name: str, config: Config, metrics: list[Row]) -> Row | None:
+    """Of the step whose encoder the file has: the last one, or that of the best check."""
+    objective = objective_of(config)
+    checks = [row for row in metrics if objective in row] if name == BEST else []
+    return max(checks, key=lambda row: row[objective]) if checks else next(reversed(metrics), None)
+
+
+def _training(config: Config, row: Row | None) -> dict[str, Any]:
+    epochs = f"{row['epoch']:g} of {config.train.epochs}" if row and row["epoch"] != config.train.epochs else None
     return {
         "method": config.method.name,
         "images": _images(config.data.train),
-        "epochs": config.train.epochs,
+        "epochs": epochs or config.train.epochs,
         "global batch": config.train.global_batch,
-        "steps": steps if steps is not None else "not recorded beside the encoder",
+        "steps": row["step"] if row else "not recorded beside the encoder",
         "optimizer": f"{config.optim.optimizer}, learning rate {config.optim.lr_per_256:g} per 256 images",
         "weights at the start": f"{config.model.init} ({config.model.init_sha256})" if config.model.init else "random",
         "precision": config.train.precision,

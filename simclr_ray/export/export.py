@@ -22,7 +22,7 @@ def export(run: str, out: str, form: Format, command: str) -> str:
         if other:
             raise BadInput(f"{out} is not empty (it holds {other}): choose a new folder")
         lines = write_format(form, pretrained, file.read_bytes(), location)
-        write_card(form, pretrained, file.parent, location, lines, command)
+        write_card(form, pretrained, file, location, lines, command)
     except OSError as error:
         raise BadInput(f"cannot write to {out}: {str(error).splitlines()[0]}; choose another folder") from None
     return lines

@@ -155,8 +155,8 @@ def _draw_moco(encoder: Encoder, head: torch.nn.Module, dim: int, method: MoCoCo
         return MoCoQueue(encoder, head, keys=method.queue, dim=dim, temperature=temperature, momentum=momentum)
     if method.frozen_patches and encoder.patch_projection is not None:
         encoder.patch_projection.requires_grad_(False)
-    hidden = method.predictor_hidden
-    return MoCoV3(encoder, head, predictor(dim, hidden), temperature=temperature, momentum=momentum)
+    predicting = predictor(dim, method.predictor_hidden, last_batchnorm=method.predictor_batchnorm)
+    return MoCoV3(encoder, head, predicting, temperature=temperature, momentum=momentum)
 
 
 def _seeded(draw: Callable[[], T], seed: int) -> T:

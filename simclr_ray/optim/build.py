@@ -23,6 +23,9 @@ def build_optimizer(
     """
     groups = _groups(model, config.weight_decay, constant_rate)
     lr = peak_lr(config.lr_per_256, config.lr_scaling, global_batch)
+    for group in groups:
+        group["lr_fraction"] = 1.0 if group["decayed"] else config.bias_lr_fraction
+        group["lr"] = lr * group["lr_fraction"]
     if config.optimizer == "lars":
         return LARS(groups, lr, config.momentum, config.weight_decay, config.trust_coefficient)
     for group in groups:
@@ -52,10 +55,10 @@ def set_schedule(optimizer: torch.optim.Optimizer, config: Config, step: int, st
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Sets the learning rate of every scheduled group; the others stay at the peak."""
+    """Sets the learning rate of every scheduled group, of which `rate` is the weights'; the others stay at the peak."""
     for group in optimizer.param_groups:
         if group["scheduled"]:
-            group["lr"] = rate
+            group["lr"] = rate * group["lr_fraction"]
 
 
 def set_weight_decay(optimizer: torch.optim.Optimizer, weight_decay: float) -> None:

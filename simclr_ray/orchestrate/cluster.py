@@ -20,6 +20,9 @@ ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
 """Ray Train and Tune train in a thread, and glibc returns the memory that a thread frees to the system, despite
 `keep_freed_memory`: 45,000 page faults a step of a small ResNet-18, and 3 to 8 % of its time."""
 
+WITHOUT_BF16 = ("K80", "P4", "P100", "V100", "T4")
+"""GPUs, as Ray calls them."""
+
 MARKET, ON_DEMAND = "ray.io/market-type", "on-demand"
 
 
@@ -88,3 +91,8 @@ def rank_0_selector(share: Share) -> list[dict[str, str]] | None:
         if stays and workers_that_fit(share, [node["Resources"]]):
             return [{MARKET: ON_DEMAND}] + [{} for _ in range(share.max_workers - 1)]
     return None
+
+
+def gpus_have_bf16() -> bool:
+    """Whether no node has GPUs of a kind without bf16, as Ray names them."""
+    return not any(f"accelerator_type:{gpu}" in ray.cluster_resources() for gpu in WITHOUT_BF16)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import islice
 
@@ -109,15 +109,19 @@ def _on_ray(embeddings: Embeddings, dataset: Dataset, parts: list[int]) -> Itera
     Tasks, so that nodes which join take their share at once, and the parts of one that is lost are made elsewhere.
     """
     join_or_start()
-    total = ray.cluster_resources()
-    gpus, cpus = int(total.get("GPU", 0)), int(total.get("CPU", 1))
-    threads = max(1, cpus // gpus) if gpus else 1
+    cpus, gpus = task_resources([node["Resources"] for node in ray.nodes() if node["Alive"]])
     # max_calls 0: else a process that had a GPU would end after each task.
-    task = ray.remote(num_cpus=threads, num_gpus=1 if gpus else 0, max_retries=-1, max_calls=0)(_write_part)
-    addresses, waiting = (embeddings.location.uri, dataset.uri, threads), iter(parts)
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=-1, max_calls=0)(_write_part)
+    addresses, waiting = (embeddings.location.uri, dataset.uri, cpus), iter(parts)
     running = [task.remote(*addresses, part) for part in islice(waiting, IN_FLIGHT)]
     while running:
         done, running = ray.wait(running)
         with bad_input_unwrapped():
             yield ray.get(done[0])
         running += [task.remote(*addresses, part) for part in islice(waiting, 1)]
+
+
+def task_resources(nodes: Iterable[Mapping[str, float]]) -> tuple[int, int]:
+    """CPUs and GPUs of a task, such that each GPU of `nodes` can have one: the CPUs that there are for a GPU."""
+    for_each = [node.get("CPU", 0) / node["GPU"] for node in nodes if node.get("GPU", 0) >= 1]
+    return (max(1, int(min(for_each))), 1) if for_each else (1, 0)

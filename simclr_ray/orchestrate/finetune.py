@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-from simclr_ray.config import Config
+from simclr_ray.config import BadInput, Config
 from simclr_ray.data.dataset import Dataset
-from simclr_ray.data.prepare.subset import count_classes, subset_into
+from simclr_ray.data.prepare.subset import count_classes, in_enough_slices, subset_into
 from simclr_ray.evaluate.finetune import finetune_config
 from simclr_ray.evaluate.labels import require_same_classes
 from simclr_ray.evaluate.results import append_result, result_row
@@ -39,11 +39,13 @@ def finetune_run(
 
     Appends a row as `evaluate_run` does, and returns it. Raises BadInput.
     """
+    if not 0 <= seed < 2**63:
+        raise BadInput(f"seed must lie in 0..2^63 - 1, not {seed}")
     pretrained, file = load_pretrained(run), encoder_file(run)
     base, folder, storage = pretrained.config, file.parent, file.parent.parent.uri
     whole, queries = prepare_into(storage, train), prepare_into(storage, test)
     require_same_classes(whole, queries)
-    part, classes = subset_into(storage, whole, fraction, seed), count_classes(whole)
+    part, classes = in_enough_slices(storage, subset_into(storage, whole, fraction, seed)), count_classes(whole)
     config = finetune_config(
         base, part, queries, classes=classes, fraction=fraction, epochs=epochs, from_head=from_head, seed=seed
     )

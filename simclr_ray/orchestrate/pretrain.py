@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Set
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -18,6 +18,7 @@ from simclr_ray.config import (
     Config,
     DistillationConfig,
     EvaluateConfig,
+    ResourcesConfig,
     SupervisedConfig,
     as_resolved,
     config_types,
@@ -25,10 +26,10 @@ from simclr_ray.config import (
     science_changes,
 )
 from simclr_ray.data.dataset import Dataset, is_dataset, open_dataset
-from simclr_ray.data.order import last_step, order_of
+from simclr_ray.data.order import Order, last_step, order_of
 from simclr_ray.evaluate.fitted import allowing_for_fit, fitted_checks
 from simclr_ray.evaluate.labels import labelled_classes, probe_classes, require_teachers_classes
-from simclr_ray.orchestrate.cluster import join_or_start, started_here
+from simclr_ray.orchestrate.cluster import gpus_have_bf16, join_or_start, started_here
 from simclr_ray.orchestrate.prepare import prepare_into
 from simclr_ray.orchestrate.task import Task
 from simclr_ray.planning.shares import Share, share_of
@@ -82,7 +83,7 @@ def pretrain(
     order = order_of(config, dataset)
     join_or_start()
     cluster = ray.cluster_resources()
-    share = share or share_of(config.resources, cluster.get("CPU", 0.0), cluster.get("GPU", 0.0))
+    share = share or _share(config.resources, order, cluster.get("CPU", 0.0), cluster.get("GPU", 0.0))
     order.rows_per_pass(share.max_workers)
     training = loading.result()
     config, bank, test = _resolved(config, requested, dataset, storage, share, earlier)
@@ -101,6 +102,14 @@ def _load_training(config: Config) -> ModuleType:
     if config.resources.max_workers in (None, 1):  # with more, other processes train
         training.warm_up()
     return training
+
+
+def _share(resources: ResourcesConfig, order: Order, cpus: float, gpus: float) -> Share:
+    """Of the whole cluster; no more workers than have something to do, unless the user has set a number."""
+    share = share_of(resources, cpus, gpus)
+    if resources.max_workers is None:
+        return replace(share, max_workers=max(share.min_workers, min(share.max_workers, order.slices_per_pass)))
+    return share
 
 
 def _attempts(training: ModuleType, share: Share, *, alone: bool) -> Callable[[Task], None]:
@@ -225,7 +234,8 @@ def _resolved(
     if config.train.precision == "auto":
         from simclr_ray.train.precision import auto_precision  # imports torch, which is loaded by now
 
-        resolved["train.precision"] = auto_precision(on_gpu=share.gpus > 0)
+        has_bf16 = not share.gpus or gpus_have_bf16()
+        resolved["train.precision"] = auto_precision(on_gpu=share.gpus > 0) if has_bf16 else "float32"
     if isinstance(config.method, SupervisedConfig):
         resolved["method.classes"] = labelled_classes(dataset, config.method.classes)
     if config.evaluate.probe:

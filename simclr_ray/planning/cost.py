@@ -28,6 +28,8 @@ class ModelCost:
     activations: float
     """Elements that convolutions and dense layers give."""
     parameters: int
+    trained_parameters: int
+    """Without those of a momentum teacher, which have no gradient."""
     batchnorms: int
     """Layers; each is an all-reduce forward and one backward."""
 
@@ -68,11 +70,14 @@ def model_cost(
         flop=counter.get_total_flops() / COUNTED,
         activations=sum(sizes) / COUNTED,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
+        trained_parameters=sum(each.numel() for each in model.parameters() if each.requires_grad),
         batchnorms=sum(isinstance(module, BatchNorm) and module.training for module in model.modules()),
     )
 
 
-RESNET50 = ModelCost(flop=48.6e9, activations=22.2e6, parameters=27_966_656, batchnorms=53)
+RESNET50 = ModelCost(
+    flop=48.6e9, activations=22.2e6, parameters=27_966_656, trained_parameters=27_966_656, batchnorms=53
+)
 """At 224, head 2048-128."""
 RESNET50_BYTES = 0.45e9
 """Activations that it moves, measured with one H200 on which 4.2 of 4.8 TB/s and 800 of 989 TFLOP/s were reached."""
@@ -96,7 +101,8 @@ def cpu_images_per_s(cost: ModelCost, cores: float) -> float:
 
 def pass_gib(cost: ModelCost, rows: int) -> float:
     """GPU memory that a pass of `rows` images takes on one device: activations, weights, gradients and momentum."""
-    return rows * RESNET50_GIB * cost.activations / RESNET50.activations + 12 * cost.parameters / 2**30
+    weights = 4 * cost.parameters + 8 * cost.trained_parameters
+    return rows * RESNET50_GIB * cost.activations / RESNET50.activations + weights / 2**30
 
 
 def _unhindered_s(cost: ModelCost, gpu: Gpu) -> float:

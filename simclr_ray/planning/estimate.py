@@ -190,7 +190,7 @@ def _gradients_s(job: Job, fleet: Fleet, figures: Figures) -> float:
     """A ring within each node, one between the nodes, and two small all-reduces for each BatchNorm."""
     if fleet.workers == 1:
         return 0.0
-    moved, here = 2 * 4 * job.parameters, -(-fleet.workers // fleet.nodes)
+    moved, here = 2 * 4 * job.trained_parameters, -(-fleet.workers // fleet.nodes)
     within = moved * (here - 1) / here / (1e9 * figures.link_gb_per_s.value)
     gbit_per_s = min(
         network_gbit_per_s(fleet.machine) * figures.network_efficiency.value, figures.gradient_gbit_per_s.value

@@ -70,7 +70,7 @@ class Job:
     cached: bool
     unprepared_bytes: float
     """Of the images that are to be prepared first."""
-    parameters: int
+    trained_parameters: int
     batchnorms: int
     state_bytes: int
     save_every_s: float
@@ -87,6 +87,7 @@ def job_of(config: Config, cost: ModelCost, images: Images, workers: int, *, thr
     augment = config.augment
     order = order_over(config, images.count, SLICE_ROWS)
     passes = order.global_batch // order.pass_size
+    moments = 2 if config.optim.optimizer == "adamw" else 1
     return Job(
         global_batch=train.global_batch,
         passes=passes,
@@ -98,9 +99,9 @@ def job_of(config: Config, cost: ModelCost, images: Images, workers: int, *, thr
         image_kb=images.kb,
         cached=images.cached,
         unprepared_bytes=0.0 if images.prepared else 1000 * images.kb * images.count,
-        parameters=cost.parameters,
+        trained_parameters=cost.trained_parameters,
         batchnorms=cost.batchnorms,
-        state_bytes=4 * cost.parameters * (3 if config.optim.optimizer == "adamw" else 2),
+        state_bytes=4 * cost.parameters + 4 * moments * cost.trained_parameters,
         save_every_s=saving.every_s,
         save_every_steps=saving.every_steps,
         settle_s=elasticity.settle_s,

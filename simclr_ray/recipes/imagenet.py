@@ -54,4 +54,4 @@ def imagenet_rn50x4_1000ep() -> Config:
     python experiments/pretrain.py imagenet_rn50x4_1000ep --data.train s3://bucket/imagenet --storage s3://bucket/runs
     """
     base = imagenet_rn50_1000ep()
-    return replace(base, model=replace(base.model, width=4.0))
+    return replace(base, model=replace(base.model, width=4.0, head_hidden=None))

@@ -20,7 +20,7 @@ def imagenet_moco_v3_vit_b_300ep() -> Config:
         model=ModelConfig(
             arch="torchvision:vit_b_16", head_layers=3, head_hidden=4096, head_dim=256, head_batchnorm=True
         ),
-        method=MoCoConfig(temperature=0.2, momentum=0.99, queue=0, predictor_hidden=4096),
+        method=MoCoConfig(temperature=0.2, momentum=0.99, queue=0, predictor_hidden=4096, predictor_batchnorm=True),
         optim=OptimConfig(optimizer="adamw", lr_per_256=1.5e-4, weight_decay=0.1, warmup_epochs=40),
         train=TrainConfig(epochs=300, global_batch=4096),
     )
@@ -30,14 +30,20 @@ def imagenet_dino_vit_s_100ep() -> Config:
     """DINO, ViT-S/16 of timm, B 512, 100 epochs, 2 x 224 + 8 x 96: 74.0 % linear, 69.3 % kNN in the official code.
 
     Stochastic depth up to 0.1, of the student alone, is the official code's default. That code clips the gradient of
-    each parameter to a norm of 3, too; here none is clipped.
+    each parameter to a norm of 3, too, and draws the head's weights with a deviation of 0.02; here no gradient is
+    clipped, and they start as torch's dense layers do.
     python experiments/pretrain.py imagenet_dino_vit_s_100ep --data.train s3://bucket/imagenet
     """
     return replace(
         imagenet_rn50_100ep(),
         augment=replace(DINO_VIEWS, crop_min=0.4, local_crop_max=0.4),
         model=ModelConfig(
-            arch="timm:vit_small_patch16_224", drop_path=0.1, head_layers=3, head_hidden=2048, head_dim=256
+            arch="timm:vit_small_patch16_224",
+            drop_path=0.1,
+            head_layers=3,
+            head_hidden=2048,
+            head_dim=256,
+            head_activation="gelu",
         ),
         method=DINOConfig(prototypes=65_536, frozen_epochs=1),
         optim=OptimConfig(

@@ -10,6 +10,7 @@ from time import time
 from typing import Any
 
 from simclr_ray.config import BadInput, Config, is_science
+from simclr_ray.data.dataset import is_dataset
 from simclr_ray.evaluate.results import BASELINES, OURS
 from simclr_ray.report.columns import in_columns
 from simclr_ray.report.goodput import TRAINING, account
@@ -17,8 +18,10 @@ from simclr_ray.report.run import RunRecords, read_run
 from simclr_ray.storage.location import open_location
 from simclr_ray.storage.run_folder import ENCODER, EVALUATIONS, Row, read_config, read_rows
 
-CHECKED = {"kNN": "knn_top1", "linear": "linear_top1"}
+CHECKED = {"kNN": "knn_top1", "linear": "linear_top1", "own classifier": "top1"}
 """The columns that the check during training can fill, and its keys."""
+FIRST = ("kNN", "linear")
+"""Columns that are always there."""
 NAMES = {"knn": "kNN", "finetune": "fine-tune"}
 CONFIDENCE = 0.95
 INTERVAL = f"±: half of the {CONFIDENCE:.0%} confidence interval of the mean over seeds (Student t), of (n) runs"
@@ -44,7 +47,7 @@ class ComparedRun:
     baselines: dict[str, dict[str, float]]
     """Accuracy by column and baseline."""
     tests: dict[str, str]
-    """By column the data on which `evaluate` tested."""
+    """By column the data on which it was tested."""
 
     @property
     def science(self) -> dict[str, Any]:
@@ -65,7 +68,7 @@ class Comparison:
     @property
     def columns(self) -> list[str]:
         """The ways to evaluate: those of the check, then what else there is."""
-        return list(dict.fromkeys([*CHECKED, *(column for run in self.runs for column in run.accuracies)]))
+        return list(dict.fromkeys([*FIRST, *(column for run in self.runs for column in run.accuracies)]))
 
     @property
     def head(self) -> list[str]:
@@ -150,8 +153,19 @@ def _compared(records: RunRecords, config: Config, encoder: str, evaluations: Se
             column: {name: row["results"][name]["top1"] for name in BASELINES if name in row["results"]}
             for column, row in newest.items()
         },
-        tests={column: row["test"] for column, row in newest.items()},
+        tests=dict.fromkeys(checked, _checked_on(config))
+        | {column: _address(r["test"]) for column, r in newest.items()},
     )
+
+
+def _checked_on(config: Config) -> str:
+    check = config.evaluate
+    return _address(check.test) if check.test else f"images held out of {check.train or config.data.train}"
+
+
+def _address(source: str) -> str:
+    """`evaluate` notes what was typed, a run's config what that was prepared to."""
+    return open_location(source).uri if is_dataset(source) else source
 
 
 def _column_of(row: Row) -> str:

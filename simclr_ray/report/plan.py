@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from datetime import timedelta
 from statistics import median
 
-from simclr_ray.config import BadInput, Config, science_changes
+from simclr_ray.config import BadInput, Config, as_resolved, science_changes
+from simclr_ray.evaluate.fitted import allowing_for_fit
 from simclr_ray.planning.estimate import Plan, usd_per_hour
 from simclr_ray.planning.figures import Figures
 from simclr_ray.planning.job import Fleet, Job
@@ -100,15 +101,16 @@ class Compared:
         return self.planned / self.actual if self.actual else float("nan")
 
 
-def against(plan: Plan, config: Config, run: str, now: float) -> list[Compared]:
-    """The plan beside the records of a finished run of the same science. Raises BadInput for another one."""
+def against(plan: Plan, config: Config, run: str, now: float, requested: Set[str] = frozenset()) -> list[Compared]:
+    """The plan beside the records of a finished run of the same science. Raises BadInput for another one.
+
+    `requested`: the dotted keys that the user set; what the run's start has fitted to its data is not among them.
+    """
     records = read_run(run, now)
     theirs = read_config(open_location(run))
     if theirs is None:
         raise BadInput(f"{run} has no {CONFIG}: it is no run folder")
-    if config.train.precision == "auto":
-        config = config.with_overrides({"train.precision": theirs.train.precision})
-    changes = science_changes(theirs, config)
+    changes = science_changes(theirs, allowing_for_fit(as_resolved(config, theirs), theirs, requested))
     if changes:
         raise BadInput(f"{run} was trained with other settings ({', '.join(changes)}): plan for the same ones")
     if records.state != "finished":

@@ -11,6 +11,15 @@ from simclr_ray.storage.lease import is_held
 from simclr_ray.storage.location import open_location
 from simclr_ray.storage.run_folder import EVENTS, METRICS, Row, read_rows
 
+SHOWN = (
+    ("top1", "classifier", " % top-1"),
+    ("knn_top1", "kNN", " % top-1"),
+    ("linear_top1", "linear", " % top-1"),
+    ("rankme", "rankme", ""),
+    ("probe_top1", "probe", " % top-1"),
+)
+"""What a check or the probe has found: its key, and what the summary calls it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecords:
@@ -32,14 +41,22 @@ class RunRecords:
 def read_run(run: str, now: float) -> RunRecords:
     """The records of a run folder, local or by URI, at the unix time `now`. Raises BadInput if there are none."""
     folder = open_location(run)
-    if not folder.is_folder():
-        raise BadInput(f"there is no run {run}: give the folder STORAGE/NAME that pretrain.py wrote")
-    # The metrics first: of a row that comes in between, the event that began its attempt is there too.
-    rows = read_rows(folder / METRICS)
-    events = read_rows(folder / EVENTS)
-    if not events:
-        raise BadInput(f"{run} has no events: it is no run folder, or its first workers are not up yet")
-    return RunRecords(address=folder.uri, events=events, rows=rows, running=is_held(folder, now))
+    try:
+        if not folder.is_folder():
+            raise BadInput(f"there is no run {run}: give the folder STORAGE/NAME that pretrain.py wrote")
+        # The metrics first: of a row that comes in between, the event that began its attempt is there too.
+        rows = read_rows(folder / METRICS)
+        events = read_rows(folder / EVENTS)
+        if not events:
+            raise BadInput(f"{run} has no events: it is no run folder, or its first workers are not up yet")
+        return RunRecords(address=folder.uri, events=events, rows=rows, running=is_held(folder, now))
+    except OSError as error:
+        raise unreadable(run, error) from None
+
+
+def unreadable(folder: str, error: OSError) -> BadInput:
+    reason = str(error).splitlines()[0]
+    return BadInput(f"cannot read {folder}: {reason}; check the address, the credentials and the network")
 
 
 def summary(run: RunRecords) -> str:
@@ -57,13 +74,10 @@ def summary(run: RunRecords) -> str:
             f"loss       {row['loss']:.4f} at step {row['step']:,}",
             f"images/s   {row['images_per_s']:,.1f}",
         ]
-    checked = [row for row in run.rows if {"knn_top1", "rankme"} & row.keys()]
-    if checked:
-        row = checked[-1]
-        found = f"kNN        {row['knn_top1']:.2f} % top-1" if "knn_top1" in row else f"rankme     {row['rankme']:.2f}"
-        lines.append(f"{found} at step {row['step']:,}")
-    if run.rows and "probe_top1" in run.rows[-1]:
-        lines.append(f"probe      {run.rows[-1]['probe_top1']:.2f} % top-1 at step {run.rows[-1]['step']:,}")
+    for key, label, unit in SHOWN:
+        found = [row for row in run.rows if key in row]
+        if found:
+            lines.append(f"{label:<10} {found[-1][key]:.2f}{unit} at step {found[-1]['step']:,}")
     saves = [event for event in run.events if event["event"] == "save"]
     if saves:
         when = datetime.fromtimestamp(saves[-1]["time"], UTC)

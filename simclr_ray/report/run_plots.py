@@ -18,7 +18,7 @@ from simclr_ray.report.goodput import TRAINING, Goodput
 from simclr_ray.report.marks import BEST, COMPLETE, DEFAULT, FAILED, PRUNED, STYLE, WIDTH, Plot, png
 from simclr_ray.storage.run_folder import Row
 
-CHECKS = {"knn_top1": "kNN %", "linear_top1": "linear %", "rankme": "RankMe"}
+CHECKS = {"top1": "classifier %", "knn_top1": "kNN %", "linear_top1": "linear %", "rankme": "RankMe"}
 MARKED = {
     "notice": ("notice of a preemption", BEST, "--"),
     "regroup": ("workers changed, the others trained on", DEFAULT, "-"),

@@ -167,7 +167,7 @@ class _Attempt:
         until, logging = max(state.step, last_step(config, order)), config.logging
         log = StepLog(worker, recorder, order, committed, every_steps=logging.every_steps, ledger=logging.ledger)
         control = ControlWord(worker, recorder, order, config.data.max_bad_fraction, committed)
-        rows = read_rows(self._run / METRICS) if recorder else []
+        rows = recorder.metrics_rows() if recorder else []
         check = _check(config, order, self._calls, log, control, rows)
         step = _step_of(config, order, state, worker, self._forward)
 
@@ -189,6 +189,7 @@ def _check(config: Config, order: Order, calls: _Calls, log: StepLog, control: C
     return Check(
         calls.evaluate,
         settings.every_epochs * order.steps_per_epoch,
+        config.train.epochs * order.steps_per_epoch,
         log,
         control,
         objective=objective_of(config),

@@ -31,15 +31,17 @@ def objective_of(config: Config) -> str:
 class Check:
     """Decides when the check is due, runs it, and knows the best. Without `evaluate` it is never due.
 
-    `rows`: rank 0's metrics rows up to the step at which this attempt begins. They hold all that is to be known of
-    earlier checks, so a resumed run finds the same best and ends at the same step. `save_best` is called on rank 0 with
-    the model of each check that is better than all before, and before the row of that check is written.
+    `whole`: the last step of the run. `rows`: rank 0's metrics rows up to the step at which this attempt begins. They
+    hold all that is to be known of earlier checks, so a resumed run finds the same best and ends at the same step.
+    `save_best` is called on rank 0 with the model of each check that is better than all before, and before the row of
+    that check is written.
     """
 
     def __init__(
         self,
         evaluate: Evaluate | None,
         every_steps: int,
+        whole: int,
         log: StepLog,
         control: ControlWord,
         *,
@@ -48,9 +50,11 @@ class Check:
         patience: int | None = None,
         save_best: Callable[[Method], None] | None = None,
     ) -> None:
-        self._evaluate, self._every_steps, self._log, self._control = evaluate, every_steps, log, control
+        self._evaluate, self._every_steps, self._whole = evaluate, every_steps, whole
+        self._log, self._control = log, control
         self._objective, self._patience, self._save_best = objective, patience, save_best
-        self._found: list[float] = collective.from_rank_0([row[objective] for row in rows if objective in row])
+        earlier = [row[objective] for row in rows if objective in row and self._counts(row["step"])]
+        self._found: list[float] = collective.from_rank_0(earlier)
 
     @property
     def exhausted(self) -> bool:
@@ -67,9 +71,14 @@ class Check:
         start = monotonic()
         with naming_too_large_check():
             found = self._evaluate(state.model, state.step, lambda: self._control.during_evaluation(state, row))
-        self._compare(state.model, found)
+        if self._counts(state.step):
+            self._compare(state.model, found)
         self._log.write(row | found)
         self._log.evaluated(state.step, monotonic() - start)
+
+    def _counts(self, step: int) -> bool:
+        """Whether the check of this step is one of the run's own, and not due to an early stop of this command."""
+        return step == self._whole or (self._every_steps > 0 and step % self._every_steps == 0)
 
     def _compare(self, model: Method, found: dict[str, float]) -> None:
         if self._objective not in found:

@@ -21,6 +21,8 @@ class Committed:
     def __init__(self, state: TrainState, *, recoverable: bool) -> None:
         self._state, self._recoverable = state, recoverable
         self._copies: list[Tensor] = []
+        self._with_state: set[Tensor] = set()
+        """Parameters that the optimizer had something of: some are not trained from the first step on."""
         self._step: int | None = None
         self._bad_ids: set[int] = set()
         self.pending_row: Row | None = None
@@ -37,11 +39,11 @@ class Committed:
         self._step, self._bad_ids, self.pending_row = self._state.step, set(self._state.bad_ids), pending_row
         if not self._recoverable:
             return
-        self.rows = [(file, row) for file, row in self.rows if row["step"] > saved_step]
+        self.rows = [(file, row) for file, row in self.rows if row["step"] >= saved_step]
         if collective.alone():  # nobody else can be lost
             self._copies = []
             return
-        live = self._live()
+        live, self._with_state = self._live(), set(self._state.optimizer.state)
         if len(self._copies) != len(live):
             self._copies = [tensor.detach().clone() for tensor in live]
         else:
@@ -58,8 +60,8 @@ class Committed:
         state.step, state.bad_ids = step, set(self._bad_ids)
         self.rows = [(file, row) for file, row in self.rows if row["step"] <= step]
         if self._copies:
-            if len(self._live()) != len(self._copies):
-                state.optimizer.state.clear()  # the first step was undone, which had filled it
+            for parameter in state.optimizer.state.keys() - self._with_state:
+                del state.optimizer.state[parameter]
             torch._foreach_copy_(self._live(), self._copies)
 
     def share(self, generation: Generation) -> None:

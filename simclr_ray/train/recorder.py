@@ -40,6 +40,7 @@ class Recorder:
         self.save_error: str | None = None
         """Why the newest save failed; None once one has succeeded."""
         self.metrics, self.ledger, self.event, self.begin = log.metrics, log.ledger, log.event, log.begin
+        self.metrics_rows = log.metrics_rows
 
     @property
     def saved_step(self) -> int:
@@ -101,9 +102,9 @@ class Recorder:
         self._stall_s[state.step] = round(self._last_save - start, 4)
         self._note(ended)
 
-    def flush(self) -> None:
-        """Writes what is logged so far to an object store."""
-        self._log.flush(patience_s=None)
+    def flush(self, patience_s: float | None = None) -> None:
+        """Writes what is logged so far to an object store. `patience_s`: as for `with_retries`."""
+        self._log.flush(patience_s)
 
     def record_end(self, action: Action, step: int, worker: Worker) -> None:
         """Writes the event of a planned end: `resize` or `stop`."""

@@ -41,6 +41,12 @@ class JsonLines:
         if self._file.local:
             self.flush()
 
+    def rows(self) -> list[Row]:
+        """All of them, those included that are not yet written."""
+        if not self._file.local:
+            return [json.loads(line) for line in self._lines]
+        return read_rows(self._file) + [json.loads(line) for line in self._lines[len(self._lines) - self._unwritten :]]
+
     def rewind(self, step: int) -> int:
         """Drops the rows after `step`; returns the step of the last row that is left, -1 if none is."""
         pending = self._lines[len(self._lines) - self._unwritten :]
@@ -126,6 +132,10 @@ class RunLog:
         for name, row in rows:
             if row["step"] > last.get(name, -1):
                 self.metrics(row) if name == METRICS else self.ledger(row)
+
+    def metrics_rows(self) -> list[Row]:
+        """Those of this run so far, from when `rewind` was called."""
+        return self._files[METRICS].rows()
 
     def _open_board(self, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import, which only rank 0 needs

@@ -60,6 +60,7 @@ class StepLog:
     def evaluated(self, step: int, seconds: float) -> None:
         if self._recorder:
             self._recorder.event("evaluate", step, seconds=round(seconds, 3))
+            self._recorder.flush(patience_s=0)  # its row decides what is best, and what a sweep goes on with
         self._meter.read()  # resets it: the next row's images per second exclude the evaluation
 
     def _log_ids(self, step: int, batch: Batch) -> None:

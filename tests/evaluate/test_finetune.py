@@ -71,3 +71,23 @@ def test_the_settings_are_the_papers(dataset, rows, fraction, batch, rate, epoch
     optimizer = build_optimizer(model, config.optim, batch)
     assert all(group["nesterov"] and group["weight_decay"] == 0 for group in optimizer.param_groups)
     assert optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("rows", "slice_rows", "pretrained", "size"),
+    [
+        (20_000, 32, {"global_batch": 4096, "pass_size": 1024}, 1024),
+        (20_000, 32, {"global_batch": 4096}, None),
+        (20_000, 32, {"global_batch": 256}, 256),
+        (6_000, 32, {"global_batch": 512}, 512),  # batches of 1,024 images, which such passes fill
+        (6_000, 32, {"global_batch": 1024}, None),
+        (400, 4, {"global_batch": 512}, None),
+    ],
+)
+def test_a_pass_is_no_larger_than_that_of_pretraining(
+    dataset: Dataset, rows: int, slice_rows: int, pretrained: dict[str, int], size: int | None
+) -> None:
+    run = TINY.with_overrides({f"train.{key}": value for key, value in pretrained.items()})
+    part = Dataset(**vars(dataset) | {"rows": rows, "slice_rows": slice_rows})
+    train = finetune_config(run, part, dataset, classes=10, fraction=1.0, epochs=None, from_head=0, seed=0).train
+    assert train.pass_size == size

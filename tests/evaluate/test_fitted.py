@@ -106,6 +106,9 @@ def test_a_fitted_run_goes_on_under_the_command_that_began_it(flat: Dataset, cat
         began, _, _ = fitted(bank, flat)
         assert allowing_for_fit(RECIPE, began, DATA).flat() == began.flat() | {"evaluate.test": "synthetic:64:test"}
         assert allowing_for_fit(RECIPE, began, {"evaluate.method"}) == RECIPE
+    strict = RECIPE.with_overrides({"evaluate.keep_best": True, "evaluate.patience": 3, "evaluate.test": None})
+    began, _, _ = fitted(replace(cats, rows=14), flat, evaluate__keep_best=True, evaluate__patience=3)
+    assert allowing_for_fit(strict, began, DATA) == began
     assert allowing_for_fit(RECIPE, RECIPE, DATA) == RECIPE
 
 

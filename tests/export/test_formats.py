@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from simclr_ray.export.formats import FORMATS
 from simclr_ray.export.transform import Transform
 from simclr_ray.methods.build import build_encoder
 from simclr_ray.storage.location import open_location
+from simclr_ray.storage.run_folder import BEST, ENCODER, METRICS
 from tiny_networks import VIT
 
 DATA = DataConfig(mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25))
@@ -166,3 +168,17 @@ def test_the_transform_shows_what_evaluation_shows(runs: dict[str, str]) -> None
             torch.testing.assert_close(encoder(transform(image)[None]), expected, atol=1e-5, rtol=1e-5)
     grey = Image.fromarray(pixels).convert("L")
     assert transform(grey).shape == (3, 32, 32)
+
+
+def test_the_card_of_the_best_check_is_about_its_step(runs: dict[str, str], tmp_path: Path) -> None:
+    shutil.copytree(runs["narrow"], tmp_path / "run")
+    run = open_location(str(tmp_path / "run"))
+    (run / BEST).write_bytes((run / ENCODER).read_bytes())
+    tops = {8: 30.0, 16: 50.0, 24: 50.0, 32: 40.0}
+    rows = [{"step": step, "epoch": step / 8, "knn_top1": top1} for step, top1 in tops.items()]
+    (run / METRICS).write_bytes("".join(json.dumps(row) + "\n" for row in rows).encode())
+    for name, steps, epochs in ((BEST, 16, "2 of 100"), (ENCODER, 32, "4 of 100")):
+        export((run / name).uri, str(tmp_path / name), "safetensors", "export.py")
+        card = (tmp_path / name / "README.md").read_text()
+        assert f"| steps | {steps} |" in card
+        assert f"| epochs | {epochs} |" in card

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from simclr_ray.config import BadInput, ModelConfig
 from simclr_ray.model.batchnorm import BatchNorm
-from simclr_ray.model.heads import dense_layers, leading_layers, projection_head
+from simclr_ray.model.heads import dense_layers, leading_layers, predictor, projection_head
 
 
 def head_of(**settings) -> nn.Sequential:
@@ -65,3 +65,18 @@ def test_batchnorm_follows_every_dense_layer_and_the_last_has_no_beta():
     torch.testing.assert_close(
         head(h), F.batch_norm(hidden @ second.T, None, None, training=True), rtol=1e-4, atol=1e-5
     )
+
+
+def test_a_head_with_gelu_and_its_leading_layers():
+    head, h = head_of(head_layers=3, head_hidden=7, head_activation="gelu"), torch.randn(8, 64)
+    first, second, third = (module for module in head if isinstance(module, nn.Linear))
+    torch.testing.assert_close(head(h), third(F.gelu(second(F.gelu(first(h))))))
+    assert torch.equal(leading_layers(head, 1)(h), F.gelu(first(h)))
+
+
+def test_moco_v3s_predictor_for_vision_transformers_ends_in_a_batchnorm_without_beta():
+    assert dense(predictor(6, 9)) == [(6, 9, False), (9, 6, True)]
+    ending = predictor(6, 9, last_batchnorm=True)
+    assert dense(ending) == [(6, 9, False), (9, 6, False)]
+    assert isinstance(ending[-1], BatchNorm)
+    assert ending[-1].bias is None

@@ -78,3 +78,15 @@ def test_steps_of_other_weight_decays_equal_the_equations(name: Any, equations: 
         steps = zip(rates, DECAYS, (of_step[name] for of_step in gradients), strict=True)
         expected = equations((start[name], float(parameter.ndim > 1), steps))
         torch.testing.assert_close(parameter.detach(), expected, rtol=1e-11, atol=1e-13, msg=name)
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars", "adamw"])
+def test_biases_may_learn_at_a_fraction_of_the_rate(name: Any) -> None:
+    model = network()
+    config = OptimConfig(optimizer=name, lr_per_256=PEAK, bias_lr_fraction=0.024)
+    optimizer = build_optimizer(model, config, BATCH, constant_rate=["3"])
+    set_rate(optimizer, 0.2)
+    found = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    conv, norm, _, last = model
+    assert [found[id(p)] for p in (conv.weight, conv.bias, norm.weight, norm.bias)] == [0.2] + [0.2 * 0.024] * 3
+    assert [found[id(p)] for p in (last.weight, last.bias)] == [PEAK, PEAK * 0.024]

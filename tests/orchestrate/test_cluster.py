@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from simclr_ray.orchestrate.cluster import recorded_cluster_ended
+from simclr_ray.config import ResourcesConfig
+from simclr_ray.data.order import Order
+from simclr_ray.orchestrate.cluster import gpus_have_bf16, recorded_cluster_ended
+from simclr_ray.orchestrate.pretrain import _share
 
 
 @pytest.fixture
@@ -43,3 +46,19 @@ def test_no_record_means_no_ended_cluster(recorded: Path, text: str | None) -> N
     if text is not None:
         recorded.write_text(text)
     assert not recorded_cluster_ended()
+
+
+@pytest.mark.parametrize(
+    ("kinds", "have"), [(("H100", "L4"), True), (("T4",), False), (("A100", "V100"), False), ((), True)]
+)
+def test_old_gpus_have_no_bf16(kinds: tuple[str, ...], have: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    resources = {"CPU": 8.0, "GPU": 1.0} | {f"accelerator_type:{kind}": 1.0 for kind in kinds}
+    monkeypatch.setattr("ray.cluster_resources", lambda: resources)
+    assert gpus_have_bf16() == have
+
+
+def test_a_small_batch_takes_no_more_gpus_than_it_has_slices_for() -> None:
+    order = Order(seed=0, rows=500, slice_rows=32, global_batch=96, pass_size=96)
+    assert _share(ResourcesConfig(), order, 64.0, 8.0).max_workers == 3
+    assert _share(ResourcesConfig(), order, 64.0, 2.0).max_workers == 2
+    assert _share(ResourcesConfig(max_workers=8), order, 64.0, 8.0).max_workers == 8, "which is refused, in words"

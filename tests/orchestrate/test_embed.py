@@ -27,7 +27,7 @@ from simclr_ray.evaluate.images import centered, read_images
 from simclr_ray.evaluate.neighbours import feature_of, nearest
 from simclr_ray.export.encoder import export_encoder, load_pretrained
 from simclr_ray.methods.build import build_encoder
-from simclr_ray.orchestrate.embed import embed
+from simclr_ray.orchestrate.embed import embed, task_resources
 from simclr_ray.report.neighbours import find_neighbours
 from small_runs import corrupted, synthetic_dataset
 
@@ -179,3 +179,17 @@ def test_a_killed_embedding_goes_on(tmp_path: Path, run: str) -> None:
     assert done.returncode == 0, done.stderr
     assert all(file.stat().st_mtime_ns == time for file, time in kept.items())
     assert [row["id"] for row in rows_of(tmp_path / "out")] == list(range(10000))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "found"),
+    [
+        ([{"CPU": 16.0, "GPU": 1.0}, {"CPU": 32.0}], (16, 1)),  # a node for the data alone
+        ([{"CPU": 16.0, "GPU": 1.0}, {"CPU": 32.0, "GPU": 1.0}], (16, 1)),
+        ([{"CPU": 192.0, "GPU": 8.0}], (24, 1)),
+        ([{"CPU": 2.0, "GPU": 4.0}], (1, 1)),
+        ([{"CPU": 2.0}, {"CPU": 8.0}], (1, 0)),
+    ],
+)
+def test_each_gpu_can_have_a_task(nodes: list[dict[str, float]], found: tuple[int, int]) -> None:
+    assert task_resources(nodes) == found

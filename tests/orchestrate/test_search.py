@@ -15,7 +15,7 @@ from ray.tune.search import Searcher
 
 from simclr_ray.config import BadInput, Config
 from simclr_ray.orchestrate.sweep.search import StudyAsha, StudySearch
-from simclr_ray.orchestrate.sweep.tune import TRIAL_CPUS, _share
+from simclr_ray.orchestrate.sweep.tune import TRIAL_CPUS, _concurrent, _prepared, _share
 from simclr_ray.planning.shares import data_cpus
 from simclr_ray.storage.location import open_location
 from simclr_ray.sweep.space import Choices, Range, parse_space
@@ -294,3 +294,20 @@ def test_trials_fit_into_their_shares_of_the_cluster(
     used = workers * (share.cpus + data_cpus(config.resources, workers, share.part * cpus, on_gpu=gpus > 0))
     assert concurrent * (used + TRIAL_CPUS) <= cpus + 1e-9
     assert concurrent * workers * share.gpus <= gpus
+
+
+@pytest.mark.parametrize(
+    ("settings", "trials"), [({}, 4), ({"min_workers": 2}, 2), ({"max_workers": 3}, 1), ({"gpus_per_worker": 0.5}, 8)]
+)
+def test_as_many_trials_run_at_once_as_the_gpus_hold(
+    settings: dict[str, Any], trials: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 64.0, "GPU": 4.0})
+    config = Config().with_overrides({f"resources.{key}": value for key, value in settings.items()})
+    assert _concurrent(config) == trials
+    assert _share(config, trials).min_workers == settings.get("min_workers", 1)
+
+
+def test_a_trial_does_not_end_before_its_budget_by_itself(tmp_path: Path) -> None:
+    config = Config().with_overrides({"data.train": "synthetic:64", "evaluate.every_epochs": 1, "evaluate.patience": 2})
+    assert _prepared(config, str(tmp_path))[0].evaluate.patience is None

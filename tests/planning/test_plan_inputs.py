@@ -14,7 +14,7 @@ import pytest
 from plans import FIGURES, FLEET, GPU_NODE, JOB
 from records import begun, event
 from simclr_ray.cli.plan import main
-from simclr_ray.config import BadInput, Config, ModelConfig
+from simclr_ray.config import BadInput, BYOLConfig, Config, ModelConfig
 from simclr_ray.planning import cost as plan_cost
 from simclr_ray.planning.cost import gpu_images_per_s, model_cost, pass_gib
 from simclr_ray.planning.estimate import plan
@@ -119,6 +119,9 @@ def test_the_cost_of_a_model_is_counted() -> None:
     found = model_cost(RESNET50, 224)
     assert found.flop == pytest.approx(plan_cost.RESNET50.flop, rel=1e-3)
     assert found.activations == pytest.approx(plan_cost.RESNET50.activations, rel=2e-3)
+    assert found.trained_parameters == found.parameters
+    taught = model_cost(RESNET50, 224, BYOLConfig())
+    assert taught.trained_parameters < taught.parameters < 2 * taught.trained_parameters
     assert (found.parameters, found.batchnorms) == (plan_cost.RESNET50.parameters, plan_cost.RESNET50.batchnorms)
     wide = model_cost(replace(RESNET50, width=4.0, head_hidden=None), 224)
     assert wide.activations == pytest.approx(4 * found.activations, rel=0.01)
@@ -231,6 +234,13 @@ def test_a_plan_is_set_beside_what_a_run_did(tmp_path: Path) -> None:
         "goodput": (pytest.approx(24 / 29), pytest.approx(23.5 / 28.5)),
     }
     assert comparison(rows).splitlines()[1].split() == ["images/s", "512", "512", "1.00"]
+    labelled = precise.with_overrides({"method.name": "supervised", "method.classes": 10, "evaluate.method": "rankme"})
+    (run / "config.json").write_text(labelled.to_json())
+    asked = precise.with_overrides({"method.name": "supervised"})
+    assert against(found, asked, str(run), now=1000.0) == rows, "what the run's start has resolved and fitted"
+    with pytest.raises(BadInput, match="other settings \\(evaluate.method\\)"):
+        against(found, asked, str(run), now=1000.0, requested={"evaluate.method"})
+    (run / "config.json").write_text(precise.to_json())
     with pytest.raises(BadInput, match="other settings \\(method.temperature\\)"):
         against(found, precise.with_overrides({"method.temperature": 0.2}), str(run), now=1000.0)
     (run / "events.jsonl").write_text(json.dumps(begun(100, 0)[0]) + "\n")

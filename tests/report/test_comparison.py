@@ -67,10 +67,26 @@ def test_seeds_are_one_row_and_the_best_config_comes_first(tmp_path: Path) -> No
 def test_rows_of_one_method_are_told_apart_by_what_differs(tmp_path: Path) -> None:
     runs = [run_folder(tmp_path / f"{t}", 40 + t, method__temperature=t, model__head_dim=32) for t in (0.1, 0.5)]
     evaluated(runs[0], "knn", pretrained=60.0)  # counts before the check's
-    assert [line.split()[:4] for line in compare_runs(runs).text().splitlines()[1:]] == [
+    *rows, warning = compare_runs(runs).text().splitlines()[1:]
+    assert [line.split()[:4] for line in rows] == [
         ["simclr", "method.temperature=0.1", "1", "60.0"],
         ["simclr", "method.temperature=0.5", "1", "40.5"],
     ]
+    assert warning == "kNN: not all were tested on the same data (synthetic:1024:test, test)"
+
+
+def test_checks_on_other_data_are_told_and_a_classifier_of_its_own_is_shown(tmp_path: Path) -> None:
+    held, given = (
+        run_folder(tmp_path / name, 40.0, train__seed=seed, evaluate__test=test)
+        for seed, (name, test) in enumerate((("held", None), ("given", "synthetic:512:test")))
+    )
+    metrics = tmp_path / "given/metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('"knn_top1"', '"top1": 70.0, "knn_top1"'))
+    found = compare_runs([held, given])
+    assert found.columns == ["kNN", "linear", "own classifier"]
+    assert found.runs[1].accuracies["own classifier"] == 70.0
+    told = "kNN: not all were tested on the same data (images held out of synthetic:4096, synthetic:512:test)"
+    assert told in found.warnings()
 
 
 def test_each_way_to_evaluate_has_a_column_of_its_own(tmp_path: Path) -> None:

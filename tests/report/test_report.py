@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from records import begun, event, save
+from simclr_ray.cli.report import main as report
 from simclr_ray.config import BadInput
 from simclr_ray.report.goodput import account
 from simclr_ray.report.run import read_run, summary
+from simclr_ray.storage.location import Location
 from simclr_ray.storage.run_folder import Row
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -54,6 +56,25 @@ def test_what_is_no_run_is_bad_input(tmp_path: Path) -> None:
         read_run(str(tmp_path / "none"), now=0.0)
     with pytest.raises(BadInput, match="has no events"):
         read_run(str(tmp_path), now=0.0)
+
+
+def test_a_store_that_cannot_be_read_is_bad_input_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(self: Location, *_: object) -> bool:
+        raise PermissionError("credentials have expired\nand more")
+
+    monkeypatch.setattr(Location, "is_folder", refused)
+    with pytest.raises(BadInput, match=r"^cannot read .*r: credentials have expired; check the address, [a-z, ]+$"):
+        read_run(str(tmp_path / "r"), now=0.0)
+
+
+def test_a_report_that_cannot_be_written_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = written(tmp_path / "r", [*begun(100, 0), event("done", 125, 21)], [full_row(125, 21, top1=61.0)])
+    (run / "report").write_text("in the way")
+    with pytest.raises(BadInput, match=r"^cannot write .*r/report: "):
+        report([str(run)])
+    assert "classifier 61.00 % top-1 at step 21" in capsys.readouterr().out
+    with pytest.raises(BadInput, match=r"^there is no run .*encoder.safetensors: give the folder"):
+        report([str(run / "encoder.safetensors"), "--against", "pixels"])
 
 
 def test_the_command_needs_neither_torch_nor_ray(tmp_path: Path) -> None:

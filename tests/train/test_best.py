@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,8 @@ import torch
 from gloo import run_workers
 from simclr_ray.config import BadInput, Config, EvaluateConfig
 from simclr_ray.data.dataset import Dataset
-from simclr_ray.storage.location import open_location
-from simclr_ray.storage.run_folder import read_rows
+from simclr_ray.storage.location import Location, open_location
+from simclr_ray.storage.run_folder import Row, read_rows
 from simclr_ray.train.attempt import run_attempt
 from simclr_ray.train.check import objective_of
 from simclr_ray.train.worker import LocalWorker
@@ -93,6 +94,35 @@ def test_an_interruption_changes_neither(dataset: Dataset, tmp_path: Path, kille
     assert resumed[:2] == whole[:2] == (32, True)
     after = [(step, weight) for step, weight in whole[2] if step >= killed_at[1]]
     assert resumed[2] == after  # the same weights, to the bit
+
+
+def test_an_early_stop_changes_neither(dataset: Dataset, tmp_path: Path) -> None:
+    """Its check is no check of the run, which has one after two epochs, after four and at its end."""
+    config = CHECKED.with_overrides({"evaluate.patience": 2, "evaluate.every_epochs": 2})
+    whole = go(config, dataset, tmp_path / "whole")
+    assert (whole[:2], [at for at, _ in whole[2]]) == ((40, True), [16, 40])
+    stopped = go(config.with_overrides({"saving.stop_after_epochs": 3}), dataset, tmp_path / "cut")
+    assert (stopped[:2], [at for at, _ in stopped[2]]) == ((24, False), [16])
+    resumed = go(config, dataset, tmp_path / "cut")
+    assert (resumed[:2], resumed[2]) == ((40, True), whole[2][1:])
+
+
+def test_on_an_object_store_the_row_of_a_check_is_written_at_once(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until the next save, workers that go on without rank 0 and a sweep's driver have it from there."""
+    run, seen = open_location(str(tmp_path)), []
+
+    class Watching(LocalWorker):
+        def report(self, row: Row) -> None:
+            if row["step"] == 9:
+                seen.extend(each["step"] for each in read_rows(run / "metrics.jsonl") if "knn_top1" in each)
+
+    monkeypatch.setattr(Location, "local", None)
+    config = CHECKED.with_overrides({"logging.every_steps": 1, "train.epochs": 2})
+    blocks = partial(local_blocks, config, dataset)
+    run_attempt(config, dataset, run, Watching(torch.device("cpu")), blocks, evaluate=lambda *_: {"knn_top1": 1.0})
+    assert seen == [8]
 
 
 def test_all_workers_end_together(dataset: Dataset, tmp_path: Path) -> None:

@@ -31,6 +31,16 @@ def subset_into(storage: str, dataset: Dataset, fraction: float, seed: int) -> D
     return _write_balanced(dataset, dest, fraction, seed)
 
 
+def in_enough_slices(storage: str, dataset: Dataset) -> Dataset:
+    """A small dataset in SLICES slices, or as many as it has images, kept in STORAGE/data; a larger one as it is."""
+    if dataset.slices >= min(SLICES, dataset.rows):
+        return dataset
+    dest = open_location(storage) / "data" / f"{dataset.fingerprint[:8]}-in-{SLICES}-slices"
+    if is_dataset(dest.uri):
+        return open_dataset(dest.uri)
+    return write_subset(dataset, dest, np.arange(dataset.rows), "all of it in small slices")
+
+
 def take_part(source: str, dest: str, *, fraction: float | None, paths: str | None, seed: int) -> Dataset:
     """Writes a part of the dataset `source` to `dest`: of each class a fraction, or what the file `paths` names."""
     if (fraction is None) == (paths is None):
@@ -80,13 +90,21 @@ def count_classes(dataset: Dataset) -> int:
 
 
 def listed_rows(dataset: Dataset, paths: list[str]) -> np.ndarray:
-    """Ids of the images with these paths or file names, sorted. Raises BadInput for one that is not in the dataset."""
+    """Ids of the images with these paths or file names, sorted.
+
+    Raises BadInput for one that is not in the dataset, and for a file name that several have.
+    """
     found: dict[str, int] = {}
+    named: dict[str, list[int]] = {}
     for table in _columns(dataset, ["id", "path"]):
         for row, path in zip(table["id"].to_pylist(), table["path"].to_pylist(), strict=True):
             if path is not None:
-                found.setdefault(path.rpartition("/")[2], row)
+                named.setdefault(path.rpartition("/")[2], []).append(row)
                 found[path] = row
+    for name in set(paths) & named.keys() - found.keys():
+        if len(named[name]) > 1:
+            raise BadInput(f"{dataset.uri} has {len(named[name])} images called {name}: list their whole paths")
+        found[name] = named[name][0]
     missing = [path for path in paths if path not in found]
     if missing:
         raise BadInput(f"{dataset.uri} has no image {missing[0]}, nor {len(missing) - 1} others of {len(paths)} listed")

@@ -148,6 +148,7 @@ def _prepared(config: Config, storage: str) -> tuple[Config, Dataset]:
             "evaluate.train": bank.uri,
             "evaluate.test": None,  # never the test set: the objective is measured on rows held out of the bank's
             "evaluate.every_epochs": min(every, config.train.epochs),
+            "evaluate.patience": None,  # a trial that ended by itself would have no result at its budget
         }
     ), dataset
 
@@ -155,7 +156,7 @@ def _prepared(config: Config, storage: str) -> tuple[Config, Dataset]:
 def _concurrent(config: Config) -> int:
     """Trials at once: as many as the cluster's GPUs allow at gpus_per_worker; one on a cluster without GPUs."""
     gpus, resources = ray.cluster_resources().get("GPU", 0.0), config.resources
-    each = (resources.gpus_per_worker or 1.0) * (resources.max_workers or 1)
+    each = (resources.gpus_per_worker or 1.0) * max(resources.max_workers or 1, resources.min_workers)
     return max(1, int(gpus / each + 1e-6))
 
 

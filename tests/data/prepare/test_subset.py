@@ -8,10 +8,19 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from simclr_ray.config import BadInput
 from simclr_ray.data.dataset import Dataset, SliceReader
-from simclr_ray.data.prepare.subset import balanced_rows, count_classes, subset_into, take_part
+from simclr_ray.data.prepare.build import prepare_here
+from simclr_ray.data.prepare.subset import (
+    balanced_rows,
+    count_classes,
+    in_enough_slices,
+    listed_rows,
+    subset_into,
+    take_part,
+)
 from small_runs import synthetic_dataset
 
 ROWS = 230
@@ -57,6 +66,30 @@ def test_a_list_names_paths_or_files(dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_text(f"{paths[200]}\n{paths[7].rpartition('/')[2]}\n\n")
     part = take_part(dataset.uri, str(tmp_path / "part"), fraction=None, paths=str(tmp_path / "list.txt"), seed=0)
     assert table_of(part)["image"].to_pylist() == table.take(np.array([7, 200]))["image"].to_pylist()
+
+
+def test_a_file_name_that_several_images_have_is_refused(tmp_path: Path) -> None:
+    for folder in ("cat", "dog"):
+        (tmp_path / "photos" / folder).mkdir(parents=True)
+        for name, colour in (("0001.png", 10), (f"{folder}.png", 90)):
+            Image.new("RGB", (8, 8), (colour, len(folder), ord(folder[0]))).save(tmp_path / "photos" / folder / name)
+    both = prepare_here(str(tmp_path / "photos"), str(tmp_path / "d"), slice_rows=2)
+    paths = table_of(both)["path"].to_pylist()
+    assert list(listed_rows(both, ["cat.png"])) == [next(i for i, path in enumerate(paths) if path.endswith("cat.png"))]
+    whole = next(path for path in paths if path.endswith("dog/0001.png"))
+    assert list(listed_rows(both, [whole])) == [paths.index(whole)]
+    with pytest.raises(BadInput, match="has 2 images called 0001.png: list their whole paths"):
+        listed_rows(both, ["0001.png"])
+
+
+@pytest.mark.parametrize("rows", [30, 60, 150])
+def test_a_small_dataset_loses_few_images_in_its_last_slice(rows: int, tmp_path: Path) -> None:
+    whole = synthetic_dataset(tmp_path / "d", rows, slice_rows=32)
+    part = in_enough_slices(str(tmp_path), whole)
+    assert part.slices >= min(100, rows)
+    assert table_of(part)["image"].to_pylist() == table_of(whole)["image"].to_pylist()
+    assert in_enough_slices(str(tmp_path), part) is part
+    assert in_enough_slices(str(tmp_path), whole).uri == part.uri
 
 
 def test_what_cannot_be_taken(dataset: Dataset, tmp_path: Path) -> None:
