@@ -31,7 +31,7 @@ from simclr_ray.storage.run_folder import EVENTS, METRICS, Row, read_rows
 from simclr_ray.train import checkpoint
 from simclr_ray.train.batch import Batch, batches, on_device
 from simclr_ray.train.branches import kept_of
-from simclr_ray.train.check import Check, Evaluate, objective_of
+from simclr_ray.train.check import Check, Evaluate
 from simclr_ray.train.checkpoint import Saver
 from simclr_ray.train.committed import Committed
 from simclr_ray.train.control import Control, most_workers, refused_workers
@@ -168,7 +168,7 @@ class _Attempt:
         log = StepLog(worker, recorder, order, committed, every_steps=logging.every_steps, ledger=logging.ledger)
         control = ControlWord(worker, recorder, order, config.data.max_bad_fraction, committed)
         rows = recorder.metrics_rows() if recorder else []
-        check = _check(config, order, self._calls, log, control, rows)
+        check = Check(config, order, log, control, self._calls.evaluate, self._calls.save_best, rows)
         step = _step_of(config, order, state, worker, self._forward)
 
         schedule = partial(set_schedule, state.optimizer, config, steps_per_epoch=order.steps_per_epoch)
@@ -182,21 +182,6 @@ class _Attempt:
             recorder.event("done", state.step, **{"reason": "evaluate.patience"} if check.exhausted else {})
         elif recorder:
             recorder.event("stop", state.step, reason="saving.stop_after_epochs")
-
-
-def _check(config: Config, order: Order, calls: _Calls, log: StepLog, control: ControlWord, rows: list[Row]) -> Check:
-    settings = config.evaluate
-    return Check(
-        calls.evaluate,
-        settings.every_epochs * order.steps_per_epoch,
-        config.train.epochs * order.steps_per_epoch,
-        log,
-        control,
-        objective=objective_of(config),
-        rows=rows,
-        patience=settings.patience,
-        save_best=calls.save_best if settings.keep_best else None,
-    )
 
 
 def _stream(order: Order, worker: Worker, blocks: Blocks, first: int, until: int) -> Generator[Batch]:

@@ -7,6 +7,7 @@ from time import monotonic
 
 from simclr_ray import collective
 from simclr_ray.config import CLASSIFYING, Config
+from simclr_ray.data.order import Order
 from simclr_ray.methods.method import Method
 from simclr_ray.storage.run_folder import Row
 from simclr_ray.train.control_word import ControlWord
@@ -31,29 +32,28 @@ def objective_of(config: Config) -> str:
 class Check:
     """Decides when the check is due, runs it, and knows the best. Without `evaluate` it is never due.
 
-    `whole`: the last step of the run. `rows`: rank 0's metrics rows up to the step at which this attempt begins. They
-    hold all that is to be known of earlier checks, so a resumed run finds the same best and ends at the same step.
-    `save_best` is called on rank 0 with the model of each check that is better than all before, and before the row of
+    `rows`: rank 0's metrics rows up to the step at which this attempt begins. They hold all that is to be known of
+    earlier checks, so a resumed run finds the same best and ends at the same step. `save_best` is called on rank 0,
+    where evaluate.keep_best is set, with the model of each check that is better than all before, and before the row of
     that check is written.
     """
 
     def __init__(
         self,
-        evaluate: Evaluate | None,
-        every_steps: int,
-        whole: int,
+        config: Config,
+        order: Order,
         log: StepLog,
         control: ControlWord,
-        *,
-        objective: str,
-        rows: Sequence[Row] = (),
-        patience: int | None = None,
-        save_best: Callable[[Method], None] | None = None,
+        evaluate: Evaluate | None,
+        save_best: Callable[[Method], None] | None,
+        rows: Sequence[Row],
     ) -> None:
-        self._evaluate, self._every_steps, self._whole = evaluate, every_steps, whole
-        self._log, self._control = log, control
-        self._objective, self._patience, self._save_best = objective, patience, save_best
-        earlier = [row[objective] for row in rows if objective in row and self._counts(row["step"])]
+        settings, per_epoch = config.evaluate, order.steps_per_epoch
+        self._log, self._control, self._evaluate = log, control, evaluate
+        self._save_best = save_best if settings.keep_best else None
+        self._every_steps, self._whole = settings.every_epochs * per_epoch, config.train.epochs * per_epoch
+        self._objective, self._patience = objective_of(config), settings.patience
+        earlier = [row[self._objective] for row in rows if self._objective in row and self._counts(row["step"])]
         self._found: list[float] = collective.from_rank_0(earlier)
 
     @property
