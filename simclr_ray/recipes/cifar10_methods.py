@@ -93,7 +93,8 @@ def cifar10_dino_200ep() -> Config:
     python experiments/pretrain.py cifar10_dino_200ep --name dino
     """
     method = DINOConfig(frozen_epochs=1)
-    return _recipe(method, OptimConfig(lr_per_256=0.3, weight_decay=1e-4), layers=3)
+    recipe = _recipe(method, OptimConfig(lr_per_256=0.3, weight_decay=1e-4), layers=3)
+    return replace(recipe, model=replace(recipe.model, head_activation="gelu"))
 
 
 def cifar10_supervised_200ep() -> Config:

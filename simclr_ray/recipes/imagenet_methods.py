@@ -145,14 +145,15 @@ def imagenet_dino_rn50_100ep() -> Config:
     """DINO, ResNet-50, B 512, 100 epochs, 2 x 224 + 8 x 96, by the command in the official code's README.
 
     Its weight decay is constant, unlike that of vision transformers. The official code clips the gradient of every
-    parameter to a norm of 3; here none is clipped.
+    parameter to a norm of 3, and draws the head's weights with a deviation of 0.02; here no gradient is clipped, and they
+    start as torch's dense layers do.
 
     python experiments/pretrain.py imagenet_dino_rn50_100ep --data.train s3://bucket/imagenet --storage s3://bucket/runs
     """
     return replace(
         imagenet_rn50_100ep(),
         augment=DINO_VIEWS,
-        model=ModelConfig(arch="resnet50", head_layers=3, head_hidden=2048, head_dim=256),
+        model=ModelConfig(arch="resnet50", head_layers=3, head_hidden=2048, head_dim=256, head_activation="gelu"),
         method=DINOConfig(prototypes=65_536, frozen_epochs=1),
         optim=OptimConfig(optimizer="sgd", lr_per_256=0.03, weight_decay=1e-4, warmup_epochs=10),
         train=TrainConfig(epochs=100, global_batch=512),

@@ -15,8 +15,10 @@ from simclr_ray.config import BadInput, Config, EvaluateConfig
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.storage.location import Location, open_location
 from simclr_ray.storage.run_folder import Row, read_rows
+from simclr_ray.train import run_log
 from simclr_ray.train.attempt import run_attempt
 from simclr_ray.train.check import objective_of
+from simclr_ray.train.run_log import JsonLines
 from simclr_ray.train.worker import LocalWorker
 from small_runs import TINY, Killed, local_blocks, synthetic_dataset
 
@@ -118,7 +120,16 @@ def test_on_an_object_store_the_row_of_a_check_is_written_at_once(
             if row["step"] == 9:
                 seen.extend(each["step"] for each in read_rows(run / "metrics.jsonl") if "knn_top1" in each)
 
-    monkeypatch.setattr(Location, "local", None)
+    class OnStore(Location):
+        local = None
+
+        def write_bytes(self, content: bytes, **_: object) -> None:
+            open_location(self.path).write_bytes(content)
+
+    def lines(file: Location, keep: list[Row]) -> JsonLines:
+        return JsonLines(OnStore(file.uri, file.filesystem, file.path), keep)
+
+    monkeypatch.setattr(run_log, "JsonLines", lines)
     config = CHECKED.with_overrides({"logging.every_steps": 1, "train.epochs": 2})
     blocks = partial(local_blocks, config, dataset)
     run_attempt(config, dataset, run, Watching(torch.device("cpu")), blocks, evaluate=lambda *_: {"knn_top1": 1.0})
