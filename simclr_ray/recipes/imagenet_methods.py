@@ -145,8 +145,8 @@ def imagenet_dino_rn50_100ep() -> Config:
     """DINO, ResNet-50, B 512, 100 epochs, 2 x 224 + 8 x 96, by the command in the official code's README.
 
     Its weight decay is constant, unlike that of vision transformers. The official code clips the gradient of every
-    parameter to a norm of 3, and draws the head's weights with a deviation of 0.02; here no gradient is clipped, and they
-    start as torch's dense layers do.
+    parameter to a norm of 3, and draws the head's weights with a deviation of 0.02; here no gradient is clipped, and
+    they start as torch's dense layers do.
 
     python experiments/pretrain.py imagenet_dino_rn50_100ep --data.train s3://bucket/imagenet --storage s3://bucket/runs
     """
