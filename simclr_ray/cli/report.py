@@ -88,7 +88,8 @@ def _report_sweep(folder: str) -> None:
     sweep = read_sweep(folder)
     print(ablation_findings(sweep) if sweep.ablation else findings(sweep))
     with writing(f"{folder}/{REPORT}"):
-        print(f"\nplots and all of this: {write_page(sweep)}")
+        page = write_page(sweep)
+    print(f"\nplots and all of this: {page}")
 
 
 def _compare(runs: Sequence[str]) -> None:
@@ -98,7 +99,8 @@ def _compare(runs: Sequence[str]) -> None:
     from simclr_ray.report.comparison_page import write_comparison_page  # imports matplotlib, a second or two
 
     with writing(f"{runs[0]}/{REPORT}"):
-        print(f"\ncurves and all of this: {write_comparison_page(compared, open_location(runs[0]))}")
+        page = write_comparison_page(compared, open_location(runs[0]))
+    print(f"\ncurves and all of this: {page}")
 
 
 def _report_run(folder: str, *, goodput: bool) -> None:
@@ -115,4 +117,5 @@ def _report_run(folder: str, *, goodput: bool) -> None:
     from simclr_ray.report.run_page import write_run_page  # imports matplotlib, a second or two
 
     with writing(f"{folder}/{REPORT}"):
-        print(f"\nplots and all of this: {write_run_page(run)}")
+        page = write_run_page(run)
+    print(f"\nplots and all of this: {page}")

@@ -90,8 +90,12 @@ def _card(
 
 def _row_of(name: str, config: Config, metrics: list[Row]) -> Row | None:
     """Of the step whose encoder the file has: the last one, or that of the best check."""
-    objective = objective_of(config)
-    checks = [row for row in metrics if objective in row] if name == BEST else []
+    objective, every, epochs = objective_of(config), config.evaluate.every_epochs, config.train.epochs
+
+    def is_own_check(row: Row) -> bool:  # and not that of an early stop
+        return objective in row and (row["epoch"] == epochs or (every > 0 and row["epoch"] % every == 0))
+
+    checks = list(filter(is_own_check, metrics)) if name == BEST else []
     return max(checks, key=lambda row: row[objective]) if checks else next(reversed(metrics), None)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
 """Ray Train and Tune train in a thread, and glibc returns the memory that a thread frees to the system, despite
 `keep_freed_memory`: 45,000 page faults a step of a small ResNet-18, and 3 to 8 % of its time."""
 
-WITHOUT_BF16 = ("K80", "P4", "P100", "V100", "T4")
+WITHOUT_BF16 = re.compile(r"accelerator_type:(K\d|M\d|P\d|V100|T4|TITAN-V|GeForce-GTX-|GeForce-RTX-20)")
 """GPUs, as Ray calls them."""
 
 MARKET, ON_DEMAND = "ray.io/market-type", "on-demand"
@@ -95,4 +96,4 @@ def rank_0_selector(share: Share) -> list[dict[str, str]] | None:
 
 def gpus_have_bf16() -> bool:
     """Whether no node has GPUs of a kind without bf16, as Ray names them."""
-    return not any(f"accelerator_type:{gpu}" in ray.cluster_resources() for gpu in WITHOUT_BF16)
+    return not any(map(WITHOUT_BF16.match, ray.cluster_resources()))

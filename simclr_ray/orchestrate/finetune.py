@@ -82,6 +82,8 @@ def _starts(folder: Location, file: Location, config: Config, *, baselines: bool
 def _digest(file: Location, train: Dataset, test: Dataset, config: Config, from_head: int) -> str:
     """Names what is fine-tuned on what and how, so that equal commands meet the same run and others do not."""
     settings: tuple[Any, ...] = (file.read_bytes(), train.fingerprint, test.fingerprint, config.train, config.optim)
-    if from_head:  # left out where it is 0, so that runs from before there was this setting are found again
+    # What fine-tuning does not use is left out, so that runs from before there was this setting are found again.
+    if from_head:
         settings += (from_head,)
-    return hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
+    text = repr(settings).replace("bias_lr_fraction=1.0, ", "")
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

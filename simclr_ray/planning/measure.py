@@ -125,7 +125,7 @@ def _step(config: Config, job: Job, block: dict[str, np.ndarray], device: torch.
     """
     torch.set_num_threads(job.threads)
     on_gpu, train = device.type == "cuda", config.train
-    precision = train.precision if train.precision != "auto" else auto_precision(on_gpu=on_gpu)
+    precision = train.precision if train.precision != "auto" else _auto_precision(on_gpu=on_gpu)
     rows = job.busiest_rows // job.passes
     state = initial_state(config, device)
     compiled = config.resources.compiles(on_gpu=on_gpu)
@@ -150,3 +150,9 @@ def _step(config: Config, job: Job, block: dict[str, np.ndarray], device: torch.
             torch.cuda.synchronize(device)
         took.append(perf_counter() - before)
     return rows / median(took[WARM_UP:])
+
+
+def _auto_precision(*, on_gpu: bool) -> str:
+    """That of a run: float32 on GPUs that only emulate bf16."""
+    emulated = on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False)
+    return "float32" if emulated else auto_precision(on_gpu=on_gpu)

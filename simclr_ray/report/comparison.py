@@ -10,7 +10,7 @@ from time import time
 from typing import Any
 
 from simclr_ray.config import BadInput, Config, is_science
-from simclr_ray.data.dataset import is_dataset
+from simclr_ray.data.dataset import is_dataset, open_dataset
 from simclr_ray.evaluate.results import BASELINES, OURS
 from simclr_ray.report.columns import in_columns
 from simclr_ray.report.goodput import TRAINING, account
@@ -153,19 +153,20 @@ def _compared(records: RunRecords, config: Config, encoder: str, evaluations: Se
             column: {name: row["results"][name]["top1"] for name in BASELINES if name in row["results"]}
             for column, row in newest.items()
         },
-        tests=dict.fromkeys(checked, _checked_on(config))
-        | {column: _address(r["test"]) for column, r in newest.items()},
+        tests=({column: _checked_on(config) for column in checked})
+        | {column: _source(r["test"]) for column, r in newest.items()},
     )
 
 
 def _checked_on(config: Config) -> str:
     check = config.evaluate
-    return _address(check.test) if check.test else f"images held out of {check.train or config.data.train}"
+    return _source(check.test) if check.test else f"images held out of {_source(check.train or config.data.train)}"
 
 
-def _address(source: str) -> str:
-    """`evaluate` notes what was typed, a run's config what that was prepared to."""
-    return open_location(source).uri if is_dataset(source) else source
+def _source(address: str) -> str:
+    """What a dataset on this machine was prepared from: `evaluate` notes what was typed, a run what became of it."""
+    here = "://" not in address and is_dataset(address)
+    return open_dataset(address).source["spec"] if here else address
 
 
 def _column_of(row: Row) -> str:

@@ -57,6 +57,7 @@ def record_of(config: Config, settings: SweepSettings, objective: str, budget: i
     return {
         "recipe": settings.recipe,
         "overrides": {key: value for key, value in now.items() if value != before.get(key)},
+        "science": {key: value for key, value in now.items() if is_science(key) and key not in settings.space},
         "defaults": {key: now[key] for key in settings.space},
         "space": {key: domain.to_json() for key, domain in settings.space.items()},
         "objective": objective,
@@ -78,12 +79,14 @@ def require_same(folder: Location, record: dict[str, Any]) -> None:
     now = json.loads(json.dumps(record))
     for one in (earlier, now):
         one["overrides"] = {key: value for key, value in one["overrides"].items() if is_science(key)}
+    before, after = earlier.pop("science", {}), now.pop("science")  # of a recipe too, whose values may have changed
     changes = [key for key in now if key != "trials" and now[key] != earlier.get(key)]
+    changes += [key for key in before.keys() & after.keys() if before[key] != after[key]]
     if changes:
         key = changes[0]
+        old, new = (earlier | before).get(key), (now | after)[key]
         raise BadInput(
-            f"{folder} was started with another {key} ({earlier.get(key)}, now {now[key]}): use another --name, or the "
-            "old values"
+            f"{folder} was started with another {key} ({old}, now {new}): use another --name, or the old values"
         )
 
 

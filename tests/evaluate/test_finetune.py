@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,8 @@ from simclr_ray.evaluate.during import check_during
 from simclr_ray.evaluate.finetune import finetune_config
 from simclr_ray.methods.build import build_method
 from simclr_ray.optim.build import build_optimizer
+from simclr_ray.orchestrate.finetune import _digest
+from simclr_ray.storage.location import open_location
 from small_runs import TINY, synthetic_dataset
 
 CHECKED = TINY.with_overrides({"evaluate.every_epochs": 1, "method.name": "supervised", "method.classes": 10})
@@ -91,3 +95,16 @@ def test_a_pass_is_no_larger_than_that_of_pretraining(
     part = Dataset(**vars(dataset) | {"rows": rows, "slice_rows": slice_rows})
     train = finetune_config(run, part, dataset, classes=10, fraction=1.0, epochs=None, from_head=0, seed=0).train
     assert train.pass_size == size
+
+
+def test_a_run_from_before_a_setting_that_fine_tuning_does_not_use_is_found_again(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    """The name of its folder is that of the release before `bias_lr_fraction`."""
+    (tmp_path / "encoder.safetensors").write_bytes(b"weights")
+    file = open_location(str(tmp_path)) / "encoder.safetensors"
+    run = TINY.with_overrides({"train.global_batch": 512})
+    config = finetune_config(run, dataset, dataset, classes=10, fraction=1.0, epochs=3, from_head=0, seed=0)
+    assert "bias_lr_fraction" in repr(config.optim)
+    known = Dataset(**vars(dataset) | {"fingerprint": "of data"})
+    assert _digest(file, known, known, config, 0) == "09d945e6"

@@ -49,7 +49,14 @@ def test_no_record_means_no_ended_cluster(recorded: Path, text: str | None) -> N
 
 
 @pytest.mark.parametrize(
-    ("kinds", "have"), [(("H100", "L4"), True), (("T4",), False), (("A100", "V100"), False), ((), True)]
+    ("kinds", "have"),
+    [
+        (("H100", "L4", "A10G", "GeForce-RTX-3090"), True),
+        (("T4",), False),
+        (("A100", "V100"), False),
+        (("GeForce-GTX-1080-Ti",), False),
+        ((), True),
+    ],
 )
 def test_old_gpus_have_no_bf16(kinds: tuple[str, ...], have: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     resources = {"CPU": 8.0, "GPU": 1.0} | {f"accelerator_type:{kind}": 1.0 for kind in kinds}

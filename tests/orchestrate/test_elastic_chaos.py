@@ -83,6 +83,7 @@ class Disturbed:
             self._last = time()
             print(f"{number}: {kind}, step {self._rows()[-1]['step']}, workers {sizes(self.run)[-1]}", flush=True)
             faults[kind]()
+            self._last = time()  # some take seconds
 
     def wait_for(self, workers: int) -> None:
         """Until at least so many train, and they have done a step since the last call."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +16,11 @@ from ray.tune.search import Searcher
 
 from simclr_ray.config import BadInput, Config
 from simclr_ray.orchestrate.sweep.search import StudyAsha, StudySearch
-from simclr_ray.orchestrate.sweep.tune import TRIAL_CPUS, _concurrent, _prepared, _share
+from simclr_ray.orchestrate.sweep.trial import TrialRun
+from simclr_ray.orchestrate.sweep.tune import TRIAL_CPUS, _concurrent, _share
 from simclr_ray.planning.shares import data_cpus
 from simclr_ray.storage.location import open_location
+from simclr_ray.sweep.settings import SweepSettings, record_of, require_same
 from simclr_ray.sweep.space import Choices, Range, parse_space
 from simclr_ray.sweep.study import Study
 
@@ -308,6 +311,28 @@ def test_as_many_trials_run_at_once_as_the_gpus_hold(
     assert _share(config, trials).min_workers == settings.get("min_workers", 1)
 
 
-def test_a_trial_does_not_end_before_its_budget_by_itself(tmp_path: Path) -> None:
-    config = Config().with_overrides({"data.train": "synthetic:64", "evaluate.every_epochs": 1, "evaluate.patience": 2})
-    assert _prepared(config, str(tmp_path))[0].evaluate.patience is None
+@pytest.mark.parametrize(("last", "whole"), [("done", True), ("stop", False), (None, False)])
+def test_a_trial_that_patience_has_ended_is_complete(last: str | None, whole: bool, tmp_path: Path) -> None:
+    trial: Any = object.__new__(TrialRun)
+    trial._error, trial._reported = None, {BUDGET // 3}
+    trial._config, trial._run = {"budget_samples": BUDGET}, open_location(str(tmp_path))
+    if last:
+        (tmp_path / "events.jsonl").write_text(json.dumps({"event": last, "step": 4, "time": 1.0}) + "\n")
+    assert trial._ended() == {"whole": whole}
+
+
+def test_a_sweep_goes_on_only_with_the_values_that_its_recipe_had(tmp_path: Path) -> None:
+    folder, recipe = open_location(str(tmp_path)), Config()
+    settings = SweepSettings(recipe="mine", defaults=recipe, space=SPACE)
+    record = record_of(recipe, settings, "knn_top1", BUDGET)
+    (tmp_path / "sweep.json").write_text(json.dumps(record))
+    moved = recipe.with_overrides({"resources.threads": 3, "data.train": "elsewhere"})
+    same = SweepSettings(recipe="mine", defaults=moved, space=SPACE)
+    require_same(folder, record_of(moved, same, "knn_top1", BUDGET))
+    changed = recipe.with_overrides({"model.head_activation": "gelu"})
+    other = record_of(changed, SweepSettings(recipe="mine", defaults=changed, space=SPACE), "knn_top1", BUDGET)
+    with pytest.raises(BadInput, match=r"another model.head_activation \(relu, now gelu\)"):
+        require_same(folder, other)
+    without = {key: value for key, value in other.items() if key != "science"}
+    (tmp_path / "sweep.json").write_text(json.dumps(without))  # as the last release wrote it
+    require_same(folder, other)

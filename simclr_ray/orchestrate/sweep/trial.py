@@ -14,7 +14,7 @@ from simclr_ray.orchestrate.pretrain import pretrain
 from simclr_ray.orchestrate.task import request_end
 from simclr_ray.planning.shares import Share
 from simclr_ray.storage.location import open_location
-from simclr_ray.storage.run_folder import METRICS, Row, read_rows
+from simclr_ray.storage.run_folder import EVENTS, METRICS, Row, read_rows
 from simclr_ray.train.control import Interrupted
 from simclr_ray.train.memory import TooLittleMemory, free_cached_memory
 from simclr_ray.train.metrics import Diverged
@@ -97,7 +97,9 @@ class TrialRun(tune.Trainable):
     def _ended(self) -> dict[str, Any]:
         """How the run ended after its last check, or without one."""
         if self._error is None:
-            return {"whole": max(self._reported, default=0) >= self._config["budget_samples"]}
+            events = read_rows(self._run / EVENTS)
+            done = bool(events) and events[-1]["event"] == "done"  # by evaluate.patience maybe, before its budget
+            return {"whole": done or max(self._reported, default=0) >= self._config["budget_samples"]}
         reason = described(self._error)
         if isinstance(self._error, (Diverged, TooLittleMemory)):
             return {"failed": reason}

@@ -148,7 +148,6 @@ def _prepared(config: Config, storage: str) -> tuple[Config, Dataset]:
             "evaluate.train": bank.uri,
             "evaluate.test": None,  # never the test set: the objective is measured on rows held out of the bank's
             "evaluate.every_epochs": min(every, config.train.epochs),
-            "evaluate.patience": None,  # a trial that ended by itself would have no result at its budget
         }
     ), dataset
 
