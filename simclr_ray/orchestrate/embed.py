@@ -26,6 +26,8 @@ from simclr_ray.storage.location import open_location
 IN_FLIGHT = 1000
 """Tasks that Ray is given at a time: more than any cluster runs at once, so an autoscaler sees what is wanted."""
 
+NOT_SHARED = "cannot be seen from every node: give a shared folder or an object store"
+
 
 class Embedder:
     """Writes parts: decodes their images on `threads`, encodes them, and saves the features."""
@@ -62,7 +64,11 @@ def _embedder(embeddings: str, dataset: str, threads: int) -> Embedder:
     """Ray runs one task after the other in a process, and this keeps the encoder between them."""
     if not torch.cuda.is_available():
         torch.set_num_threads(threads)
-    return Embedder(open_embeddings(embeddings), open_dataset(dataset), threads)
+    try:
+        begun = open_embeddings(embeddings)
+    except BadInput:  # the driver has begun them
+        raise BadInput(f"{embeddings} {NOT_SHARED}") from None
+    return Embedder(begun, open_dataset(dataset), threads)
 
 
 def _write_part(embeddings: str, dataset: str, threads: int, part: int) -> tuple[int, int]:
@@ -93,7 +99,7 @@ def embed(run: str, source: str, out: str, *, dtype: Precision = "float32", prog
     if bad:
         print(f"{bad:,} images could not be decoded and have no row", flush=True)
     if embeddings.missing():
-        raise BadInput(f"{out} cannot be seen from every node: give a shared folder or an object store")
+        raise BadInput(f"{out} {NOT_SHARED}")
     return embeddings
 
 

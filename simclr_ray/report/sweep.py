@@ -86,7 +86,7 @@ def best_recipe(records: SweepRecords) -> str:
     best, function = _best(records), recipe_name(records)
     name = records.folder.name.replace("\\", "/").replace('"', "'")
     measured = f"{records.objective} {best.objective:.2f} after {best.samples:,} samples ({best.run})"
-    built_in = records.recipe in RECIPES
+    built_in = _is_built_in(records)
     values = _values(records, best) if built_in else _all_values(records, best)
     return "\n".join(
         [
@@ -107,6 +107,15 @@ def best_recipe(records: SweepRecords) -> str:
             "    )",
         ]
     )
+
+
+def _is_built_in(records: SweepRecords) -> bool:
+    """Whether its recipe is that of this package, and not a function of the same name, or what it was before."""
+    if records.recipe not in RECIPES:
+        return False
+    config = RECIPES[records.recipe]().with_overrides(records.overrides)
+    own = json.loads(json.dumps(config.flat()))
+    return all(own[key] == value for key, value in records.science.items() if key in own)
 
 
 def _literal(value: Any) -> str:
@@ -145,7 +154,7 @@ def _all_values(records: SweepRecords, trial: Trial) -> dict[str, Any]:
     """What differs from the defaults of Config, for a sweep of a recipe that is no part of this package."""
     config = read_config(records.folder / trial.run)
     if config is None:
-        raise BadInput(f"{records.folder / trial.run} has no {CONFIG}, and no recipe is called {records.recipe!r}")
+        raise BadInput(f"{records.folder / trial.run} has no {CONFIG}, and no recipe here is its {records.recipe!r}")
     defaults = Config().flat()
     return {key: value for key, value in config.flat().items() if _is_kept(key) and value != defaults.get(key)}
 

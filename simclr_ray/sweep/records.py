@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from simclr_ray.config import BadInput, current_key
@@ -36,6 +36,8 @@ class SweepRecords:
     budget_samples: int
     trials: list[Trial]
     """In the order of `read_trials`."""
+    science: dict[str, Any] = field(default_factory=dict)
+    """The trials' science values but for those searched; none in sweeps of earlier versions."""
     ablation: str | None = None
     """Its name, where the trials are those of an ablation."""
     points: tuple[Point, ...] = ()
@@ -85,6 +87,7 @@ def read_sweep(folder: str) -> SweepRecords:
             seed=saved["seed"],
             budget_samples=saved["budget_samples"],
             trials=read_trials(place / STUDY),
+            science=_current(saved.get("science", {})),
             ablation=saved.get("ablation"),
             points=tuple(Point(**point) for point in saved.get("points", ())),
         )

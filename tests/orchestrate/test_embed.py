@@ -27,7 +27,7 @@ from simclr_ray.evaluate.images import centered, read_images
 from simclr_ray.evaluate.neighbours import feature_of, nearest
 from simclr_ray.export.encoder import export_encoder, load_pretrained
 from simclr_ray.methods.build import build_encoder
-from simclr_ray.orchestrate.embed import embed, task_resources
+from simclr_ray.orchestrate.embed import _embedder, embed, task_resources
 from simclr_ray.report.neighbours import find_neighbours
 from small_runs import corrupted, synthetic_dataset
 
@@ -111,6 +111,8 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path, run: str, data
         embed(run, dataset.uri, str(tmp_path / "full"))
     with pytest.raises(BadInput, match="holds no embeddings"):
         open_embeddings(str(tmp_path / "full"))
+    with pytest.raises(BadInput, match="absent cannot be seen from every node: give a shared folder"):
+        _embedder(str(tmp_path / "absent"), dataset.uri, 1)
 
 
 def test_the_nearest_are_those_of_a_search_over_all(tmp_path: Path, run: str, dataset: Dataset, parts_of_32) -> None:

@@ -88,7 +88,8 @@ def test_the_recipe_is_a_file_of_its_own_that_the_commands_name(tmp_path: Path, 
         "optim.weight_decay": 1e-7,
     }
     storage = tmp_path / "the runs"
-    records = read_sweep(written(storage / name, usual(), overrides=overrides))
+    science = {"train.epochs": 4, "data.mean": [-0.1, 0.2, 0.3], "model.head_hidden": None}
+    records = read_sweep(written(storage / name, usual(), overrides=overrides, science=science))
     best = records.best
     assert best is not None
     (tmp_path / f"{recipe_name(records)}.py").write_text(best_recipe(records))
@@ -107,10 +108,13 @@ def test_the_recipe_is_a_file_of_its_own_that_the_commands_name(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("method", [{}, {"method.name": "byol", "method.momentum": 0.9}])
-def test_the_best_of_a_sweep_of_a_users_own_recipe_needs_it_no_more(method: dict[str, Any], tmp_path: Path) -> None:
-    records = read_sweep(written(tmp_path / "s", usual(), recipe="my_own"))
+@pytest.mark.parametrize("name", ["my_own", "quickstart"])  # a function of the user's that has the name of ours
+def test_the_best_of_a_sweep_of_a_users_own_recipe_needs_it_no_more(
+    name: str, method: dict[str, Any], tmp_path: Path
+) -> None:
+    records = read_sweep(written(tmp_path / "s", usual(), recipe=name, science={"train.epochs": 7}))
     assert records.best is not None
-    with pytest.raises(BadInput, match="has no config.json, and no recipe is called 'my_own'"):
+    with pytest.raises(BadInput, match=f"has no config.json, and no recipe here is its '{name}'"):
         best_recipe(records)
     trained = quickstart().with_overrides({"train.epochs": 7} | (method or records.best.params))
     (tmp_path / "s" / records.best.run).mkdir()
