@@ -19,7 +19,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -27,7 +26,6 @@ from tempfile import TemporaryDirectory
 from time import sleep, time
 from typing import Any
 
-import psutil
 from ray.cluster_utils import Cluster
 
 from checkout import HERE, environment
@@ -35,6 +33,7 @@ from simclr_ray.cli.command import parse, run_command
 from simclr_ray.orchestrate.preemption.drain import drain_here
 from simclr_ray.storage.location import open_location
 from simclr_ray.storage.run_folder import EVENTS, METRICS, Row, read_rows
+from training_processes import rank_0_of, training_processes
 
 NODE_CPUS = 2
 NOTICE_S = 20.0
@@ -176,14 +175,14 @@ class Trial:
         print(f"  {name}: {pause.seconds:.2f} s, {pause.redone} steps done twice", flush=True)
 
     def kill_worker(self, rank_0: bool) -> None:
-        for process in self._train_workers():
-            if (process.pid == self._rank_0) == rank_0:
+        for process in training_processes():
+            if (process.pid == rank_0_of(self._run)) == rank_0:
                 process.kill()
                 return
         raise RuntimeError("found no such worker")
 
     def kill_all_workers(self) -> None:
-        for process in self._train_workers():
+        for process in training_processes():
             process.kill()
 
     def kill_node(self) -> None:
@@ -202,23 +201,9 @@ class Trial:
 
     def node_of_another(self) -> Any:
         """Than rank 0."""
-        worker = next(process for process in self._train_workers() if process.pid != self._rank_0)
+        worker = next(process for process in training_processes() if process.pid != rank_0_of(self._run))
         raylets = {node.all_processes["raylet"][0].process.pid: node for node in self._nodes}
         return raylets[worker.ppid()]
-
-    @property
-    def _rank_0(self) -> int:
-        """Its process writes TensorBoard's files, whose names end in .PID.NUMBER."""
-        return int(sorted(entry.name for entry in (self._run / "tensorboard").files())[-1].split(".")[-2])
-
-    def _train_workers(self) -> list[psutil.Process]:
-        found = []
-        for process in psutil.Process().children(recursive=True):
-            with suppress(psutil.Error):  # it has just ended
-                line = " ".join(process.cmdline())
-                if "RayTrainWorker" in line or "JoiningWorker" in line:
-                    found.append(process)
-        return found
 
 
 def _parts(change: Row, at: float, next_step: float) -> dict[str, float]:

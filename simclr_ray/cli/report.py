@@ -27,10 +27,10 @@ from simclr_ray.report.ablation import ablation_findings
 from simclr_ray.report.comparison import compare_runs
 from simclr_ray.report.goodput import account, table
 from simclr_ray.report.page import write_page
-from simclr_ray.report.run import read_run, summary, unreadable
+from simclr_ray.report.run import read_run, summary
 from simclr_ray.report.sweep import findings
 from simclr_ray.report.worth import worth_of
-from simclr_ray.storage.location import open_location
+from simclr_ray.storage.location import open_location, unreachable
 from simclr_ray.storage.run_folder import EVALUATIONS, REPORT, is_sweep, read_rows
 from simclr_ray.sweep.records import read_sweep
 
@@ -81,7 +81,7 @@ def _is_sweep(folder: str) -> bool:
     try:
         return is_sweep(open_location(folder))
     except OSError as error:
-        raise unreadable(folder, error) from None
+        raise unreachable("read", folder, error) from None
 
 
 def _report_sweep(folder: str) -> None:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from simclr_ray.config import BadInput
 from simclr_ray.data.recent import Recent
-from simclr_ray.storage.location import Location, open_location
+from simclr_ray.storage.location import Location, open_location, unreachable
 
 INDEX = "dataset.json"
 BAD_LIST = "bad.jsonl"
@@ -86,7 +86,7 @@ def is_dataset(uri: str) -> bool:
     try:
         return (location / INDEX).exists()
     except OSError as error:
-        raise _unreachable(location, error) from None
+        raise unreachable("read", location, error) from None
 
 
 def open_dataset(uri: str) -> Dataset:
@@ -97,7 +97,7 @@ def open_dataset(uri: str) -> Dataset:
     except (FileNotFoundError, NotADirectoryError):
         raise BadInput(f"{uri} is not a prepared dataset (it has no {INDEX}): prepare it first") from None
     except OSError as error:
-        raise _unreachable(location, error) from None
+        raise unreachable("read", location, error) from None
     try:
         fields = json.loads(text)
         if fields["format"] != FORMAT:
@@ -112,11 +112,6 @@ def open_dataset(uri: str) -> Dataset:
 def bad_images(dataset: Dataset) -> list[dict[str, str]]:
     """Path and problem of every image of the source that was left out, sorted by path."""
     return [json.loads(line) for line in (dataset.location / BAD_LIST).read_bytes().splitlines()]
-
-
-def _unreachable(location: Location, error: OSError) -> BadInput:
-    reason = str(error).splitlines()[0]
-    return BadInput(f"cannot read {location}: {reason}; check the address, the credentials and the network")
 
 
 class SliceReader:

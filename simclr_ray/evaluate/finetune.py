@@ -49,9 +49,10 @@ def finetune_config(
     """
     batch = min(LARGEST_BATCH, train.rows // STEPS_PER_EPOCH) // train.slice_rows * train.slice_rows
     batch = max(batch, train.slice_rows, 2)
-    most = (run.train.pass_size or run.train.global_batch) // train.slice_rows * train.slice_rows
-    if 0 < most < batch:
-        batch = batch // most * most
+    largest = (run.train.pass_size or run.train.global_batch) // train.slice_rows * train.slice_rows
+    pass_size = largest if 0 < largest < batch else None
+    if pass_size:
+        batch = batch // pass_size * pass_size
     if epochs is None:
         steps_per_epoch = max(1, train.rows // batch)
         epochs = max(30 if fraction < FEW else 15, math.ceil(LEAST_STEPS / steps_per_epoch))
@@ -67,7 +68,7 @@ def finetune_config(
         train=TrainConfig(
             epochs=epochs,
             global_batch=batch,
-            pass_size=most if 0 < most < batch else None,
+            pass_size=pass_size if pass_size != batch else None,
             precision="auto",
             seed=seed,
         ),

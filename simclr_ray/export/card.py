@@ -12,7 +12,7 @@ from simclr_ray.export.encoder import Pretrained
 from simclr_ray.export.formats import Format, transform_of
 from simclr_ray.storage.location import Location
 from simclr_ray.storage.run_folder import BEST, EVALUATIONS, METRICS, Row, read_rows
-from simclr_ray.train.check import objective_of
+from simclr_ray.train.check import is_own_check, objective_of
 
 CARD, PREPROCESSING = "README.md", "preprocessing.json"
 LIBRARY_NAMES: dict[Format, str] = {"timm": "timm", "onnx": "onnx", "safetensors": "simclr_ray"}
@@ -90,12 +90,9 @@ def _card(
 
 def _row_of(name: str, config: Config, metrics: list[Row]) -> Row | None:
     """Of the step whose encoder the file has: the last one, or that of the best check."""
-    objective, every, epochs = objective_of(config), config.evaluate.every_epochs, config.train.epochs
-
-    def is_own_check(row: Row) -> bool:  # and not that of an early stop
-        return objective in row and (row["epoch"] == epochs or (every > 0 and row["epoch"] % every == 0))
-
-    checks = list(filter(is_own_check, metrics)) if name == BEST else []
+    objective = objective_of(config)
+    own = (row for row in metrics if objective in row and is_own_check(config, row["epoch"]))
+    checks = list(own) if name == BEST else []
     return max(checks, key=lambda row: row[objective]) if checks else next(reversed(metrics), None)
 
 

@@ -18,7 +18,7 @@ from simclr_ray.config import BadInput, Config, ModelConfig
 from simclr_ray.methods.build import build_encoder
 from simclr_ray.model.build import draw_encoder
 from simclr_ray.model.encoder import Encoder
-from simclr_ray.storage.location import Location, open_location
+from simclr_ray.storage.location import Location, open_location, unreachable
 from simclr_ray.storage.run_folder import ENCODER
 from simclr_ray.storage.tensor_file import metadata_of, with_metadata
 
@@ -118,8 +118,7 @@ def encoder_file(run_or_file: Location | str) -> Location:
     try:
         found = file.exists()
     except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise BadInput(f"cannot read {file}: {reason}; check the address, the credentials and the network") from None
+        raise unreachable("read", file, error) from None
     if found:
         return file
     if is_file:

@@ -30,6 +30,7 @@ from simclr_ray.train.attempt import run_attempt
 from simclr_ray.train.compiler import set_up_compiler
 from simclr_ray.train.control import Ended
 from simclr_ray.train.memory import keep_freed_memory, limit_memory
+from simclr_ray.train.precision import this_gpu_has_bf16
 
 
 def attempt(task: Task, device: torch.device, member: Member | None = None) -> None:
@@ -95,7 +96,7 @@ def _save_best(task: Task, model: Method) -> None:
 
 
 def _require_precision(precision: str, device: torch.device) -> None:
-    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+    if precision == "bf16" and device.type == "cuda" and not this_gpu_has_bf16():
         raise BadInput(
             f"{torch.cuda.get_device_name(device)} has no bf16: set train.precision float32, under another --name"
         )

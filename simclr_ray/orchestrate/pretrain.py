@@ -234,8 +234,7 @@ def _resolved(
     if config.train.precision == "auto":
         from simclr_ray.train.precision import auto_precision  # imports torch, which is loaded by now
 
-        has_bf16 = not share.gpus or gpus_have_bf16()
-        resolved["train.precision"] = auto_precision(on_gpu=share.gpus > 0) if has_bf16 else "float32"
+        resolved["train.precision"] = auto_precision(on_gpu=share.gpus > 0, gpu_has_bf16=gpus_have_bf16())
     if isinstance(config.method, SupervisedConfig):
         resolved["method.classes"] = labelled_classes(dataset, config.method.classes)
     if config.evaluate.probe:

@@ -29,7 +29,7 @@ from simclr_ray.planning.machines import LOCAL, Instance, kind_of
 from simclr_ray.train.batch import batches, on_device
 from simclr_ray.train.branches import kept_of
 from simclr_ray.train.memory import keep_freed_memory
-from simclr_ray.train.precision import auto_precision
+from simclr_ray.train.precision import auto_precision, this_gpu_has_bf16
 from simclr_ray.train.state import initial_state
 from simclr_ray.train.step import forward_of, training_step
 
@@ -125,7 +125,9 @@ def _step(config: Config, job: Job, block: dict[str, np.ndarray], device: torch.
     """
     torch.set_num_threads(job.threads)
     on_gpu, train = device.type == "cuda", config.train
-    precision = train.precision if train.precision != "auto" else _auto_precision(on_gpu=on_gpu)
+    precision: str = train.precision
+    if precision == "auto":
+        precision = auto_precision(on_gpu=on_gpu, gpu_has_bf16=on_gpu and this_gpu_has_bf16())
     rows = job.busiest_rows // job.passes
     state = initial_state(config, device)
     compiled = config.resources.compiles(on_gpu=on_gpu)
@@ -150,9 +152,3 @@ def _step(config: Config, job: Job, block: dict[str, np.ndarray], device: torch.
             torch.cuda.synchronize(device)
         took.append(perf_counter() - before)
     return rows / median(took[WARM_UP:])
-
-
-def _auto_precision(*, on_gpu: bool) -> str:
-    """That of a run: float32 on GPUs that only emulate bf16."""
-    emulated = on_gpu and not torch.cuda.is_bf16_supported(including_emulation=False)
-    return "float32" if emulated else auto_precision(on_gpu=on_gpu)

@@ -153,8 +153,8 @@ def _compared(records: RunRecords, config: Config, encoder: str, evaluations: Se
             column: {name: row["results"][name]["top1"] for name in BASELINES if name in row["results"]}
             for column, row in newest.items()
         },
-        tests=({column: _checked_on(config) for column in checked})
-        | {column: _source(r["test"]) for column, r in newest.items()},
+        tests={column: _checked_on(config) for column in checked}
+        | {column: _source(row["test"]) for column, row in newest.items()},
     )
 
 

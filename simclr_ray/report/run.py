@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from simclr_ray.config import BadInput
 from simclr_ray.report.attempts import attempts_of
 from simclr_ray.storage.lease import is_held
-from simclr_ray.storage.location import open_location
+from simclr_ray.storage.location import open_location, unreachable
 from simclr_ray.storage.run_folder import EVENTS, METRICS, Row, read_rows
 
 SHOWN = (
@@ -51,12 +51,7 @@ def read_run(run: str, now: float) -> RunRecords:
             raise BadInput(f"{run} has no events: it is no run folder, or its first workers are not up yet")
         return RunRecords(address=folder.uri, events=events, rows=rows, running=is_held(folder, now))
     except OSError as error:
-        raise unreadable(run, error) from None
-
-
-def unreadable(folder: str, error: OSError) -> BadInput:
-    reason = str(error).splitlines()[0]
-    return BadInput(f"cannot read {folder}: {reason}; check the address, the credentials and the network")
+        raise unreachable("read", run, error) from None
 
 
 def summary(run: RunRecords) -> str:

@@ -18,7 +18,7 @@ from simclr_ray.report.columns import in_columns
 from simclr_ray.report.goodput import account
 from simclr_ray.report.run import RunRecords, read_run
 from simclr_ray.storage.lease import is_held
-from simclr_ray.storage.location import Location, open_location
+from simclr_ray.storage.location import Location, open_location, unreachable
 from simclr_ray.storage.run_folder import CONFIG, EVENTS, TRIAL, is_sweep, read_config
 
 DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError)
@@ -61,8 +61,7 @@ def list_runs(storage: str, now: float) -> list[RunStatus]:
             raise BadInput(f"there is no storage {storage}: give what pretrain.py was given as --storage")
         names = home.folders()
     except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise BadInput(f"cannot list {storage}: {reason}; check the address, the credentials and the network") from None
+        raise unreachable("list", storage, error) from None
     return _read(home, names, now)
 
 

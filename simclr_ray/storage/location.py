@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from pyarrow import fs
 
+from simclr_ray.config import BadInput
 from simclr_ray.storage.object_store import StoreFile, open_store, with_retries
 
 T = TypeVar("T")
@@ -185,3 +186,9 @@ def open_location(uri: str) -> Location:
     if isinstance(filesystem, fs.LocalFileSystem):  # file://
         return Location(path_in_store, filesystem, path_in_store)
     return Location(uri, filesystem, path_in_store)
+
+
+def unreachable(action: str, place: object, error: OSError) -> BadInput:
+    """For a place that could not be read or listed, which is what `action` says, in one line."""
+    reason = str(error).splitlines()[0]
+    return BadInput(f"cannot {action} {place}: {reason}; check the address, the credentials and the network")

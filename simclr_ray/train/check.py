@@ -29,6 +29,12 @@ def objective_of(config: Config) -> str:
     return "top1" if isinstance(config.method, CLASSIFYING) and method in ("knn", "linear") else OBJECTIVES[method]
 
 
+def is_own_check(config: Config, epochs: float) -> bool:
+    """Whether the check after so many epochs is one of the run's own, and not due to an early stop of a command."""
+    every = config.evaluate.every_epochs
+    return epochs == config.train.epochs or (every > 0 and epochs % every == 0)
+
+
 class Check:
     """Decides when the check is due, runs it, and knows the best. Without `evaluate` it is never due.
 
@@ -51,9 +57,10 @@ class Check:
         settings, per_epoch = config.evaluate, order.steps_per_epoch
         self._log, self._control, self._evaluate = log, control, evaluate
         self._save_best = save_best if settings.keep_best else None
-        self._every_steps, self._whole = settings.every_epochs * per_epoch, config.train.epochs * per_epoch
-        self._objective, self._patience = objective_of(config), settings.patience
-        earlier = [row[self._objective] for row in rows if self._objective in row and self._counts(row["step"])]
+        self._every_steps, self._patience = settings.every_epochs * per_epoch, settings.patience
+        self._objective = objective = objective_of(config)
+        self._counts: Callable[[int], bool] = lambda step: is_own_check(config, step / per_epoch)
+        earlier = [row[objective] for row in rows if objective in row and self._counts(row["step"])]
         self._found: list[float] = collective.from_rank_0(earlier)
 
     @property
@@ -75,10 +82,6 @@ class Check:
             self._compare(state.model, found)
         self._log.write(row | found)
         self._log.evaluated(state.step, monotonic() - start)
-
-    def _counts(self, step: int) -> bool:
-        """Whether the check of this step is one of the run's own, and not due to an early stop of this command."""
-        return step == self._whole or (self._every_steps > 0 and step % self._every_steps == 0)
 
     def _compare(self, model: Method, found: dict[str, float]) -> None:
         if self._objective not in found:

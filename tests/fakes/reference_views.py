@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
+from benchmark import load_benchmark
 from simclr_ray.data.augment.views import ViewParams, render
 
-
-def load_benchmark() -> ModuleType:
-    """experiments/benchmark/augment.py, which holds the reference: torchvision v2 on floats, operation by operation."""
-    path = Path(__file__).parents[2] / "experiments" / "benchmark" / "augment.py"
-    spec = importlib.util.spec_from_file_location("benchmark_augment", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-reference_view = load_benchmark().reference_view
+reference_view = load_benchmark("augment").reference_view
+"""Torchvision v2 on floats, operation by operation."""
 
 
 def textured(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -16,11 +16,14 @@ import psutil
 import pytest
 from ray.cluster_utils import Cluster
 
+from benchmark import load_benchmark
 from commands import events, finish, sizes, start, wait_until
 from same import assert_same_as_one_worker
 from simclr_ray.orchestrate.preemption.drain import drain_here
 from simclr_ray.storage.location import open_location
 from simclr_ray.storage.run_folder import read_rows
+
+processes = load_benchmark("training_processes")
 
 WORKERS = 3
 NODE_CPUS = 2  # one worker and its data workers
@@ -101,16 +104,9 @@ class Disturbed:
         return read_rows(open_location(str(self.run)) / "metrics.jsonl")
 
     def _workers(self) -> list[psutil.Process]:
-        """Processes that train; first that of rank 0, which writes TensorBoard's files: their names end in .PID.N."""
-        found = []
-        for process in psutil.Process().children(recursive=True):
-            with suppress(psutil.Error):  # it has just ended
-                line = " ".join(process.cmdline())
-                if "RayTrainWorker" in line or "JoiningWorker" in line:
-                    found.append(process)
-        names = [entry.name for entry in (open_location(str(self.run)) / "tensorboard").files()]
-        rank_0 = int(sorted(names)[-1].split(".")[-2])
-        return sorted(found, key=lambda process: process.pid != rank_0)
+        """Processes that train, that of rank 0 first."""
+        rank_0 = processes.rank_0_of(open_location(str(self.run)))
+        return sorted(processes.training_processes(), key=lambda process: process.pid != rank_0)
 
     def _kill(self, processes: list[psutil.Process]) -> None:
         for process in processes:

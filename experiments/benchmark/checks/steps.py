@@ -30,7 +30,7 @@ def imagenet(machine: Machine, batch: int = IMAGENET_BATCH) -> Config:
     """ResNet-50 at 224; on a CPU a ResNet-18 at 32 px, in the precision that it has instructions for."""
     small = {"model.arch": "resnet18", "model.head_hidden": 64, "augment.size": 32, "train.global_batch": 32}
     config = imagenet_rn50_100ep().with_overrides(machine.size({"train.global_batch": batch}, small))
-    return config.with_overrides({"train.precision": auto_precision(on_gpu=machine.on_gpu)})
+    return config.with_overrides({"train.precision": auto_precision(on_gpu=machine.on_gpu, gpu_has_bf16=True)})
 
 
 def cifar(machine: Machine, **changes: object) -> Config:

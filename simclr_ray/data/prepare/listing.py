@@ -13,7 +13,7 @@ from pyarrow import fs
 from simclr_ray.config import BadInput
 from simclr_ray.data.dataset import INDEX
 from simclr_ray.data.prepare import folder
-from simclr_ray.storage.location import Entry, Location, open_location
+from simclr_ray.storage.location import Entry, Location, open_location, unreachable
 
 TAKES = "a folder of images, Parquet files, WebDataset tars, torchvision:NAME[:SPLIT] or synthetic:N[:test]"
 SPLIT = re.compile(r"(train|valid|validation|val|test)(?=[-_./])", re.IGNORECASE)
@@ -57,8 +57,7 @@ def list_files(spec: str) -> Listing:
             return Listing(location.parent, *_of_one_kind(spec, [entry], single=True))
         found = list(location.files())
     except OSError as error:
-        reason = str(error).splitlines()[0]
-        raise BadInput(f"cannot list {spec}: {reason}; check the address, the credentials and the network") from None
+        raise unreachable("list", spec, error) from None
     except UnicodeDecodeError as error:
         raise BadInput(f"{spec} holds a file whose name is not UTF-8, {error.object!r}: rename it") from None
     if kind == fs.FileType.NotFound:
