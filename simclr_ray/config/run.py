@@ -21,9 +21,7 @@ from simclr_ray.config.method import (
     METHODS,
     MULTI_CROP,
     MethodConfig,
-    MoCoConfig,
     SimCLRConfig,
-    SwAVConfig,
     method_config,
 )
 from simclr_ray.config.renamed import current_key
@@ -68,7 +66,7 @@ class Config:
             not (self.evaluate.projections and isinstance(self.method, CLASSIFYING)),
             f"evaluate.projections needs a projection head, which {self.method.name} does not have: leave it out",
         )
-        queue = self.method.queue if isinstance(self.method, (MoCoConfig, SwAVConfig)) else 0
+        queue = getattr(self.method, "queue", 0)  # whole batches go through the queues of all methods that have one
         batch = self.train.global_batch
         require(
             queue % batch == 0,
