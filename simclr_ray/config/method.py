@@ -77,6 +77,22 @@ class MoCoConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NNCLRConfig:
+    """The nearest of earlier projections to one view against predictions of the other (Dwibedi et al. 2021)."""
+
+    name: Literal["nnclr"] = "nnclr"
+    """Chosen by --method NAME."""
+    temperature: float = 0.1
+    queue: int = 4096
+    """Earlier projections to look in, a multiple of train.global_batch (98,304 for ImageNet in the paper)."""
+    predictor_hidden: int = 4096
+
+    def __post_init__(self) -> None:
+        require_positive("method", self, "temperature")
+        require_at_least(1, "method", self, "queue", "predictor_hidden")
+
+
+@dataclass(frozen=True, kw_only=True)
 class BarlowTwinsConfig:
     """The views' cross-correlation matrix becomes the identity (Zbontar et al. 2021)."""
 
@@ -206,6 +222,7 @@ MethodConfig = (
     | BYOLConfig
     | SimSiamConfig
     | MoCoConfig
+    | NNCLRConfig
     | BarlowTwinsConfig
     | VICRegConfig
     | SwAVConfig

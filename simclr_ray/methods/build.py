@@ -18,6 +18,7 @@ from simclr_ray.config import (
     MethodConfig,
     MoCoConfig,
     ModelConfig,
+    NNCLRConfig,
     SimCLRConfig,
     SimSiamConfig,
     SupervisedConfig,
@@ -31,6 +32,7 @@ from simclr_ray.methods.dino import DINO
 from simclr_ray.methods.distillation import Distillation
 from simclr_ray.methods.method import Method
 from simclr_ray.methods.moco import MoCoQueue, MoCoV3
+from simclr_ray.methods.nnclr import NNCLR
 from simclr_ray.methods.simclr import SimCLR
 from simclr_ray.methods.simsiam import SimSiam
 from simclr_ray.methods.supervised import Supervised
@@ -102,6 +104,9 @@ def draw_method(
             return SimSiam(encoder, head, predictor(dim, hidden), predictor_decays=method.predictor_decays)
         case MoCoConfig():
             return _draw_moco(encoder, head, dim, method)
+        case NNCLRConfig():
+            predicting = predictor(dim, method.predictor_hidden)
+            return NNCLR(encoder, head, predicting, keys=method.queue, dim=dim, temperature=method.temperature)
         case BarlowTwinsConfig():
             return BarlowTwins(encoder, head, method.off_diagonal_weight)
         case VICRegConfig():

@@ -15,6 +15,7 @@ from simclr_ray.config import (
     MethodConfig,
     MoCoConfig,
     ModelConfig,
+    NNCLRConfig,
     OptimConfig,
     SimSiamConfig,
     SupervisedConfig,
@@ -60,6 +61,14 @@ def cifar10_moco_200ep() -> Config:
     """
     optim = OptimConfig(optimizer="sgd", lr_per_256=0.03, weight_decay=5e-4, warmup_epochs=0)
     return _recipe(MoCoConfig(temperature=0.1, momentum=0.99, queue=4096), optim, hidden=512, dim=128)
+
+
+def cifar10_nnclr_200ep() -> Config:
+    """NNCLR with SimCLR's optimizer and the paper's head; here unmeasured.
+
+    python experiments/pretrain.py cifar10_nnclr_200ep --name nnclr
+    """
+    return _recipe(NNCLRConfig(), OptimConfig(lr_per_256=1.0, weight_decay=1e-6), layers=3)
 
 
 def cifar10_barlow_twins_200ep() -> Config:

@@ -15,6 +15,7 @@ from simclr_ray.config import (
     DINOConfig,
     MoCoConfig,
     ModelConfig,
+    NNCLRConfig,
     OptimConfig,
     ResourcesConfig,
     SimSiamConfig,
@@ -80,6 +81,22 @@ def imagenet_moco_v2_200ep() -> Config:
         optim=OptimConfig(optimizer="sgd", lr_per_256=0.03, weight_decay=1e-4, warmup_epochs=0),
         train=TrainConfig(epochs=200, global_batch=256),
         resources=ResourcesConfig(),
+    )
+
+
+def imagenet_nnclr_1000ep() -> Config:
+    """NNCLR, ResNet-50, B 4096, 1000 epochs: 75.4 % linear in the paper.
+
+    python experiments/pretrain.py imagenet_nnclr_1000ep --data.train s3://bucket/imagenet --storage s3://bucket/runs
+    """
+    base = imagenet_rn50_100ep()
+    return replace(
+        base,
+        augment=BYOL_VIEWS,
+        model=ModelConfig(arch="resnet50", head_layers=3, head_hidden=2048, head_dim=256, head_batchnorm=True),
+        method=NNCLRConfig(temperature=0.1, queue=98_304, predictor_hidden=4096),
+        optim=OptimConfig(lr_per_256=0.3, weight_decay=1e-6, warmup_epochs=10),
+        train=replace(base.train, epochs=1000),
     )
 
 

@@ -64,7 +64,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 SMALL |= {f"{variant}_dropping": SMALL.get(variant, {}) | DROPPING for variant in ("moco", "dino_multi_crop")}
 """With stochastic depth: where the encoder sees one of the views, and where local ones too and there is a teacher."""
-QUEUED = ("moco", "moco_dropping", "swav_queue_multi_crop")
+QUEUED = ("moco", "nnclr", "moco_dropping", "swav_queue_multi_crop")
 """Variants with a queue of two batches."""
 
 

@@ -17,6 +17,7 @@ from simclr_ray.methods.byol import byol_loss
 from simclr_ray.methods.dino import dino_loss
 from simclr_ray.methods.distillation import distillation_loss
 from simclr_ray.methods.moco import in_batch_nce, info_nce
+from simclr_ray.methods.nnclr import nearest, nnclr_loss
 from simclr_ray.methods.simsiam import simsiam_loss
 from simclr_ray.methods.supervised import supervised_loss
 from simclr_ray.methods.swav import sinkhorn, swav_loss
@@ -77,6 +78,16 @@ def moco_v3(a: Tensor, b: Tensor) -> Tensor:
         weights = [(cosine(a[i], b[j].detach()) / 0.3).exp() for j in range(N)]
         total = total - (weights[i] / sum(weights)).log()
     return 2 * 0.3 * total / N
+
+
+def nnclr(a: Tensor, b: Tensor) -> Tensor:
+    """NNCLR, equations 2 and 3: the neighbours of `a` among the queue against all predictions `b`."""
+    total = a.new_zeros(()) + 0 * a.sum()
+    for i in range(N):
+        neighbour = max(queue(), key=lambda key: float(cosine(a[i].detach(), key)))
+        weights = [(cosine(neighbour, b[k]) / 0.3).exp() for k in range(N)]
+        total = total - (weights[i] / sum(weights)).log()
+    return total / N
 
 
 def swav(a: Tensor, b: Tensor, earlier: Tensor | None = None) -> Tensor:
@@ -159,6 +170,7 @@ LOSSES: dict[str, tuple[Loss, Loss]] = {
     "barlow_twins": (barlow_twins_loss, barlow_twins),
     "vicreg": (vicreg_loss, vicreg),
     "moco": (lambda a, b, **rows: info_nce(a, b, queue(), 0.3, **rows), moco),
+    "nnclr": (lambda a, b, **rows: nnclr_loss(nearest(a, queue()), b, 0.3, **rows) + 0 * a.sum(), nnclr),
     "swav": (lambda a, b, **rows: swav_loss([a, b], 0.1, epsilon=0.5, **rows), swav),
     "swav_queue": (
         lambda a, b, **rows: swav_loss([a, b], 0.1, epsilon=0.5, earlier=earlier_scores(), **rows),
