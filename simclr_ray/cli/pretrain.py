@@ -6,11 +6,12 @@ The same command resumes a run that was interrupted.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from time import time
 
 from simclr_ray.cli.command import choose_recipe, given_keys, parse_with_config
-from simclr_ray.config import BadInput
+from simclr_ray.config import BadInput, Config
 from simclr_ray.recipes import RECIPES
 
 
@@ -27,10 +28,12 @@ class Arguments:
 def main(argv: list[str]) -> None:
     recipe, rest = choose_recipe(argv, RECIPES)
     arguments, config = parse_with_config(Arguments, rest, recipe.config, recipe.doc)
+    given = given_keys(rest)
+    _require_effect(config, given)
 
     from simclr_ray.orchestrate.pretrain import pretrain  # takes seconds to import: wrong flags are reported first
 
-    result = pretrain(config, arguments.name or recipe.name, arguments.storage, requested=given_keys(rest))
+    result = pretrain(config, arguments.name or recipe.name, arguments.storage, requested=given)
 
     from simclr_ray.export.encoder import loading_lines
     from simclr_ray.storage.location import open_location
@@ -43,6 +46,16 @@ def main(argv: list[str]) -> None:
     print(f"\ndone at step {result.step}: {result.path}")
     _report(result.path)
     print(f"\n{loading_lines(encoder, config)}")
+
+
+def _require_effect(config: Config, given: Set[str]) -> None:
+    """Raises BadInput for a flag of the check that does nothing with this config."""
+    check = config.evaluate
+    of_check = sorted(key for key in given if key.startswith("evaluate.") and not key.startswith("evaluate.probe"))
+    if of_check and not check.every_epochs and "evaluate.every_epochs" not in given:
+        raise BadInput(f"{of_check[0]} is of the check during training, which is off: set --evaluate.every-epochs too")
+    if check.projections and check.every_epochs and check.method not in ("knn", "linear"):
+        raise BadInput(f"evaluate.projections is for --evaluate.method knn or linear, not for {check.method}")
 
 
 def _report(run: str) -> None:

@@ -106,6 +106,11 @@ class AugmentConfig:
             require(0 < smallest <= 1, f"augment.{low} must lie in (0, 1], not {smallest}")
             require(smallest <= largest <= 1, f"augment.{high} must lie in [augment.{low}, 1], not {largest}")
         require(0 <= self.local_views <= MOST_LOCAL_VIEWS, f"augment.local_views must lie in 0..{MOST_LOCAL_VIEWS}")
+        require(
+            not self.local_views or self.local_size <= self.size,
+            f"augment.local_size {self.local_size}: local views are no larger than the others, of {self.size} pixels; "
+            f"set it to {max(8, self.size * 3 // 7)} or so",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,21 +6,31 @@ from collections.abc import Callable, Set
 from dataclasses import replace
 from typing import Any
 
-from simclr_ray.config import BadInput, Config, EvaluateConfig
+from simclr_ray.config import LABELLED, BadInput, Config, EvaluateConfig
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.evaluate.labels import require_same_classes
 
+NOTHING_UNSEEN = (
+    "{method} learns the labels of all of {source}, so an accuracy on some of its images says nothing: name other "
+    "labelled images by --{flag}"
+)
 NO_CHECK: dict[str, Any] = {"every_epochs": 0, "keep_best": False, "patience": None}
 
 
 def fitted_checks(
-    config: Config, requested: Set[str], bank: Dataset, open_test: Callable[[str], Dataset]
+    config: Config,
+    requested: Set[str],
+    bank: Dataset,
+    open_test: Callable[[str], Dataset],
+    *,
+    learned: bool = False,
 ) -> tuple[Config, Dataset | None, str]:
     """The config with a check that its data allow, the test set, and a line about what was changed, or "".
 
     `requested`: the dotted keys that the user set. If evaluate.test is not among them, a test set with other classes
     than the `bank` is replaced by rows held out of the bank. If no evaluate.* is, a method that needs labels is
     replaced by rankme, and there is no check where the bank is too small. Otherwise each of these is BadInput.
+    `learned`: the method is trained on the bank's labels, so what is held out of it is nothing unseen; alike.
     """
     check, source, reason = config.evaluate, config.evaluate.train or config.data.train, ""
     if check.method != "rankme" and not bank.labelled:
@@ -33,6 +43,10 @@ def fitted_checks(
     test = _test_set(check, bank, open_test, named="evaluate.test" in requested)
     if check.test and not test:
         check, reason = replace(check, test=None), reason or f"its classes are not those of {check.test}"
+    if learned and not test and check.method != "rankme":
+        if _check_requested(requested):
+            raise BadInput(NOTHING_UNSEEN.format(method=config.method.name, source=source, flag="evaluate.test"))
+        check, reason = replace(check, method="rankme"), f"{config.method.name} learns the labels of all of it"
     if not test and not first_held_out(check, bank):
         if _check_requested(requested):
             raise BadInput(
@@ -45,6 +59,11 @@ def fitted_checks(
         )
     measured = f"{check.method} on images held out of {source}" if check.every_epochs else f"none on {source}"
     return replace(config, evaluate=check), test, f"check: {measured}, because {reason}" if reason else ""
+
+
+def learns_from(config: Config, bank: Dataset, dataset: Dataset) -> bool:
+    """Whether training on `dataset` is on the labels of the bank."""
+    return isinstance(config.method, LABELLED) and bank.fingerprint == dataset.fingerprint
 
 
 def allowing_for_fit(config: Config, earlier: Config, requested: Set[str]) -> Config:

@@ -27,7 +27,7 @@ from simclr_ray.config import (
 )
 from simclr_ray.data.dataset import Dataset, is_dataset, open_dataset
 from simclr_ray.data.order import Order, last_step, order_of
-from simclr_ray.evaluate.fitted import allowing_for_fit, fitted_checks
+from simclr_ray.evaluate.fitted import allowing_for_fit, fitted_checks, learns_from
 from simclr_ray.evaluate.labels import labelled_classes, probe_classes, require_teachers_classes
 from simclr_ray.orchestrate.cluster import gpus_have_bf16, join_or_start, started_here
 from simclr_ray.orchestrate.prepare import prepare_into
@@ -245,7 +245,10 @@ def _resolved(
     if settings.method == "probe":  # which needs neither bank nor test set
         return config.with_overrides(resolved), dataset, None
     bank = _prepared(settings.train, storage, before.train) if settings.train else dataset
-    config, test, line = fitted_checks(config, requested, bank, lambda source: _prepared(source, storage, before.test))
+    learned = not earlier and learns_from(config, bank, dataset)  # a run that was begun so goes on so
+    config, test, line = fitted_checks(
+        config, requested, bank, lambda source: _prepared(source, storage, before.test), learned=learned
+    )
     if line:
         print(line, flush=True)
     if isinstance(config.method, DistillationConfig) and config.evaluate.method != "rankme":

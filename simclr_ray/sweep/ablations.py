@@ -51,6 +51,13 @@ OFF = {
     **{f"augment.{name}_p": 0.0 for name in ("rotate", "sobel", "noise", "cutout")},
     "augment.second_plain": True,
 }
+OFF_TOO = {
+    **dict.fromkeys(("augment.second_blur_p", "augment.second_solarize_p", "augment.saturation"), None),
+    "augment.local_views": 0,
+}
+"""Of what other methods' recipes have and SimCLR's have not."""
+BY_STRENGTH_ALONE = dict.fromkeys(("augment.saturation", "augment.second_blur_p", "augment.local_blur_p"))
+"""Colours and blur of no view have a setting of their own."""
 OPERATIONS: dict[str, dict[str, Any]] = {
     "crop": {"augment.crop_min": 0.08, "augment.flip_p": 0.5},
     "cutout": {"augment.cutout_p": 1.0},
@@ -70,21 +77,25 @@ FIGURE_B1 = {256: (57.5, 62.8), 512: (60.7, 63.8), 1024: (62.8, 64.3), 2048: (64
 
 
 def _augmentation(config: Config) -> list[Point]:
-    points = []
+    points, off = [], OFF | _other_than(config, OFF_TOO)
     for at, (first, values) in enumerate(OPERATIONS.items()):
-        points.append(Point(label=first, values=OFF | values, paper=FIGURE_5[at][0]))
+        points.append(Point(label=first, values=off | values, paper=FIGURE_5[at][0]))
     for (i, first), (k, second) in combinations(enumerate(OPERATIONS), 2):
-        values = OFF | OPERATIONS[first] | OPERATIONS[second]
+        values = off | OPERATIONS[first] | OPERATIONS[second]
         points.append(Point(label=PAIR.format(first, second), values=values, paper=FIGURE_5[i][k - i]))
     return points
 
 
 def _strength(config: Config) -> list[Point]:
+    own = _other_than(config, BY_STRENGTH_ALONE)
     found = [
-        Point(label=label, values={"augment.strength": strength, "augment.blur_p": 0.0}, paper=paper)
+        Point(label=label, values=own | {"augment.strength": strength, "augment.blur_p": 0.0}, paper=paper)
         for label, strength, paper in (("1/8", 0.125, 59.6), ("1/4", 0.25, 61.0), ("1/2", 0.5, 62.6), ("1", 1.0, 63.2))
     ]
-    return [*found, Point(label="1 and blur", values={"augment.strength": 1.0, "augment.blur_p": 0.5}, paper=64.5)]
+    return [
+        *found,
+        Point(label="1 and blur", values=own | {"augment.strength": 1.0, "augment.blur_p": 0.5}, paper=64.5),
+    ]
 
 
 def _head(config: Config) -> list[Point]:
@@ -110,7 +121,7 @@ def _batch(config: Config) -> list[Point]:
         for at, (rule, power) in enumerate((("linear", 1.0), ("sqrt", 0.5))):
             values = {
                 "train.global_batch": batch,
-                "train.pass_size": None,
+                "train.pass_size": config.train.pass_size and min(config.train.pass_size, batch),
                 "optim.lr_scaling": rule,
                 "optim.lr_per_256": peak / (whole / 256) ** power,
             }
@@ -135,6 +146,12 @@ def _width(config: Config) -> list[Point]:
         for factor, paper in ((1, 69.3), (2, 74.2), (4, 76.5))
     ]
     return found
+
+
+def _other_than(config: Config, values: dict[str, Any]) -> dict[str, Any]:
+    """Those of `values` that the config does not have, so that points are as few settings as they can be."""
+    own = config.flat()
+    return {key: value for key, value in values.items() if own[key] != value}
 
 
 def _parts(whole: int, key: str) -> list[int]:

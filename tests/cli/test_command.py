@@ -31,6 +31,9 @@ def command(script: str, *arguments: str, cwd: Path) -> subprocess.CompletedProc
         (["quickstart", "--method.temperature", "-1"], "method.temperature must be positive"),
         (["quickstart", "--train.pass-size", "100"], "does not divide"),
         (["quickstart", "--method", "byool"], "the methods are simclr, byol"),
+        (["imagenet_rn50_b256_100ep", "--evaluate.test", "x"], "set --evaluate.every-epochs too"),
+        (["quickstart", "--evaluate.projections", "--evaluate.method", "rankme"], "method knn or linear"),
+        (["quickstart", "--method", "swav", "--augment.local-views", "6"], "augment.local_size 96: local views are no"),
     ],
 )
 def test_wrong_arguments_are_one_line_and_exit_2(arguments: list[str], message: str, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from simclr_ray.cli.command import given_keys
 from simclr_ray.config import BadInput, Config
 from simclr_ray.data.dataset import Dataset
-from simclr_ray.evaluate.fitted import allowing_for_fit, fitted_checks
+from simclr_ray.evaluate.fitted import allowing_for_fit, fitted_checks, learns_from
 from small_runs import synthetic_dataset
 
 RECIPE = Config().with_overrides(
@@ -99,6 +99,21 @@ def test_a_test_set_that_the_user_named_is_used_or_refused(cats: Dataset, synthe
         fitted_checks(RECIPE, DATA, synthetic, unreachable)
     assert fitted(replace(synthetic, classes=None), synthetic, named)[1], "not every source names its classes"
     assert fitted(flat, flat, named, evaluate__method="rankme")[1:] == (True, ""), "rankme needs no labels"
+
+
+def test_no_image_whose_label_is_learned_is_held_out_of_the_training_set(synthetic: Dataset, cats: Dataset) -> None:
+    recipe = RECIPE.with_overrides({"method.name": "supervised", "evaluate.test": None})
+    assert learns_from(recipe, synthetic, synthetic)
+    assert not learns_from(RECIPE, synthetic, synthetic)
+    assert not learns_from(recipe, replace(synthetic, fingerprint="other"), synthetic)
+    config, test, line = fitted_checks(recipe, DATA, synthetic, unreachable, learned=True)
+    assert config == recipe.with_overrides({"evaluate.method": "rankme"})
+    assert test is None
+    assert line.endswith("because supervised learns the labels of all of it")
+    with pytest.raises(BadInput, match="supervised learns the labels of all of photos.*by --evaluate.test"):
+        fitted_checks(recipe, {"evaluate.method"}, synthetic, unreachable, learned=True)
+    tested = recipe.with_overrides({"evaluate.test": "synthetic:64:test"})
+    assert fitted_checks(tested, DATA, synthetic, lambda _: synthetic, learned=True)[0] == tested
 
 
 def test_a_fitted_run_goes_on_under_the_command_that_began_it(flat: Dataset, cats: Dataset) -> None:

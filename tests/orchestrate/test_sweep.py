@@ -103,6 +103,7 @@ def test_another_space_under_the_same_name_is_refused(printed: str, storage: Pat
         ("method.temperature=1:0.1", {}, "is empty"),
         ("", {"evaluate.test": "synthetic:64:test"}, "never looks at --evaluate.test"),
         ("", {"trials": 0}, "--trials"),
+        ("method.name=simclr,supervised", {}, "supervised learns the labels of all of"),
         ("", {"concurrent": 2}, "2 trials at once"),
     ],
 )

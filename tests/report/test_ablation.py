@@ -60,6 +60,23 @@ def test_figure_5_has_every_operation_alone_and_every_pair() -> None:
     assert alone.second_plain
 
 
+@pytest.mark.parametrize("recipe", ["imagenet_byol_1000ep", "imagenet_swav_800ep", "imagenet_dino_rn50_100ep"])
+def test_views_of_other_methods_recipes_are_compared_without_what_simclrs_have_not(recipe: str) -> None:
+    config = RECIPES[recipe]()
+    for point in points_of("augmentation", config):
+        views = config.with_overrides(point.values).augment
+        assert (views.second_plain, views.local_views, views.second_blur_p, views.saturation) == (True, 0, None, None)
+    for point in points_of("strength", config):
+        views = config.with_overrides(point.values).augment
+        assert (views.saturation, views.second_blur_p, views.local_blur_p) == (None, None, None), point.label
+
+
+def test_a_batch_that_needs_passes_keeps_them() -> None:
+    config = CONFIG.with_overrides({"train.pass_size": 64})
+    sizes = [config.with_overrides(point.values).train.pass_size for point in points_of("batch", config)]
+    assert sizes == [64] * 6
+
+
 def test_both_rules_give_the_recipes_rate_at_its_batch() -> None:
     points = {point.label: CONFIG.with_overrides(point.values) for point in points_of("batch", CONFIG)}
     assert list(points) == [f"{batch}, {rule}" for batch in (64, 128, 256) for rule in ("linear", "sqrt")]

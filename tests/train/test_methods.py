@@ -271,4 +271,4 @@ def test_schedules_follow_the_epoch() -> None:
 
 def test_local_views_are_for_methods_that_use_them() -> None:
     with pytest.raises(BadInput, match="augment.local_views are for the methods swav and dino, not for byol"):
-        small("byol").with_overrides({"augment.local_views": 2})
+        small("byol").with_overrides({"augment.local_views": 2, "augment.local_size": 12})

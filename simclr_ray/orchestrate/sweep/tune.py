@@ -17,9 +17,10 @@ import ray
 from optuna.trial import FrozenTrial
 from ray import tune
 
-from simclr_ray.config import BadInput, Config
+from simclr_ray.config import LABELLED, BadInput, Config
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.order import last_step, order_of
+from simclr_ray.evaluate.fitted import NOTHING_UNSEEN
 from simclr_ray.evaluate.labels import probe_classes
 from simclr_ray.orchestrate.cluster import join_or_start
 from simclr_ray.orchestrate.prepare import prepare_into
@@ -51,6 +52,7 @@ def sweep(config: Config, settings: SweepSettings, name: str, storage: str, *, c
     folder = run_folder(name, storage)
     require_free(folder)
     config, dataset = _prepared(config, storage)
+    _require_unseen(config, settings)
     _require_fits(config, settings, dataset, workers=1)
     record = record_of(config, settings, objective_of(config), _budget(config, dataset))
     require_same(folder, record)
@@ -73,6 +75,16 @@ def sweep(config: Config, settings: SweepSettings, name: str, storage: str, *, c
         )
         _search(study, config, dataset, settings, folder, share, concurrent)
     return folder.uri
+
+
+def _require_unseen(config: Config, settings: SweepSettings) -> None:
+    """Raises BadInput where a trial would be measured on images whose labels it has learned."""
+    for values in ({}, *settings.samples()):
+        trial = config.with_overrides(values)
+        measured = trial.evaluate.method != "rankme" and trial.evaluate.train == trial.data.train
+        if measured and isinstance(trial.method, LABELLED):
+            source = trial.data.train
+            raise BadInput(NOTHING_UNSEEN.format(method=trial.method.name, source=source, flag="evaluate.train"))
 
 
 def _require_fits(config: Config, settings: SweepSettings, dataset: Dataset, workers: int) -> None:
