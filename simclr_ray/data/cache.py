@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import getpass
 import os
 import tempfile
 from pathlib import Path
@@ -53,7 +52,7 @@ def open_cache(dataset: Dataset, limit_gib: float, folder: str | None, *, build:
 def _open_cache(dataset: Dataset, limit_gib: float, folder: str | None, *, build: bool) -> PixelCache | None:
     if dataset.pixel_bytes > limit_gib * 2**30:
         return None
-    home = Path(folder) if folder else Path(tempfile.gettempdir()) / f"simclr_ray-{getpass.getuser()}"
+    home = Path(folder) if folder else Path(tempfile.gettempdir()) / f"simclr_ray-{os.getuid()}"
     index = home / f"{dataset.fingerprint}-{FORMAT}.npz"
     if not index.exists():
         if not build:

@@ -29,7 +29,8 @@ class BadImage(ValueError):
 def decode(encoded: bytes) -> np.ndarray:
     """(h, w, 3) uint8 RGB. Raises BadImage for anything empty, truncated, corrupt, unknown or beyond MAX_PIXELS.
 
-    16-bit grey keeps its upper 8 bits, where Pillow would clip it to white.
+    16-bit grey keeps its upper 8 bits, where Pillow would clip it to white. Pixels of 32 bits, or floats, are refused:
+    nothing says which of their values are black and white.
     """
     image = _decode_plain_jpeg(encoded)
     return _decode_with_pillow(encoded) if image is None else image
@@ -57,9 +58,12 @@ def _decode_with_pillow(encoded: bytes) -> np.ndarray:
         with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
             if image.height * image.width > MAX_PIXELS:
                 raise BadImage(f"{image.width} x {image.height} pixels are more than {MAX_PIXELS}")
-            if image.mode.startswith("I;16"):
+            # Pillow reads a PPM of more than 8 bits as 32-bit integers, scaled to 16 bits.
+            if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
                 grey = (np.asarray(image) >> 8).astype(np.uint8)
                 return np.repeat(grey[:, :, None], 3, axis=2)
+            if image.mode in ("I", "F"):
+                raise BadImage("pixels of 32 bits: convert them to 8 or 16")
             return np.array(image.convert("RGB"))
     except UnidentifiedImageError:  # its message holds an address in memory, different each time
         raise BadImage("not an image, or of an unknown format") from None

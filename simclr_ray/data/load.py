@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,8 +13,6 @@ from simclr_ray.data.cache import PixelCache
 from simclr_ray.data.dataset import UNLABELLED, Dataset, SliceReader
 from simclr_ray.data.decode import BadImage, decode
 from simclr_ray.data.order import Order
-
-T = TypeVar("T")
 
 
 class SliceLoader:
@@ -53,11 +51,25 @@ class SliceLoader:
 
         A bad image is replaced by the next good one of the slice, cyclically, augmented with the bad one's key, so that
         batches keep their size. A slice without a good image is left black: the training workers then end the run.
+        Images are decoded one at a time: 32 photographs of 12 megapixels would be more than a gigabyte.
         """
         epoch, number = self._order.slice_at(position)
         first = number * self._order.slice_rows
-        images, labels = self._read(first)
-        bad = np.array([image is None for image in images])
+        read, sources, labels = self._sources(first)
+
+        def rendered(i: int, source: Any) -> bool:
+            """Whether the image is good; its views are then those of row i."""
+            try:
+                image = read(source)
+            except BadImage:
+                return False
+            key = (self._order.seed, epoch, first + i)
+            augment_pair(image, *key, self._augment, part["views"][i])
+            if "local" in part:
+                augment_local(image, *key, self._augment, part["local"][i])
+            return True
+
+        bad = np.array([not rendered(i, source) for i, source in enumerate(sources)])
         part["id"][:], part["bad"][:] = np.arange(first, first + len(bad)), bad
         if bad.all():
             for name in part.keys() - {"id", "bad"}:
@@ -67,25 +79,15 @@ class SliceLoader:
         substitutes = good[np.searchsorted(good, np.arange(len(bad))) % len(good)]
         if self._labels:
             part["labels"][:] = labels[substitutes]
-        for i, substitute in enumerate(substitutes):
-            key = (self._order.seed, epoch, first + i)
-            augment_pair(images[substitute], *key, self._augment, part["views"][i])
-            if "local" in part:
-                augment_local(images[substitute], *key, self._augment, part["local"][i])
+        for i in np.flatnonzero(bad):
+            rendered(int(i), sources[substitutes[i]])
 
-    def _read(self, first: int) -> tuple[list[np.ndarray | None], np.ndarray]:
-        """The images of the slice that begins at row `first`, None for a bad one, and their labels if they are used."""
+    def _sources(self, first: int) -> tuple[Callable[[Any], np.ndarray], Sequence[Any], np.ndarray]:
+        """Of the slice that begins at row `first`: what reads an image, from what, and the labels if they are used."""
         rows, columns = self._order.slice_rows, ["label"] * self._labels + ["image"] * (self._cache is None)
         table = self._reader.read_slice(first // rows, columns) if columns else None
         labels = table["label"].fill_null(UNLABELLED).to_numpy() if table and self._labels else np.empty(0, np.int64)
         if self._cache is not None:
-            return [_good(self._cache.image, row) for row in range(first, first + rows)], labels
+            return self._cache.image, range(first, first + rows), labels
         assert table is not None
-        return [_good(decode, encoded) for encoded in table["image"].to_pylist()], labels
-
-
-def _good(read: Callable[[T], np.ndarray], source: T) -> np.ndarray | None:
-    try:
-        return read(source)
-    except BadImage:
-        return None
+        return decode, table["image"].to_pylist(), labels

@@ -49,4 +49,7 @@ def probe_classes(dataset: Dataset, classes: int | None) -> int:
 def _named_classes(dataset: Dataset, classes: int | None, flag: str) -> int:
     if classes is None and dataset.classes is None:
         raise BadInput(f"{dataset.uri} does not name its classes: say how many there are by {flag}")
-    return classes or len(dataset.classes or ())
+    named = len(dataset.classes or ())
+    if classes and classes < named:
+        raise BadInput(f"{flag} {classes} is less than the {named} classes that {dataset.uri} names")
+    return classes or named

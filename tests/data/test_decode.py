@@ -68,6 +68,21 @@ def test_16_bit_grey_keeps_its_upper_bits() -> None:
     np.testing.assert_array_equal(image, np.repeat((levels >> 8).astype(np.uint8)[:, :, None], 3, axis=2))
 
 
+@pytest.mark.parametrize("brightest", [65535, 4095])
+def test_16_bit_pgm_keeps_its_upper_bits(brightest: int) -> None:
+    ramp = np.linspace(0, brightest, 256).astype(">u2").reshape(16, 16)
+    found = decode(b"P5\n16 16\n%d\n" % brightest + ramp.tobytes())
+    assert found.shape == (16, 16, 3)
+    np.testing.assert_allclose(found[..., 0], ramp / brightest * 255, atol=1)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.float32])
+def test_pixels_of_32_bits_are_bad(kind: type) -> None:
+    ramp = Image.fromarray(np.arange(256).astype(kind).reshape(16, 16))
+    with pytest.raises(BadImage, match="pixels of 32 bits"):
+        decode(encode(ramp, "TIFF"))
+
+
 def test_exif_orientation_is_not_applied() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6

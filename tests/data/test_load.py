@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -113,3 +115,40 @@ def test_labels_are_those_of_the_images_whose_views_are_loaded(dataset: Dataset,
     assert block["labels"].tolist() == [expected.get(row, label) for row, label in enumerate(labels)]
     assert len(set(labels)) > 1
     assert "labels" not in loader(damaged)(np.array([0]))
+
+
+class Decoded(np.ndarray):
+    """An image that is known to be alive."""
+
+    alive: ClassVar[set[int]] = set()
+    most = 0
+
+    @classmethod
+    def of(cls, pixels: np.ndarray) -> np.ndarray:
+        image = pixels.view(cls)
+        cls.alive.add(id(image))
+        cls.most = max(cls.most, len(cls.alive))
+        weakref.finalize(image, cls.alive.discard, id(image))
+        return image
+
+
+def test_one_image_is_decoded_at_a_time(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slice of photographs would be gigabytes."""
+    damaged = corrupted(dataset, tmp_path, {1, 2})
+    expected = loader(damaged)(position_of_slice_0(order_of(TINY, damaged)))
+    monkeypatch.setattr("simclr_ray.data.load.decode", lambda encoded: Decoded.of(decode(encoded)))
+    found = loader(damaged)(position_of_slice_0(order_of(TINY, damaged)))
+    np.testing.assert_array_equal(found["views"], expected["views"])
+    assert 1 <= Decoded.most <= 2
+    assert not Decoded.alive
+
+
+def test_a_user_without_a_name_has_a_cache(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container that runs under a number of its own."""
+
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 54321")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert open_cache(dataset, 1.0, None) is not None

@@ -39,6 +39,14 @@ def test_a_probe_needs_some_labels_and_their_number(dataset: Dataset) -> None:
         probe_classes(replace(dataset, classes=None), None)
 
 
+def test_fewer_classes_than_the_dataset_names_are_refused(dataset: Dataset) -> None:
+    with pytest.raises(BadInput, match="--method.classes 9 is less than the 10 classes"):
+        labelled_classes(dataset, 9)
+    with pytest.raises(BadInput, match="--evaluate.probe-classes 9 is less than the 10 classes"):
+        probe_classes(dataset, 9)
+    assert labelled_classes(dataset, 11) == 11
+
+
 def test_what_the_first_start_resolved_is_kept_by_the_next(tmp_path: Path) -> None:
     recipe = Config().with_overrides({"method.name": "supervised", "model.init": "file"})
     found = {"method.classes": 10, "evaluate.probe_classes": 10, "model.init_sha256": "1", "train.precision": "bf16"}
