@@ -40,6 +40,8 @@ def prepare(
     location = open_location(dest)
     _require_apart(source, dest)
     opened = open_source(source)
+    for remark in opened.remarks:
+        print(f"data: {remark}", flush=True)
     require_writable(location)
     run = in_threads if opened.bytes <= SMALL_BYTES or not opened.anywhere else on_ray
     checked = run(opened, ordered_work(opened, seed), max_side)

@@ -128,7 +128,12 @@ class Location:
             self.local.mkdir(parents=True, exist_ok=True)
 
     def files(self) -> Iterator[Entry]:
-        """Every file below this folder, sorted by name; hidden ones (a name part beginning with '.') left out."""
+        """Every file below this folder, sorted by name; hidden ones (a name part beginning with '.') left out.
+
+        Links are followed, but for those to a folder that they lie in.
+        """
+        if self.local is not None:
+            return iter(sorted(_files_below(str(self.local)), key=lambda entry: entry.name))
         selector = fs.FileSelector(self.path, recursive=True, allow_not_found=True)
         found = []
         for info in self._retrying(lambda: self.filesystem.get_file_info(selector)):
@@ -172,6 +177,25 @@ class Location:
 
     def _retrying(self, operation: Callable[[], T]) -> T:
         return with_retries(self.uri, operation) if self.local is None else operation()
+
+
+def _files_below(folder: str, prefix: str = "", around: frozenset[tuple[int, int]] = frozenset()) -> Iterator[Entry]:
+    """pyarrow's own listing goes round a circle of links until the system refuses, and lists every file 41 times."""
+    if not os.path.exists(folder):
+        return
+    status = os.stat(folder)
+    if (status.st_dev, status.st_ino) in around:
+        return
+    around |= {(status.st_dev, status.st_ino)}
+    with os.scandir(folder) as found:
+        for entry in found:
+            name = prefix + os.fsencode(entry.name).decode()
+            if entry.name.startswith(".") or (entry.is_symlink() and not os.path.exists(entry.path)):
+                continue
+            if entry.is_dir():
+                yield from _files_below(entry.path, f"{name}/", around)
+            elif entry.is_file():
+                yield Entry(name, entry.stat().st_size)
 
 
 def open_location(uri: str) -> Location:

@@ -34,7 +34,7 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[None]:
 def tasks(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything runs as tasks on the cluster, in small ones."""
     monkeypatch.setattr(prepare_module, "SMALL_BYTES", 0)
-    monkeypatch.setattr(source_module, "TASK_ROWS", (1, 16))
+    monkeypatch.setattr(source_module, "TASK_ROWS", 16)
 
 
 @pytest.mark.parametrize("save", [save_folder, save_tars, save_parquet])

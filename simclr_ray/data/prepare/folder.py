@@ -17,6 +17,11 @@ SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"
 })  # fmt: skip
 
+UNREAD = frozenset({
+    ".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"
+})  # fmt: skip
+"""Of pictures in formats that are not read."""
+
 # Requests in flight to an object store, where a small file costs a round trip and no CPU.
 REQUESTS = 16
 
@@ -33,6 +38,21 @@ def list_images(paths: list[str]) -> tuple[pa.Table, tuple[str, ...] | None]:
     number = {name: label for label, name in enumerate(classes)}
     labels = np.fromiter((number[path.partition("/")[0]] for path in paths), np.int32, len(paths))
     return pa.table({"path": paths, "label": labels}), classes
+
+
+def remarks(paths: list[str], unread: dict[str, int]) -> tuple[str, ...]:
+    """Lines about what the user may not expect: pictures left out, and class folders that give no labels."""
+    found = []
+    if unread:
+        counts = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(unread.items()))
+        found.append(f"left out, in formats that are not read: {counts}")
+    outside = [path for path in paths if "/" not in path]
+    classes = len({path.partition("/")[0] for path in paths if "/" in path})
+    if outside and classes > 1:
+        found.append(
+            f"no image has a label: {len(outside):,}, such as {outside[0]}, lie outside the {classes:,} class folders"
+        )
+    return tuple(found)
 
 
 def read(location: Location, work: pa.Table) -> Iterator[pa.Table]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import re
+from collections import Counter
 from dataclasses import dataclass
 from enum import Enum
 
@@ -34,6 +35,8 @@ class Listing:
     location: Location
     kind: Kind
     entries: list[Entry]
+    unread: dict[str, int]
+    """By suffix, how many other pictures there are, in formats that are not read."""
 
     @property
     def digest(self) -> str:
@@ -54,7 +57,7 @@ def list_files(spec: str) -> Listing:
         kind = location.kind()
         if kind == fs.FileType.File:
             entry = Entry(location.name, location.size())
-            return Listing(location.parent, *_of_one_kind(spec, [entry], single=True))
+            return Listing(location.parent, *_of_one_kind(spec, [entry], single=True), unread={})
         found = list(location.files())
     except OSError as error:
         raise unreachable("list", spec, error) from None
@@ -64,7 +67,8 @@ def list_files(spec: str) -> Listing:
         raise BadInput(f"{spec} does not exist; a source is {TAKES}")
     if pattern:
         found = [entry for entry in found if fnmatch.fnmatchcase(entry.name, pattern)]
-    return Listing(location, *_of_one_kind(spec, found, single=False))
+    unread = Counter(_suffix(entry) for entry in found if _suffix(entry) in folder.UNREAD)
+    return Listing(location, *_of_one_kind(spec, found, single=False), unread=dict(unread))
 
 
 def _of_one_kind(spec: str, found: list[Entry], single: bool) -> tuple[Kind, list[Entry]]:
@@ -99,7 +103,11 @@ def _require_one_split(spec: str, kind: Kind, entries: list[Entry]) -> None:
 
 def _kind(entry: Entry) -> Kind | None:
     """The kind of a file by its suffix; None for files that no source reads."""
-    suffix = entry.name[entry.name.rfind(".") :].lower()
+    suffix = _suffix(entry)
     if suffix in folder.SUFFIXES:
         return Kind.IMAGES
     return {".parquet": Kind.PARQUET, ".tar": Kind.TARS}.get(suffix)
+
+
+def _suffix(entry: Entry) -> str:
+    return entry.name[entry.name.rfind(".") :].lower()

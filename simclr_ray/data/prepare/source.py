@@ -17,7 +17,7 @@ TORCHVISION_PREFIX = "torchvision:"
 
 # A task is large enough to hide its overhead, and small enough to balance and to fit memory many times over.
 TASK_BYTES = 32 * 2**20
-TASK_ROWS = (64, 2048)
+TASK_ROWS = 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,14 +37,16 @@ class Source:
     """Number of images, if the listing gives it."""
     bytes: int
     """Size of all that will be read."""
+    remarks: tuple[str, ...] = ()
+    """Lines for the user about what was listed."""
     anywhere: bool = True
     """Whether any node can read it; if not, only this process can."""
 
     @property
     def rows_per_task(self) -> int:
         """Rows of `work` that make a task of about TASK_BYTES."""
-        fewest, most = TASK_ROWS if self.listed else (1, self.work.num_rows)
-        return max(fewest, min(most, TASK_BYTES * self.work.num_rows // max(1, self.bytes)))
+        most = TASK_ROWS if self.listed else self.work.num_rows
+        return max(1, min(most, TASK_BYTES * self.work.num_rows // max(1, self.bytes)))
 
 
 def is_synthetic(spec: str) -> bool:
@@ -84,7 +86,9 @@ def open_source(spec: str) -> Source:
     location, kind, names = files.location, files.kind, [entry.name for entry in files.entries]
     classes: tuple[str, ...] | None = None
     rows: int | None = None
+    remarks: tuple[str, ...] = ()
     if kind is Kind.IMAGES:
+        remarks = folder.remarks(names, files.unread)
         work, classes = folder.list_images(names)
         read, rows = partial(folder.read, location), len(names)
     elif kind is Kind.PARQUET:
@@ -101,6 +105,7 @@ def open_source(spec: str) -> Source:
         classes=classes,
         rows=rows,
         bytes=sum(entry.size for entry in files.entries),
+        remarks=remarks,
     )
 
 

@@ -69,6 +69,34 @@ def test_without_class_folders_there_are_no_labels(tmp_path: Path, names: list[s
     assert [row["label"] for row in rows(source)] == [None] * len(names)
 
 
+def test_a_link_back_to_a_folder_around_it_repeats_no_file(tmp_path: Path) -> None:
+    for name in ("a/1.png", "b/2.png"):
+        save(tmp_path / name, b"x")
+    (tmp_path / "a/up").symlink_to(tmp_path)
+    (tmp_path / "b/beside").symlink_to(tmp_path / "a")
+    (tmp_path / "b/nowhere.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "b/itself.png").symlink_to(tmp_path / "b/itself.png")
+    found = [entry.name for entry in open_location(str(tmp_path)).files()]
+    assert found == ["a/1.png", "b/2.png", "b/beside/1.png"]
+
+
+def test_what_the_user_may_not_expect_of_a_folder_is_said(tmp_path: Path) -> None:
+    for name in ("a/1.png", "b/2.png", "cover.png", "b/3.HEIC", "b/4.heic", "b/5.avif", "notes.txt"):
+        save(tmp_path / name, b"x")
+    assert open_source(str(tmp_path)).remarks == (
+        "left out, in formats that are not read: 1 .avif, 2 .heic",
+        "no image has a label: 1, such as cover.png, lie outside the 2 class folders",
+    )
+    assert open_source(str(tmp_path / "a")).remarks == ()
+
+
+def test_a_task_of_large_images_is_no_larger_than_the_others(tmp_path: Path) -> None:
+    for number in range(8):
+        with open(tmp_path / f"{number}.tif", "wb") as file:
+            file.truncate(16 * 2**20)
+    assert open_source(str(tmp_path)).rows_per_task == 2
+
+
 def hugging_face(path: Path, column: str, plain: bool, labels: list[int] | None) -> None:
     images = [image(i) for i in range(5)]
     cells = images if plain else [{"bytes": image, "path": f"{i}.png"} for i, image in enumerate(images)]
