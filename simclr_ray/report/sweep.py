@@ -146,8 +146,11 @@ def _best(records: SweepRecords) -> Trial:
 
 def _values(records: SweepRecords, trial: Trial) -> dict[str, Any]:
     """What differs from the sweep's recipe: science and data, but no machine's share and no cut at the budget."""
-    values = records.overrides | trial.params
-    return {key: value for key, value in values.items() if _is_kept(key)}
+    overrides, method = records.overrides, trial.params.get("method.name")
+    own = next((setting.default for setting in records.space if setting.key == "method.name"), None)
+    if method != own:  # a method other than the sweep's starts from its own values
+        overrides = {key: value for key, value in overrides.items() if not key.startswith("method.")}
+    return {key: value for key, value in (overrides | trial.params).items() if _is_kept(key)}
 
 
 def _all_values(records: SweepRecords, trial: Trial) -> dict[str, Any]:
@@ -155,8 +158,9 @@ def _all_values(records: SweepRecords, trial: Trial) -> dict[str, Any]:
     config = read_config(records.folder / trial.run)
     if config is None:
         raise BadInput(f"{records.folder / trial.run} has no {CONFIG}, and no recipe here is its {records.recipe!r}")
-    defaults = Config().flat()
-    return {key: value for key, value in config.flat().items() if _is_kept(key) and value != defaults.get(key)}
+    defaults = Config().with_overrides({"method.name": config.method.name}).flat()
+    changed = {key: value for key, value in config.flat().items() if _is_kept(key) and value != defaults.get(key)}
+    return {"method.name": config.method.name} | changed
 
 
 def _is_kept(key: str) -> bool:

@@ -52,11 +52,12 @@ class SweepSettings:
 
 def record_of(config: Config, settings: SweepSettings, objective: str, budget: int) -> dict[str, Any]:
     """The content of sweep.json, which a restart and the report read."""
-    before, now = settings.defaults.flat(), config.flat()
+    # Of another method than the recipe's the values differ from that method's own, from which it starts.
+    before, now = settings.defaults.with_overrides({"method.name": config.method.name}).flat(), config.flat()
     compared = {"ablation": settings.ablation, "points": [asdict(point) for point in settings.points]}
     return {
         "recipe": settings.recipe,
-        "overrides": {key: value for key, value in now.items() if value != before.get(key)},
+        "overrides": {key: value for key, value in now.items() if value != before.get(key)} | _method(config, settings),
         "science": {key: value for key, value in now.items() if is_science(key) and key not in settings.space},
         "defaults": {key: now[key] for key in settings.space},
         "space": {key: domain.to_json() for key, domain in settings.space.items()},
@@ -69,6 +70,11 @@ def record_of(config: Config, settings: SweepSettings, objective: str, budget: i
         "budget_samples": budget,
         **(compared if settings.ablation else {}),
     }
+
+
+def _method(config: Config, settings: SweepSettings) -> dict[str, Any]:
+    other = config.method.name != settings.defaults.method.name
+    return {"method.name": config.method.name} if other else {}
 
 
 def require_same(folder: Location, record: dict[str, Any]) -> None:

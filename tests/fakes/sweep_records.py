@@ -68,7 +68,7 @@ def written(folder: Path, trials: list[FrozenTrial], space: dict[str, Any] = SPA
         "trials": 30,
         "seed": 0,
         "budget_samples": BUDGET,
-        "defaults": {key: DEFAULTS[key] for key in space},
+        "defaults": {key: DEFAULTS.get(key) for key in space},
     }
     (folder / "sweep.json").write_text(json.dumps(record | settings))
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(folder / "study.journal")))
