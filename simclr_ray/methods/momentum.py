@@ -25,7 +25,9 @@ def teacher_of(student: nn.Module) -> nn.Module:
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """teacher <- momentum x teacher + (1 - momentum) x student, in place; buffers are the teacher's own."""
-    torch._foreach_lerp_(list(teacher.parameters()), list(student.parameters()), 1 - momentum)
+    weights = list(teacher.parameters())
+    if weights:  # a head of `none` has none, and an empty list is refused
+        torch._foreach_lerp_(weights, list(student.parameters()), 1 - momentum)
 
 
 def rising(start: float, progress: float) -> float:

@@ -64,9 +64,9 @@ def own_rows(pass_size: int, variant: str, step: int = 0) -> tuple[Batch, list[i
     return batch, order.rows_per_pass(collective.size())
 
 
-def trained(variant: str, pass_size: int, steps: int = 2) -> tuple[TrainState, Tensor]:
+def trained(variant: str, pass_size: int, steps: int = 2, **changes: object) -> tuple[TrainState, Tensor]:
     """The state after `steps` steps, and their losses."""
-    state = initial_state(small(variant), CPU)
+    state = initial_state(small(variant).with_overrides(changes), CPU)
     forward = forward_of(state.model, MEAN, STD, "float64", CPU, compiled=False)
     losses = []
     for step in range(steps):
@@ -220,6 +220,15 @@ def test_a_teacher_is_the_moving_average_of_the_student() -> None:
         before, after = start.get_parameter(f"encoder.{name}"), state.model.get_parameter(f"encoder.{name}")
         torch.testing.assert_close(teacher, 0.996 * before + 0.004 * after)
     assert [round(rising(0.9, progress), 4) for progress in (0.0, 0.5, 1.0)] == [0.9, 0.95, 1.0]
+
+
+@pytest.mark.parametrize("variant", ["byol", "moco", "moco_v3", "dino"])
+def test_a_teacher_without_a_head_is_updated_too(variant: str) -> None:
+    change = {"model.head": "none"}
+    start = initial_state(small(variant).with_overrides(change), CPU).model
+    state, _ = trained(variant, BATCH, steps=1, **change)
+    name = "teacher_encoder.conv1.weight"
+    assert not torch.equal(start.get_parameter(name), state.model.get_parameter(name))
 
 
 def test_the_queue_holds_the_newest_keys() -> None:
