@@ -116,11 +116,15 @@ class Coordinator:
                 self._lose(peer)
 
     def _accept(self) -> None:
-        end, _ = self._listener.accept()
-        end.settimeout(SEND_S)
-        peer = _Peer(Connection(end))
+        try:
+            end, _ = self._listener.accept()
+            end.settimeout(SEND_S)
+            peer = _Peer(Connection(end))
+            self._selector.register(peer.connection, selectors.EVENT_READ, peer)
+        except OSError:  # too many open files: who knocks waits, and those that are here are still served
+            self._closed.wait(POLL_S)
+            return
         self._peers.append(peer)
-        self._selector.register(peer.connection, selectors.EVENT_READ, peer)
 
     def _read(self, peer: _Peer) -> None:
         try:
@@ -138,6 +142,8 @@ class Coordinator:
             peer.name, peer.slots, peer.ready = message["name"], message["slots"], True
             if self._finished:
                 self._send(peer, {"kind": "finished"})
+        elif not peer.name and kind != "beat":  # a worker's beats begin before it joins
+            raise ValueError("a stranger")
         elif kind == "ready":
             peer.progress, peer.ready = message["progress"], True
             if message["lost"]:

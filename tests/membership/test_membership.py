@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -243,6 +244,34 @@ def test_strangers_are_turned_away(line: bytes) -> None:
         except ConnectionError:
             pass
         assert ours.joined(a)[0].names == ["a"]
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"kind": "leave", "finished": true}\n', b'{"kind": "ready", "progress": [9, 1], "lost": true}\n']
+)
+def test_one_that_has_not_joined_changes_nothing(line: bytes) -> None:
+    with group() as ours, socket.create_connection(("127.0.0.1", ours.coordinator.port), timeout=WAIT_S) as stranger:
+        (a,) = ours.together("a")
+        before = ours.coordinator.members
+        stranger.sendall(line)
+        assert stranger.recv(1 << 16) == b""
+        assert ours.coordinator.members == before
+        assert not a.lost()
+
+
+def test_a_process_with_too_many_open_files_lets_workers_in_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    accept, refused = socket.socket.accept, []
+
+    def full(listener: socket.socket) -> Any:
+        if len(refused) < 3:
+            refused.append(listener)
+            raise OSError(errno.EMFILE, "Too many open files")
+        return accept(listener)
+
+    monkeypatch.setattr(socket.socket, "accept", full)
+    with group() as ours:
+        assert ours.together("a")[0].names == ["a"]
+    assert len(refused) == 3
 
 
 def test_a_wrong_token_is_refused() -> None:
