@@ -172,5 +172,6 @@ class Saver:
         except OSError as error:
             return SaveResult(saved.step, monotonic() - start, f"{type(error).__name__}: {error}")
         with contextlib.suppress(OSError):  # the checkpoint is complete; the next save prunes again
-            prune(self._run, saved.step, self._keep_last, self._steps_between_kept)
+            if self._still_ours():  # or newer checkpoints may be those of who went on while this process was frozen
+                prune(self._run, saved.step, self._keep_last, self._steps_between_kept)
         return SaveResult(saved.step, monotonic() - start)

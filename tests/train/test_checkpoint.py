@@ -179,6 +179,24 @@ def test_a_driver_that_lost_the_lease_does_not_save(run: Location) -> None:
     assert steps_in(run) == []
 
 
+def test_one_that_loses_the_run_while_it_saves_deletes_no_newer_checkpoint(
+    run: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that was frozen in the middle of a save wakes when others have gone on."""
+    ours = True
+
+    def frozen(run: Location, own: checkpoint.Snapshot) -> None:
+        nonlocal ours
+        for step in (20, 30):
+            write(run, saved(step))
+        ours = False
+        write(run, own)
+
+    monkeypatch.setattr(checkpoint, "write", frozen)
+    saver(run, still_ours=lambda: ours).save(saved(10), wait=True)
+    assert steps_in(run) == [10, 20, 30]
+
+
 class Cut(Exception):
     """Simulates the end of the process that was writing."""
 
