@@ -179,6 +179,8 @@ class _Attempt:
         state.done = check.exhausted or state.step == config.train.epochs * order.steps_per_epoch
         if recorder and state.done:
             recorder.wait_for_save()  # `done` is the last event
+            if recorder.save_error is not None:  # of the step that evaluate.patience has made the last
+                recorder.save(state, wait=True, must_succeed=True)
             recorder.event("done", state.step, **{"reason": "evaluate.patience"} if check.exhausted else {})
         elif recorder:
             recorder.event("stop", state.step, reason="saving.stop_after_epochs")

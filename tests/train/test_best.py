@@ -15,10 +15,11 @@ from simclr_ray.config import BadInput, Config, EvaluateConfig
 from simclr_ray.data.dataset import Dataset
 from simclr_ray.storage.location import Location, open_location
 from simclr_ray.storage.run_folder import Row, read_rows
-from simclr_ray.train import run_log
+from simclr_ray.train import checkpoint, run_log
 from simclr_ray.train.attempt import run_attempt
 from simclr_ray.train.check import objective_of
 from simclr_ray.train.run_log import JsonLines
+from simclr_ray.train.state import Snapshot
 from simclr_ray.train.worker import LocalWorker
 from small_runs import TINY, Killed, local_blocks, synthetic_dataset
 
@@ -85,6 +86,27 @@ def test_a_run_ends_when_its_checks_are_no_better(dataset: Dataset, tmp_path: Pa
     # Once more, as when the process ended before the encoder was exported: nothing is trained, it is still done.
     assert go(config, dataset, tmp_path)[:2] == (last, True)
     assert [row["step"] for row in read_rows(open_location(str(tmp_path)) / "metrics.jsonl")][-1] == last
+
+
+def test_a_run_that_ends_early_has_its_last_checkpoint(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is saved in the background before the check that makes it the last one."""
+    write, failed = checkpoint.write, []
+
+    def once_full(run: Location, saved: Snapshot) -> None:
+        if saved.step == 24 and not failed:
+            failed.append(saved.step)
+            raise OSError(28, "No space left on device")
+        write(run, saved)
+
+    monkeypatch.setattr(checkpoint, "write", once_full)
+    config = CHECKED.with_overrides({"evaluate.patience": 1})
+    assert go(config, dataset, tmp_path)[:2] == (24, True)
+    run = open_location(str(tmp_path))
+    assert checkpoint.complete_steps(run)[-1] == 24
+    events = [event["event"] for event in read_rows(run / "events.jsonl") if event["step"] == 24]
+    assert events[-3:] == ["save_failed", "save", "done"]
 
 
 @pytest.mark.parametrize("killed_at", [("check", 16), ("best", 16), ("check", 24), ("check", 32)])
