@@ -19,5 +19,7 @@ def rankme(features: Float[Tensor, "n d"]) -> float:
     """
     h = features.double()
     singular = torch.linalg.eigvalsh(h.T @ h).clamp(min=0).sqrt()  # a d x d problem, however large n is
+    if singular.sum() == 0:
+        return 1.0  # features that are all zero have collapsed as far as can be; a NaN could not be compared
     p = singular / singular.sum() + EPSILON
     return float(torch.exp(-(p * p.log()).sum()))

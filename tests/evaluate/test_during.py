@@ -103,6 +103,7 @@ def test_rankme_is_the_effective_rank() -> None:
     orthogonal, _ = torch.linalg.qr(torch.randn(64, 16, generator=generator, dtype=torch.float64))
     assert rankme(orthogonal) == pytest.approx(16, rel=1e-4)
     assert rankme(orthogonal[:, :1] @ torch.ones(1, 16, dtype=torch.float64)) == pytest.approx(1, rel=1e-4)
+    assert rankme(torch.zeros(64, 16)) == 1
     values = np.array([4.0, 2.0, 1.0, 1.0])
     p = values / values.sum()
     expected = np.exp(-(p * np.log(p)).sum())
