@@ -10,7 +10,7 @@ import copy
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from simclr_ray.model.stochastic_depth import never_drop
 
@@ -25,7 +25,7 @@ def teacher_of(student: nn.Module) -> nn.Module:
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """teacher <- momentum x teacher + (1 - momentum) x student, in place; buffers are the teacher's own."""
-    weights = list(teacher.parameters())
+    weights: list[Tensor] = list(teacher.parameters())
     if weights:  # a head of `none` has none, and an empty list is refused
         torch._foreach_lerp_(weights, list(student.parameters()), 1 - momentum)
 
