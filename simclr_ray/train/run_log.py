@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ class JsonLines:
     def __init__(self, file: Location, keep: list[Row]) -> None:
         self._file = file
         self._lines = [json.dumps(row) + "\n" for row in keep]
-        file.write_bytes("".join(self._lines).encode())
+        self._replace("".join(self._lines).encode())
         self._unwritten = 0
 
     def append(self, row: Row) -> None:
@@ -57,7 +58,7 @@ class JsonLines:
         kept = [line for line in written if json.loads(line)["step"] <= step]
         pending = [line for line in pending if json.loads(line)["step"] <= step]
         if len(kept) < len(written) and self._file.local:
-            self._file.write_bytes("".join(kept).encode())
+            self._replace("".join(kept).encode())
         elif len(kept) < len(written):
             kept, pending = [], kept + pending  # a store's file is written as a whole at the next flush
         self._lines, self._unwritten = (pending if self._file.local else kept + pending), len(pending)
@@ -77,6 +78,14 @@ class JsonLines:
             return False  # the next call retries
         self._unwritten = 0
         return True
+
+    def _replace(self, content: bytes) -> None:
+        """On a disk a file that begins with `content` is cut there, which a full one allows."""
+        path = self._file.local
+        if path and path.exists() and path.read_bytes().startswith(content):
+            os.truncate(path, len(content))
+        else:
+            self._file.write_bytes(content)
 
     def _append(self, path: Path) -> None:
         content = "".join(self._lines[-self._unwritten :]).encode()
@@ -101,6 +110,8 @@ class RunLog:
         self._run, self._require_ours, self._trackers = run, require_ours, trackers
         self._files = {EVENTS: JsonLines(run / EVENTS, read_rows(run / EVENTS))}
         self._board: SummaryWriter | None = None
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._restored = 0
 
     def begin(self, began: float, workers: int, last_failure: str | None) -> None:
         """Records the start of an attempt, at the unix time `began`, and the failure of the one before if that recorded
@@ -124,7 +135,9 @@ class RunLog:
                 if found or name == METRICS:
                     self._files[name] = JsonLines(self._run / name, [row for row in found if row["step"] <= step])
         last = {name: file.rewind(step) for name, file in self._files.items() if name != EVENTS}
-        self._open_board(step)
+        self._restored = step
+        self._close_board()
+        self._open_board()
         if self._trackers:
             self._files[EVENTS].flush()  # they name the run's series by its first event
         for tracker in self._trackers:
@@ -137,25 +150,30 @@ class RunLog:
         """Those of this run so far, from when `rewind` was called."""
         return self._files[METRICS].rows()
 
-    def _open_board(self, step: int) -> None:
+    def _open_board(self) -> None:
+        """It only repeats metrics.jsonl: a full disk loses points until a later flush can open it."""
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import, which only rank 0 needs
 
-        if self._board is not None:
-            self._board.close()
-        else:
+        with contextlib.suppress(OSError):
             # TensorBoard can only write to a disk: for a store it writes to a scratch folder, copied at each flush.
-            run = self._run
-            self._scratch = None if run.local else tempfile.TemporaryDirectory(prefix="simclr_ray-board-")
-            self._board_folder = Path(self._scratch.name) if self._scratch else Path(run.path) / TENSORBOARD
-        self._board = SummaryWriter(str(self._board_folder), purge_step=step + 1 if step else None)
+            if not self._run.local:
+                self._scratch = self._scratch or tempfile.TemporaryDirectory(prefix="simclr_ray-board-")
+            folder = self._scratch.name if self._scratch else (self._run / TENSORBOARD).path
+            self._board = SummaryWriter(folder, purge_step=self._restored + 1 if self._restored else None)
+
+    def _close_board(self) -> None:
+        board, self._board = self._board, None
+        if board:
+            with contextlib.suppress(OSError):
+                board.close()
 
     def metrics(self, row: Row) -> None:
         self._require_ours()
         self._files[METRICS].append(row)
-        assert self._board is not None
-        with contextlib.suppress(OSError):  # it only repeats metrics.jsonl, so a full disk may lose points
-            for key, value in scalars(row).items():
-                self._board.add_scalar(key, value, row["step"])
+        if self._board:
+            with contextlib.suppress(OSError):
+                for key, value in scalars(row).items():
+                    self._board.add_scalar(key, value, row["step"])
         for tracker in self._trackers:
             tracker.log(row)
             if failure := tracker.take_failure():
@@ -178,19 +196,19 @@ class RunLog:
         for file in self._files.values():
             if not file.flush(patience_s):
                 patience_s = 0  # the retry time has been spent on this file
+        if self._board is None and METRICS in self._files:
+            self._open_board()
         if self._board and self._scratch:
             with contextlib.suppress(OSError):  # copied whole at the next flush
                 self._board.flush()
-                for board in self._board_folder.iterdir():
+                for board in Path(self._scratch.name).iterdir():
                     (self._run / TENSORBOARD / board.name).write_bytes(board.read_bytes(), patience_s=0)
 
     def close(self) -> None:
         try:
             self.flush(patience_s=None)  # with all retries: there is no later flush
         finally:
-            if self._board:
-                with contextlib.suppress(OSError):
-                    self._board.close()
+            self._close_board()
             for tracker in self._trackers:
                 tracker.close()
 
