@@ -55,6 +55,13 @@ def export_encoder(encoder: Encoder, config: Config, folder: Location | str, nam
     name loads them, all but its classifier, a resnet's at width 1 with the imagenet stem. Equal weights and configs
     give equal bytes.
     """
+    location = _opened(folder) / name
+    location.write_bytes(exported(encoder, config))
+    return location
+
+
+def exported(encoder: Encoder, config: Config) -> bytes:
+    """The content of that file."""
     metadata = {
         "format": FORMAT,
         "arch": config.model.arch,
@@ -66,9 +73,7 @@ def export_encoder(encoder: Encoder, config: Config, folder: Location | str, nam
         "config": config.to_json(),
     }
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.network.state_dict().items()}
-    location = _opened(folder) / name
-    location.write_bytes(with_metadata(safetensors.torch.save(weights), metadata))
-    return location
+    return with_metadata(safetensors.torch.save(weights), metadata)
 
 
 def load_encoder(run_or_file: Location | str) -> Encoder:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import ray
 import torch
 from ray.exceptions import RayError
 
-from simclr_ray.config import BadInput
+from simclr_ray.config import BadInput, Config
 from simclr_ray.data.order import Positions, order_of
 from simclr_ray.evaluate.during import check_during
-from simclr_ray.export.encoder import export_encoder
+from simclr_ray.export.encoder import export_encoder, exported
 from simclr_ray.membership.member import Member
 from simclr_ray.methods.method import Method
 from simclr_ray.orchestrate.failure import last_failure
@@ -25,10 +25,12 @@ from simclr_ray.orchestrate.task import Task
 from simclr_ray.orchestrate.worker import RayWorker
 from simclr_ray.planning.shares import data_cpus, training_threads
 from simclr_ray.storage.lease import holds, require_held
+from simclr_ray.storage.location import Location
 from simclr_ray.storage.run_folder import BEST
 from simclr_ray.train.attempt import run_attempt
+from simclr_ray.train.check import Evaluate
 from simclr_ray.train.compiler import set_up_compiler
-from simclr_ray.train.control import Ended
+from simclr_ray.train.control import Ended, Interrupted
 from simclr_ray.train.memory import keep_freed_memory, limit_memory
 from simclr_ray.train.precision import this_gpu_has_bf16
 
@@ -67,7 +69,9 @@ def attempt(task: Task, device: torch.device, member: Member | None = None) -> N
     workers = member.slots if member else worker.size
     # During a check the data workers idle.
     threads = set_threads(workers) + math.ceil(data_cpus(resources, workers, total_cpus(), on_gpu=on_gpu))
-    with suppress(Ended), worker.polling():
+    check = check_during(config, task.bank, task.test, device, min(threads, node_cpus)) if task.bank else None
+    best = BestEncoder(config, task.run)
+    with suppress(Ended), worker.polling(), best.written():
         run_attempt(
             config,
             task.dataset,
@@ -75,8 +79,8 @@ def attempt(task: Task, device: torch.device, member: Member | None = None) -> N
             worker,
             load,
             still_ours=lambda: holds(task.run, task.driver),
-            evaluate=check_during(config, task.bank, task.test, device, min(threads, node_cpus)) if task.bank else None,
-            save_best=lambda model: _save_best(task, model),
+            evaluate=best.before(check) if check else None,
+            save_best=best.save,
             on_done=lambda model: export_encoder(model.encoder, config, task.run),
             last_failure=last_failure(task.driver),
         )
@@ -89,10 +93,40 @@ def _set_up_memory(gpus: float, device: torch.device) -> None:
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # views are shared memory
 
 
-def _save_best(task: Task, model: Method) -> None:
-    """A failing store is retried for a while; then training goes on, and the next better encoder is written."""
-    with suppress(OSError):
-        export_encoder(model.encoder, task.config, task.run, BEST)
+class BestEncoder:
+    """The file of evaluate.keep_best. A failing store is retried for a while; then training goes on, and the encoder is
+    kept in memory: it is written before the next check, or when the attempt ends."""
+
+    def __init__(self, config: Config, run: Location) -> None:
+        self._config, self._run = config, run
+        self._unwritten: bytes | None = None
+
+    def save(self, model: Method) -> None:
+        self._unwritten = exported(model.encoder, self._config)
+        self._write()
+
+    def before(self, evaluate: Evaluate) -> Evaluate:
+        def evaluated(model: Method, step: int, check_control: Callable[[], None]) -> dict[str, float]:
+            self._write(patience_s=0)
+            return evaluate(model, step, check_control)
+
+        return evaluated
+
+    @contextmanager
+    def written(self) -> Iterator[None]:
+        """At the end, unless that is a failure: others may go on then, and know a better one."""
+        try:
+            yield
+        except (Ended, Interrupted):
+            self._write()
+            raise
+        self._write()
+
+    def _write(self, patience_s: float | None = None) -> None:
+        if self._unwritten is not None:
+            with suppress(OSError):
+                (self._run / BEST).write_bytes(self._unwritten, patience_s=patience_s)
+                self._unwritten = None
 
 
 def _require_precision(precision: str, device: torch.device) -> None:

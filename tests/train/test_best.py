@@ -13,13 +13,17 @@ import torch
 from gloo import run_workers
 from simclr_ray.config import BadInput, Config, EvaluateConfig
 from simclr_ray.data.dataset import Dataset
+from simclr_ray.export.encoder import exported
+from simclr_ray.membership.member import Fenced
+from simclr_ray.orchestrate.attempt import BestEncoder
 from simclr_ray.storage.location import Location, open_location
-from simclr_ray.storage.run_folder import Row, read_rows
+from simclr_ray.storage.run_folder import BEST, Row, read_rows
 from simclr_ray.train import checkpoint, run_log
 from simclr_ray.train.attempt import run_attempt
 from simclr_ray.train.check import objective_of
+from simclr_ray.train.control import Ended, Interrupted
 from simclr_ray.train.run_log import JsonLines
-from simclr_ray.train.state import Snapshot
+from simclr_ray.train.state import Snapshot, initial_state
 from simclr_ray.train.worker import LocalWorker
 from small_runs import TINY, Killed, local_blocks, synthetic_dataset
 
@@ -156,6 +160,38 @@ def test_on_an_object_store_the_row_of_a_check_is_written_at_once(
     blocks = partial(local_blocks, config, dataset)
     run_attempt(config, dataset, run, Watching(torch.device("cpu")), blocks, evaluate=lambda *_: {"knn_top1": 1.0})
     assert seen == [8]
+
+
+@pytest.mark.parametrize("end", [None, Ended(), Interrupted(), Fenced()])
+def test_a_best_encoder_that_a_full_disk_refused_is_written_later(
+    end: Exception | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the latest at the end, unless others go on: they know a better one."""
+    run, writes = open_location(str(tmp_path)), []
+    write = Location.write_bytes
+
+    def full_at_first(file: Location, content: bytes, **patience: float | None) -> None:
+        if file.name == BEST:
+            writes.append(patience)
+            if len(writes) < 3:
+                raise OSError(28, "No space left on device")
+        write(file, content, **patience)
+
+    monkeypatch.setattr(Location, "write_bytes", full_at_first)
+    model, best = initial_state(CHECKED, torch.device("cpu")).model, BestEncoder(CHECKED, run)
+    expected = exported(model.encoder, CHECKED)
+    with suppress(Ended, Interrupted, Fenced), best.written():
+        best.save(model)
+        with torch.no_grad():
+            model.encoder.conv1.weight.add_(1)  # training goes on
+        best.before(lambda *_: {})(model, 1, lambda: None)
+        assert len(writes) == 2
+        if end:
+            raise end
+    if isinstance(end, Fenced):
+        assert not (run / BEST).exists()
+    else:
+        assert (run / BEST).read_bytes() == expected
 
 
 def test_all_workers_end_together(dataset: Dataset, tmp_path: Path) -> None:
