@@ -141,7 +141,9 @@ class SwAVConfig:
     fewer, or never uses it. Too early, projections of earlier batches disturb the assignment."""
 
     def __post_init__(self) -> None:
-        require_positive("method", self, "temperature", "epsilon")
+        require_positive("method", self, "temperature")
+        # Scores are cosines: with this, exp(1 / epsilon) times rows and prototypes is far below float32's largest.
+        require(self.epsilon >= 0.015, f"method.epsilon must be at least 0.015, not {self.epsilon}: less overflows")
         require_at_least(1, "method", self, "prototypes", "iterations")
         require_at_least(0, "method", self, "frozen_epochs", "queue", "queue_epochs")
 

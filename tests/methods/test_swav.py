@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from simclr_ray.config import SwAVConfig
+from simclr_ray.config import BadInput, SwAVConfig
 from simclr_ray.methods.build import build_method
 from simclr_ray.methods.method import Method, Progress
-from simclr_ray.methods.swav import swav_loss
+from simclr_ray.methods.swav import sinkhorn, swav_loss
 from small_runs import TINY
 
 BATCH, DIM, K = 4, 3, 5
@@ -52,6 +52,15 @@ def test_codes_are_shared_with_the_newest_rows_once_the_queue_is_full_and_its_ep
             model.prototypes.weight.add_(0.3 * torch.randn(K, DIM, generator=torch.Generator().manual_seed(step)))
         model.after_step(outputs(step), [BATCH], progress)
         history.append(F.normalize(outputs(step)[: 2 * BATCH, :DIM], dim=1).unflatten(0, (2, BATCH)))
+
+
+def test_codes_are_finite_at_the_least_epsilon_and_less_is_refused() -> None:
+    """Scores are cosines; all are 1 where the features have collapsed."""
+    for scores in (torch.ones(1024, 300), -torch.ones(1024, 300), torch.eye(300) * 2 - 1):
+        codes = sinkhorn(scores, SwAVConfig(epsilon=0.015).epsilon)
+        torch.testing.assert_close(codes.sum(dim=1), torch.ones(len(scores)))
+    with pytest.raises(BadInput, match=r"method.epsilon must be at least 0.015, not 0.01: less overflows"):
+        SwAVConfig(epsilon=0.01)
 
 
 def test_without_a_queue_a_checkpoint_holds_none() -> None:
