@@ -16,10 +16,19 @@ from typing import Annotated, Literal
 import tyro
 
 from simclr_ray.cli.command import parse
-from simclr_ray.config import EvaluateConfig
+from simclr_ray.config import BadInput, EvaluateConfig
 from simclr_ray.evaluate.results import summary
 from simclr_ray.orchestrate.evaluate import evaluate_run
 from simclr_ray.orchestrate.finetune import finetune_run
+
+TAKEN_BY = {
+    "epochs": ("finetune",),
+    "from_head": ("finetune",),
+    "crops": ("linear",),
+    "neighbours": ("knn",),
+    "temperature": ("knn",),
+}
+"""Settings that not all methods have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +64,12 @@ def main(argv: list[str]) -> None:
     settings = vars(parse(Arguments, argv, description=__doc__))
     run, method, train, test = (settings.pop(name) for name in ("run", "method", "train", "test"))
     finetunes = method == "finetune"
-    for unused in ("crops", "neighbours", "temperature") if finetunes else ("epochs", "from_head"):
-        del settings[unused]
+    for name, takers in TAKEN_BY.items():
+        default = getattr(Arguments, name)
+        if method not in takers and settings[name] != default:
+            raise BadInput(f"--{name.replace('_', '-')} is for {takers[0]}, not for {method}: leave it out")
+        if ("finetune" in takers) != finetunes:
+            del settings[name]
     row = (
         finetune_run(run, train, test, **settings) if finetunes else evaluate_run(run, method, train, test, **settings)
     )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import tyro
 
 from simclr_ray.cli.command import parse
+from simclr_ray.config import BadInput
 from simclr_ray.data.dataset import bad_images
 from simclr_ray.data.prepare.subset import take_part
 from simclr_ray.orchestrate.prepare import prepare
@@ -41,6 +42,8 @@ def main(argv: list[str]) -> None:
     if arguments.fraction is None and arguments.paths is None:
         dataset = prepare(arguments.source, arguments.dest, seed=arguments.seed, max_side=arguments.max_side)
     else:
+        if arguments.max_side is not None:
+            raise BadInput("--max-side is for images that are prepared, not for a part of a dataset: leave it out")
         dataset = take_part(
             arguments.source, arguments.dest, fraction=arguments.fraction, paths=arguments.paths, seed=arguments.seed
         )

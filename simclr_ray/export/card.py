@@ -6,10 +6,11 @@ import json
 import re
 from typing import Any
 
-from simclr_ray.config import BadInput, Config
+from simclr_ray.config import CLASSIFYING, BadInput, Config
 from simclr_ray.data.dataset import open_dataset
 from simclr_ray.export.encoder import Pretrained
 from simclr_ray.export.formats import Format, transform_of
+from simclr_ray.optim.schedule import peak_lr
 from simclr_ray.storage.location import Location
 from simclr_ray.storage.run_folder import BEST, EVALUATIONS, METRICS, Row, read_rows
 from simclr_ray.train.check import is_own_check, objective_of
@@ -18,7 +19,9 @@ CARD, PREPROCESSING = "README.md", "preprocessing.json"
 LIBRARY_NAMES: dict[Format, str] = {"timm": "timm", "onnx": "onnx", "safetensors": "simclr_ray"}
 """As the Hugging Face hub calls them."""
 
-FOLDERS = re.compile(r"""(?<![^\s'"=:])(?:file://|~[^\s'"/]*)?/(?!/)(?:[^\s'"]*/)?(?=[^\s'"/])""")
+FOLDERS = re.compile(
+    r"""(?<=['"])/(?!/)[^'"\n]*/(?=[^'"/\n])|(?<![^\s'"=:])(?:file://|~[^\s'"/]*)?/(?!/)(?:[^\s'"]*/)?(?=[^\s'"/])"""
+)
 """Those of an absolute local path, up to its last name. What follows another scheme's two slashes is none."""
 
 TEMPLATE = """\
@@ -26,8 +29,7 @@ TEMPLATE = """\
 license: unknown
 tags:
 - image-feature-extraction
-- self-supervised
-- {method}{library}
+{kind}- {method}{library}
 ---
 
 # {network}, pretrained by {method}
@@ -77,6 +79,7 @@ def _card(
     library = f"\nlibrary_name: {LIBRARY_NAMES[form]}" if form in LIBRARY_NAMES else ""
     return TEMPLATE.format(
         method=config.method.name,
+        kind="" if isinstance(config.method, CLASSIFYING) else "- self-supervised\n",
         library=library,
         network=f"{model.arch} of width {model.width:g}" if model.width != 1 else model.arch,
         size=pretrained.size,
@@ -97,6 +100,8 @@ def _row_of(name: str, config: Config, metrics: list[Row]) -> Row | None:
 
 
 def _training(config: Config, row: Row | None) -> dict[str, Any]:
+    optim = config.optim
+    peak = peak_lr(optim.lr_per_256, optim.lr_scaling, config.train.global_batch)
     epochs = f"{row['epoch']:g} of {config.train.epochs}" if row and row["epoch"] != config.train.epochs else None
     return {
         "method": config.method.name,
@@ -104,7 +109,7 @@ def _training(config: Config, row: Row | None) -> dict[str, Any]:
         "epochs": epochs or config.train.epochs,
         "global batch": config.train.global_batch,
         "steps": row["step"] if row else "not recorded beside the encoder",
-        "optimizer": f"{config.optim.optimizer}, learning rate {config.optim.lr_per_256:g} per 256 images",
+        "optimizer": f"{optim.optimizer}, learning rate at its peak {peak:g}",
         "weights at the start": f"{config.model.init} ({config.model.init_sha256})" if config.model.init else "random",
         "precision": config.train.precision,
         "seed": config.train.seed,

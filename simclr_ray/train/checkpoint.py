@@ -170,6 +170,9 @@ class Saver:
                 raise BadInput(f"another driver has taken over {self._run}: this one stops without saving")
             write(self._run, saved)
         except OSError as error:
+            with contextlib.suppress(OSError):  # a part would take the room that the next save needs
+                if self._still_ours():
+                    (self._run / checkpoint_name(saved.step)).delete()
             return SaveResult(saved.step, monotonic() - start, f"{type(error).__name__}: {error}")
         with contextlib.suppress(OSError):  # the checkpoint is complete; the next save prunes again
             if self._still_ours():  # or newer checkpoints may be those of who went on while this process was frozen

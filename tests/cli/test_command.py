@@ -44,6 +44,22 @@ def test_wrong_arguments_are_one_line_and_exit_2(arguments: list[str], message: 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("evaluate.py r knn --train a --test b --epochs 3", "--epochs is for finetune, not for knn"),
+        ("evaluate.py r finetune --train a --test b --crops 8", "--crops is for linear, not for finetune"),
+        ("evaluate.py r linear --train a --test b --temperature 0.2", "--temperature is for knn, not for linear"),
+        ("prepare.py a b --fraction 0.1 --max-side 64", "--max-side is for images that are prepared"),
+    ],
+)
+def test_a_flag_that_would_do_nothing_is_refused(words: str, message: str, tmp_path: Path) -> None:
+    script, *arguments = words.split()
+    done = command(script, *arguments, cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1), done.stderr
+    assert message in done.stderr
+
+
 OWN = """
 from simclr_ray.config import Config
 from simclr_ray.recipes import quickstart

@@ -142,15 +142,16 @@ def test_the_card_says_what_was_measured(runs: dict[str, str], tmp_path: Path) -
     append_result(run, row | {"results": {"pretrained": {"top1": 1.0, "top5": 2.0}}})
     append_result(run, row)
     append_result(run, row | {"encoder": "best.safetensors", "encoder_sha256": "another", "test": "other"})
-    command = "export.py /home/me/runs/a ~/secret/b --of=/home/me/c file:///home/me/d s3://bucket/runs/e f/g"
+    command = "export.py /home/me/runs/a ~/secret/b --of=/home/me/c file:///home/me/d s3://bucket/runs/e f/g '/home/my name/h'"
     export(runs["narrow"], str(tmp_path / "out"), "safetensors", command)
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| knn | 100 % | pretrained | 61.50 | 90.00 | photos (1,000 images) |" in card
     assert "| 1.00 |" not in card
     assert "other" not in card, "that was another encoder"
     assert "# resnet18 of width 0.125, pretrained by simclr" in card
-    assert "Written by `export.py a b --of=c d s3://bucket/runs/e f/g`." in card, "no folders of this machine"
+    assert "Written by `export.py a b --of=c d s3://bucket/runs/e f/g 'h'`." in card, "no folders of this machine"
     assert str(tmp_path) not in card
+    assert "- self-supervised\n- simclr\n" in card
     assert "32 x 32 images in" in card
     assert card.startswith("---\nlicense: unknown\n")
     described = json.loads((tmp_path / "out" / "preprocessing.json").read_text())

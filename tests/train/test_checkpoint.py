@@ -173,6 +173,23 @@ def test_a_failing_store_delays_saves_until_patience_ends(run: Location, monkeyp
         impatient.save(saved(1), wait=True)
 
 
+def test_a_failed_save_leaves_nothing_that_takes_the_room_of_the_next(
+    run: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = Location.write_bytes
+
+    def nearly_full(place: Location, content: bytes, **settings: float | None) -> None:
+        if place.name == "optimizer.safetensors":
+            raise OSError(28, "No space left on device")
+        written(place, content, **settings)
+
+    monkeypatch.setattr(Location, "write_bytes", nearly_full)
+    ours = saver(run)
+    for step in (1, 2):
+        assert "No space left" in str(ours.save(saved(step), wait=True)[0].error)
+    assert steps_in(run) == []
+
+
 def test_a_driver_that_lost_the_lease_does_not_save(run: Location) -> None:
     with pytest.raises(BadInput, match="another driver"):
         saver(run, still_ours=lambda: False).save(saved(1), wait=True)

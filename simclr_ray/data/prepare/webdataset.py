@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterator
+from typing import Self
 
 import pyarrow as pa
 
@@ -15,7 +16,23 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 BATCH_ROWS = 256
 BATCH_BYTES = 32 * 2**20
 
+MOST_PADDING = 2**20
+"""Zeros at the end of a tar, of the largest records that are in use; a download that was never filled has more."""
+
 ImageRow = dict[str, object]
+
+
+class _Member(tarfile.TarInfo):
+    """tarfile takes a damaged or missing header for the end of the archive, and what follows is lost in silence."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.HeaderError as error:
+            if isinstance(error, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
+                raise
+            raise tarfile.ReadError(str(error)) from None
 
 
 def read(location: Location, work: pa.Table) -> Iterator[pa.Table]:
@@ -55,7 +72,7 @@ def _files(where: Location) -> Iterator[tuple[str, bytes]]:
     try:
         with (
             where.reading() as stream,
-            tarfile.open(fileobj=stream, mode="r|", bufsize=2**20) as tar,
+            tarfile.open(fileobj=stream, mode="r|", bufsize=2**20, tarinfo=_Member) as tar,
         ):
             for member in tar:
                 if member.isfile() and member.name.lower().endswith((*SUFFIXES, ".cls")):
@@ -63,8 +80,17 @@ def _files(where: Location) -> Iterator[tuple[str, bytes]]:
                     assert content is not None
                     yield member.name, content.read()
                 tar.members = []  # type: ignore[attr-defined]  # otherwise it keeps the headers of all members
+            _require_end(tar)
     except tarfile.TarError as error:
         raise BadInput(f"{where} is a damaged tar ({error}): fetch it again") from None
+
+
+def _require_end(tar: tarfile.TarFile) -> None:
+    """Raises ReadError where more than padding follows the end mark, as in two tars that were joined."""
+    assert tar.fileobj is not None
+    padding = tar.fileobj.read(MOST_PADDING)
+    if padding.count(0) < len(padding) or tar.fileobj.read(1):
+        raise tarfile.ReadError("data after its end")
 
 
 def _label(where: Location, name: str, content: bytes) -> int:

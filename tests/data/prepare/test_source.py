@@ -230,6 +230,24 @@ def test_a_damaged_tar_is_named(tmp_path: Path) -> None:
         rows(open_source(str(tmp_path / "words.tar")))
 
 
+@pytest.mark.parametrize("damage", ["flipped", "in a header", "between members", "unfilled", "joined"])
+def test_no_image_of_a_damaged_tar_is_lost_in_silence(tmp_path: Path, damage: str) -> None:
+    tar(tmp_path / "a.tar", [(f"{number}.jpg", b"x" * 5000) for number in range(8)])
+    whole = (tmp_path / "a.tar").read_bytes()
+    assert len(rows(open_source(str(tmp_path / "a.tar")))) == 8
+    third = whole.index(b"3.jpg")
+    damaged = {
+        "flipped": whole[:third] + b"4" + whole[third + 1 :],
+        "in a header": whole[: third + 100],
+        "between members": whole[:third],
+        "unfilled": whole[:third] + bytes(2 * 2**20),
+        "joined": whole + whole,
+    }
+    (tmp_path / "a.tar").write_bytes(damaged[damage])
+    with pytest.raises(BadInput, match=r"a.tar is a damaged tar"):
+        rows(open_source(str(tmp_path / "a.tar")))
+
+
 def test_an_image_deleted_after_the_listing_is_named(tmp_path: Path) -> None:
     save(tmp_path / "a.png", b"x")
     source = open_source(str(tmp_path))
