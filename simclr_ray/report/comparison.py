@@ -51,9 +51,9 @@ class ComparedRun:
 
     @property
     def science(self) -> dict[str, Any]:
-        """What a row of the table stands for: the science values without the seed, and which encoder."""
+        """What a row of the table stands for: the science values without the seed, the data, and which encoder."""
         values = {key: value for key, value in self.config.flat().items() if is_science(key) and key != "train.seed"}
-        return values | {"encoder": self.encoder}
+        return values | {"data.train": _identity(self.config.data.train), "encoder": self.encoder}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,7 @@ class Comparison:
     def rows(self) -> Iterator[list[str]]:
         """The cells of the table, under `head`: a row for each group, then the baselines."""
         for label, group in self.groups.items():
-            accuracies = [_interval(_column(group, column)) for column in self.columns]
+            accuracies = [_interval(group, column) for column in self.columns]
             seconds = median(run.training_s for run in group)
             yield [label, str(len(group)), *accuracies, f"{group[0].images:,}", f"{seconds:,.0f}"]
         for name in BASELINES:
@@ -114,7 +114,10 @@ class Comparison:
 def compare_runs(runs: Sequence[str]) -> Comparison:
     """The runs side by side, with what their configs differ in. Raises BadInput for what is no run."""
     groups: dict[str, list[ComparedRun]] = {}
+    addresses = [open_location(run).uri for run in runs]
     for run in runs:
+        if addresses.count(open_location(run).uri) > 1:
+            raise BadInput(f"{run} is named twice")
         for one in _read(run):
             groups.setdefault(repr(one.science), []).append(one)
     ordered = sorted(groups.values(), key=lambda group: -_mean(_column(group, "kNN")))
@@ -169,6 +172,12 @@ def _source(address: str) -> str:
     return open_dataset(address).source["spec"] if here else address
 
 
+def _identity(address: str) -> str:
+    """Of a dataset on this machine what it was prepared from, and its fingerprint; else the address."""
+    here = "://" not in address and is_dataset(address)
+    return f"{_source(address)} ({open_dataset(address).fingerprint[:8]})" if here else address
+
+
 def _column_of(row: Row) -> str:
     """The column of an evaluation: figures in one were found by the same method on the same share of the labels."""
     method: str = row["method"]
@@ -201,10 +210,15 @@ def _mean(values: Sequence[float]) -> float:
     return fmean(values) if values else 0.0
 
 
-def _interval(values: Sequence[float]) -> str:
-    """The mean; of several runs also half of its confidence interval, and how many they are."""
-    if len(values) < 2:
-        return f"{values[0]:.1f}" if values else "-"
+def _interval(group: Sequence[ComparedRun], column: str) -> str:
+    """The mean; of several seeds also half of its confidence interval, and how many they are.
+
+    A run that was repeated with its seed counts once; figures of different test data have no interval, but a range.
+    """
+    found = {run.config.train.seed: run for run in group if column in run.accuracies}.values()
+    values = [run.accuracies[column] for run in found]
+    if len(values) < 2 or len({run.tests[column] for run in found}) > 1:
+        return _range(values)
     return f"{fmean(values):.1f} ± {half_interval(values):.1f} ({len(values)})"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from commands import ROOT
+from simclr_ray.planning.machines import INSTANCES
 
 CLUSTERS = ROOT / "clusters"
 LAUNCHED = ("aws", "gcp", "azure", "local")
@@ -114,3 +116,26 @@ def test_pods_are_not_root_and_have_limits() -> None:
             assert not container["securityContext"]["allowPrivilegeEscalation"]
             assert {"cpu", "memory"} <= set(container["resources"]["limits"])
     assert spec["authOptions"]["mode"] == "token"
+
+
+@pytest.mark.parametrize("name", ["aws", "gcp", "azure"])
+def test_the_planner_knows_what_is_started_to_train_and_to_augment(name: str) -> None:
+    types = cluster(name)["available_node_types"]
+    text = json.dumps({key: value for key, value in types.items() if key != cluster(name)["head_node_type"]})
+    found = re.findall(r'"(?:InstanceType|machineType|vmSize)": "([^"]+)"', text)
+    assert len(found) >= 3
+    assert set(found) <= INSTANCES.keys()
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_the_command_that_trains_asks_for_gpus(name: str) -> None:
+    """Else a cluster whose machines with GPUs are still on their way trains on what is there."""
+    [command] = re.findall(r"#   train .*?(?=#   watch)", (CLUSTERS / f"{name}.yaml").read_text(), re.DOTALL)
+    assert "--resources.gpus-per-worker 1 --resources.max-workers 8" in command
+
+
+def test_an_azure_head_may_give_its_identity_to_workers() -> None:
+    """It lies in a group that Ray's own role assignment does not cover."""
+    provider = cluster("azure")["provider"]
+    assert provider["msi_resource_group"] != provider["resource_group"]
+    assert "Managed Identity Operator" in (CLUSTERS / "azure.yaml").read_text()

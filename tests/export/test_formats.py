@@ -142,7 +142,8 @@ def test_the_card_says_what_was_measured(runs: dict[str, str], tmp_path: Path) -
     append_result(run, row | {"results": {"pretrained": {"top1": 1.0, "top5": 2.0}}})
     append_result(run, row)
     append_result(run, row | {"encoder": "best.safetensors", "encoder_sha256": "another", "test": "other"})
-    command = "export.py /home/me/runs/a ~/secret/b --of=/home/me/c file:///home/me/d s3://bucket/runs/e f/g '/home/my name/h'"
+    command = "export.py /home/me/runs/a ~/secret/b --of=/home/me/c file:///home/me/d s3://bucket/runs/e f/g"
+    command += " '/home/my name/h'"
     export(runs["narrow"], str(tmp_path / "out"), "safetensors", command)
     card = (tmp_path / "out" / "README.md").read_text()
     assert "| knn | 100 % | pretrained | 61.50 | 90.00 | photos (1,000 images) |" in card

@@ -16,6 +16,7 @@ from simclr_ray.recipes import quickstart
 from simclr_ray.report.comparison import INTERVAL, compare_runs, half_interval
 from simclr_ray.report.comparison_page import curves, write_comparison_page
 from simclr_ray.storage.location import open_location
+from small_runs import synthetic_dataset
 
 HEADING = ["top-1", "accuracy,", "%", "runs", "kNN", "linear", "images", "training", "s"]
 
@@ -62,6 +63,20 @@ def test_seeds_are_one_row_and_the_best_config_comes_first(tmp_path: Path) -> No
         INTERVAL.split(),
     ]
     assert INTERVAL == "±: half of the 95% confidence interval of the mean over seeds (Student t), of (n) runs"
+
+
+def test_runs_on_other_images_are_no_seeds_of_each_other(tmp_path: Path) -> None:
+    part, whole = (synthetic_dataset(tmp_path / f"{count}", count).uri for count in (32, 64))
+    runs = [
+        run_folder(tmp_path / name, top1, data__train=data)
+        for name, top1, data in (("a", 40.0, part), ("b", 50.0, whole), ("c", 50.0, whole))
+    ]
+    found = compare_runs(runs)
+    assert [len(group) for group in found.groups.values()] == [2, 1]
+    assert ["data.train=synthetic:64" in label for label in found.groups] == [True, False]
+    assert "±" not in found.text(), "one seed repeated is one sample"
+    with pytest.raises(BadInput, match="is named twice"):
+        compare_runs([runs[0], runs[1], runs[0]])
 
 
 def test_rows_of_one_method_are_told_apart_by_what_differs(tmp_path: Path) -> None:
@@ -121,7 +136,9 @@ def test_figures_of_different_encoders_of_a_run_are_not_mixed(tmp_path: Path) ->
     evaluated(run, "linear", pretrained=50.0, sha256="earlier", **last)
     evaluated(run, "linear", pretrained=60.0, **best)
     evaluated(run, "knn", pretrained=45.0, sha256="now", **last)
-    lines = compare_runs([run, run_folder(tmp_path / "b", 30.0)]).text().splitlines()
+    other = run_folder(tmp_path / "b", 30.0, train__seed=1)
+    evaluated(other, "knn", pretrained=30.0, sha256="b", **last)
+    lines = compare_runs([run, other]).text().splitlines()
     assert [line.split()[:5] for line in lines[1:4]] == [
         ["simclr", "encoder=encoder.safetensors", "2", "37.5", "±"],
         ["simclr", "encoder=best.safetensors", "1", "-", "60.0"],
