@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -137,22 +137,38 @@ def loading_lines(file: Location, config: Config) -> str:
     path = str(file.local) if file.local else file.name
     found = library_network(config.model, config.augment.size)
     if found:
-        library, name, settings = found
-        arguments = "".join(f", {key}={value!r}" for key, value in settings.items())
-        imported, build = LIBRARY_LINES[library]
+        arguments = "".join(f", {key}={value!r}" for key, value in found.settings.items())
+        imported, build = LIBRARY_LINES[found.library]
         lines += [
             "",
-            f"# or with {library} alone" + ("" if file.local else f", from a copy of {file.uri}"),
+            f"# or with {found.library} alone" + ("" if file.local else f", from a copy of {file.uri}"),
+            *(["import torch"] if found.classifier else []),
             "from safetensors.torch import load_file",
             imported,
-            f"model = {build}({name!r}{arguments})",
+            f"model = {build}({found.name!r}{arguments})",
             f"model.load_state_dict(load_file({path!r}), strict=False)  # all but the classifier",
+            *as_encoder(found),
         ]
     return "\n".join(lines) + "\n"
 
 
-def library_network(model: ModelConfig, size: int) -> tuple[str, str, dict[str, Any]] | None:
-    """The library that has this network, its name there, and what it is asked for beside the name; None: no library.
+class LibraryNetwork(NamedTuple):
+    """A network of torchvision or timm, what it is asked for beside its name, and the path of its classifier if any."""
+
+    library: str
+    name: str
+    settings: dict[str, Any]
+    classifier: str | None
+
+
+def as_encoder(network: LibraryNetwork) -> list[str]:
+    """Lines after which the library's `model` gives features, by the statistics of training."""
+    replaced = f"model.set_submodule({network.classifier!r}, torch.nn.Identity())  # features, no classes"
+    return [*([replaced] if network.classifier else []), "model.eval()"]
+
+
+def library_network(model: ModelConfig, size: int) -> LibraryNetwork | None:
+    """The library's network that this one is but for its classifier; None: no library has it.
 
     A resnet of torchvision's shape is called by torchvision's name, which is timm's too.
     """
@@ -160,8 +176,9 @@ def library_network(model: ModelConfig, size: int) -> tuple[str, str, dict[str, 
         return None
     library, _, name = model.arch.rpartition(":")
     with torch.device("meta"):
-        settings = getattr(draw_encoder(model, size), "settings", {})
-    return library or "torchvision", name, dict(settings)
+        encoder = draw_encoder(model, size)
+    settings, classifier = getattr(encoder, "settings", {}), getattr(encoder, "removed", "fc")
+    return LibraryNetwork(library or "torchvision", name, dict(settings), classifier)
 
 
 def _channels(text: str) -> tuple[float, float, float]:

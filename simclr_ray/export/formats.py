@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import safetensors.torch
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from simclr_ray.config import BadInput, ModelConfig
 from simclr_ray.config.science import RESNETS
-from simclr_ray.export.encoder import Pretrained, library_network
+from simclr_ray.export.encoder import LibraryNetwork, Pretrained, as_encoder, library_network
 from simclr_ray.export.transform import Transform
 from simclr_ray.storage.location import Location
 from simclr_ray.storage.run_folder import ENCODER
@@ -42,24 +42,27 @@ def write_format(form: Format, pretrained: Pretrained, content: bytes, out: Loca
 
 
 def _torchvision(pretrained: Pretrained, out: Location) -> str:
-    library, name, settings = _library_network(pretrained, "torchvision")
-    if library != "torchvision":
+    found = _library_network(pretrained, "torchvision")
+    if found.library != "torchvision":
         raise _not_in("torchvision", pretrained.config.model)
     buffer = io.BytesIO()
     torch.save(_weights(pretrained), buffer)
     (out / "model.pth").write_bytes(buffer.getvalue())
-    arguments = "".join(f", {key}={value!r}" for key, value in settings.items())
-    return (
-        "import torch\nfrom torchvision.models import get_model\n"
-        f"model = get_model({name!r}{arguments})\n"
-        f"weights = torch.load({(out / 'model.pth').uri!r}, weights_only=True)\n"
-        "model.load_state_dict(weights, strict=False)  # all but the classifier"
-    )
+    arguments = "".join(f", {key}={value!r}" for key, value in found.settings.items())
+    lines = [
+        "import torch",
+        "from torchvision.models import get_model",
+        f"model = get_model({found.name!r}{arguments})",
+        f"weights = torch.load({(out / 'model.pth').uri!r}, weights_only=True)",
+        "model.load_state_dict(weights, strict=False)  # all but the classifier",
+        *as_encoder(found),
+    ]
+    return "\n".join(lines)
 
 
 def _timm(pretrained: Pretrained, out: Location) -> str:
     """The layout of the Hugging Face hub: config.json and model.safetensors."""
-    library, name, settings = _library_network(pretrained, "timm")
+    library, name, settings, _ = _library_network(pretrained, "timm")
     if library != "timm" and name not in RESNETS:  # these have torchvision's names and shapes there
         raise _not_in("timm", pretrained.config.model)
     transform, size = transform_of(pretrained), pretrained.size
@@ -80,7 +83,7 @@ def _timm(pretrained: Pretrained, out: Location) -> str:
     }
     (out / "config.json").write_bytes((json.dumps(described, indent=2) + "\n").encode())
     (out / "model.safetensors").write_bytes(safetensors.torch.save(_weights(pretrained), {"format": "pt"}))
-    return f'import timm\nmodel = timm.create_model("local-dir:{out.uri}", pretrained=True)'
+    return f'import timm\nmodel = timm.create_model("local-dir:{out.uri}", pretrained=True)\nmodel.eval()'
 
 
 def _onnx(pretrained: Pretrained, out: Location) -> str:
@@ -126,8 +129,7 @@ def _weights(pretrained: Pretrained) -> dict[str, Tensor]:
     return {name: value.contiguous() for name, value in pretrained.encoder.network.state_dict().items()}
 
 
-def _library_network(pretrained: Pretrained, wanted: str) -> tuple[str, str, dict[str, Any]]:
-    """The library that has this network, its name there, and what it is asked for beside the name."""
+def _library_network(pretrained: Pretrained, wanted: str) -> LibraryNetwork:
     found = library_network(pretrained.config.model, pretrained.size)
     if found is None:
         raise _not_in(wanted, pretrained.config.model)

@@ -33,11 +33,17 @@ IMAGENET_CLASSES = 1000
 
 
 class Backbone(Encoder):
-    """A network whose output are the features. `settings`: what its library was asked for beside the name."""
+    """A network whose output are the features.
 
-    def __init__(self, net: nn.Module, feature_dim: int, settings: Mapping[str, Any]) -> None:
+    `settings`: what its library was asked for beside the name. `removed`: the path of the classifier that the library's
+    network has and this one has not; None: by its settings it has none.
+    """
+
+    def __init__(
+        self, net: nn.Module, feature_dim: int, settings: Mapping[str, Any], removed: str | None = None
+    ) -> None:
         super().__init__()
-        self.net, self.feature_dim, self.settings = net, feature_dim, settings
+        self.net, self.feature_dim, self.settings, self.removed = net, feature_dim, settings, removed
         self.stochastic_depth = [layer for layer in net.modules() if isinstance(layer, KeyedStochasticDepth)]
 
     def forward(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n d"]:
@@ -103,7 +109,7 @@ def torchvision_encoder(name: str, size: int, drop_path: float = 0.0) -> Encoder
         rates = _vit_rates(net)
     _drop_branches(net, rates, drop_path, f"torchvision:{name}")
     kind = ViT if isinstance(net, VisionTransformer) else Backbone
-    return kind(net, classifier.in_features, settings)
+    return kind(net, classifier.in_features, settings, path)
 
 
 def _is_classifier(name: str) -> bool:

@@ -12,7 +12,6 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from torch import nn
 
 import simclr_ray
 from simclr_ray.config import AugmentConfig, BadInput, Config, DataConfig, ModelConfig
@@ -72,10 +71,6 @@ def loaded(form: str, lines: str) -> Callable[[torch.Tensor], torch.Tensor]:
         exec(lines[: lines.index("(features,)")], found)
         return lambda images: torch.from_numpy(found["session"].run(["features"], {"images": images.numpy()})[0])
     exec(lines, found)
-    if form == "torchvision":  # its classifier is not part of the encoder
-        setattr(found["model"], "fc" if hasattr(found["model"], "fc") else "heads", nn.Identity())
-    if form in ("torchvision", "timm"):
-        found["model"].eval()
     return found["encoder"] if form == "safetensors" else found["model"]
 
 
