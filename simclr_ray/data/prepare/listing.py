@@ -66,7 +66,8 @@ def list_files(spec: str) -> Listing:
     if kind == fs.FileType.NotFound:
         raise BadInput(f"{spec} does not exist; a source is {TAKES}")
     if pattern:
-        found = [entry for entry in found if fnmatch.fnmatchcase(entry.name, pattern)]
+        # As in a shell, of this folder alone: what is prepared from `*.parquet` below it is Parquet too.
+        found = [entry for entry in found if "/" not in entry.name and fnmatch.fnmatchcase(entry.name, pattern)]
     unread = Counter(_suffix(entry) for entry in found if _suffix(entry) in folder.UNREAD)
     return Listing(location, *_of_one_kind(spec, found, single=False), unread=dict(unread))
 

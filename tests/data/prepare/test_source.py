@@ -90,6 +90,13 @@ def test_what_the_user_may_not_expect_of_a_folder_is_said(tmp_path: Path) -> Non
     assert open_source(str(tmp_path / "a")).remarks == ()
 
 
+def test_a_pattern_is_about_its_folder_alone(tmp_path: Path) -> None:
+    """The dataset that was prepared from it into a folder below it is none of it."""
+    for name in ("a.tar", "runs/data/x/b.tar"):
+        save(tmp_path / name, b"x")
+    assert open_source(f"{tmp_path}/*.tar").work["name"].to_pylist() == ["a.tar"]
+
+
 def test_a_task_of_large_images_is_no_larger_than_the_others(tmp_path: Path) -> None:
     for number in range(8):
         with open(tmp_path / f"{number}.tif", "wb") as file:
