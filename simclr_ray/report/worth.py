@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 from simclr_ray.evaluate.results import BASELINES, OURS
 from simclr_ray.report.columns import in_columns
@@ -16,6 +17,10 @@ NOTE = (
     "same images, two-sided and not corrected for the number of rows. It speaks of these encoders, not of other seeds. "
     "The linear classifier of every encoder but this run's has the best of several learning rates on the test set."
 )
+
+
+WIDTH = 100
+"""Characters in a line of a terminal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +74,7 @@ class Worth:
     def text(self) -> str:
         """For a terminal."""
         lines = [self.head, *(cells for _, cells in self.rows)]
-        return "\n".join([*in_columns(lines), *self.verdicts])
+        return "\n".join([*in_columns(lines), *self.verdicts, "", *wrap(NOTE, WIDTH)])
 
 
 def worth_of(evaluations: Sequence[Row]) -> Worth | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from simclr_ray.report.worth import worth_of
+from simclr_ray.report.worth import NOTE, worth_of
 from simclr_ray.storage.run_folder import Row
 
 
@@ -34,7 +34,9 @@ def test_it_says_what_the_run_beats_and_loses_to() -> None:
         "linear: no significant difference to net (+0.0 points, p = 1.000); this run beats untrained by 25.0 "
         "points (p < 0.001), pixels by 20.0 points (p = 0.002).",
     ]
-    assert worth.text().splitlines()[-3].split() == ["this", "run", "50.0", "60.0"]
+    table, note = worth.text().split("\n\n")
+    assert table.splitlines()[-3].split() == ["this", "run", "50.0", "60.0"]
+    assert " ".join(note.split()) == NOTE, "how the others' learning rate was chosen is not for the page alone"
 
 
 def test_the_newest_judgement_counts_beside_fine_tuning_on_the_same_data() -> None:
