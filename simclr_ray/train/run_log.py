@@ -23,6 +23,9 @@ from simclr_ray.train.tracking.tracker import Tracker
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Of errors: a disk, a user's part of it or a file has no room left."""
+
 
 class JsonLines:
     """A file of JSON rows: appended to on a disk, rewritten as a whole by `flush` on an object store.
@@ -154,12 +157,15 @@ class RunLog:
         """It only repeats metrics.jsonl: a full disk loses points until a later flush can open it."""
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import, which only rank 0 needs
 
-        with contextlib.suppress(OSError):
+        try:
             # TensorBoard can only write to a disk: for a store it writes to a scratch folder, copied at each flush.
             if not self._run.local:
                 self._scratch = self._scratch or tempfile.TemporaryDirectory(prefix="simclr_ray-board-")
             folder = self._scratch.name if self._scratch else (self._run / TENSORBOARD).path
             self._board = SummaryWriter(folder, purge_step=self._restored + 1 if self._restored else None)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
 
     def _close_board(self) -> None:
         board, self._board = self._board, None
