@@ -141,14 +141,3 @@ def test_one_image_is_decoded_at_a_time(dataset: Dataset, tmp_path: Path, monkey
     np.testing.assert_array_equal(found["views"], expected["views"])
     assert 1 <= Decoded.most <= 2
     assert not Decoded.alive
-
-
-def test_a_user_without_a_name_has_a_cache(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a container that runs under a number of its own."""
-
-    def nameless() -> str:
-        raise KeyError("getpwuid(): uid not found: 54321")
-
-    monkeypatch.setattr("getpass.getuser", nameless)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert open_cache(dataset, 1.0, None) is not None
