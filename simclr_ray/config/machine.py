@@ -78,9 +78,11 @@ class ElasticityConfig:
     second. Where the others can go on without the workers to be taken, these leave then."""
     wait_s: float = 0.0
     """How long those that survive the loss of a worker wait for another in its place before they go on without it."""
+    start_wait_s: float = 900.0
+    """How long a run waits for the machines that it needs to start, in a cluster that it has joined: they may boot."""
 
     def __post_init__(self) -> None:
-        require_at_least(0, "elasticity", self, "resize_every_s", "settle_s", "stop_margin_s", "wait_s")
+        require_at_least(0, "elasticity", self, "resize_every_s", "settle_s", "stop_margin_s", "wait_s", "start_wait_s")
 
 
 @dataclass(frozen=True, kw_only=True)

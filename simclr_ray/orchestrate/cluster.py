@@ -6,7 +6,8 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import ray
@@ -15,7 +16,7 @@ from ray._private.utils import read_ray_address
 from ray.exceptions import RayTaskError
 
 from simclr_ray.config import BadInput
-from simclr_ray.planning.shares import Share, workers_that_fit
+from simclr_ray.planning.shares import Share, TooSmall, workers_that_fit
 
 ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
 """Ray Train and Tune train in a thread, and glibc returns the memory that a thread frees to the system, despite
@@ -23,6 +24,9 @@ ONE_ARENA = {"MALLOC_ARENA_MAX": "1"}
 
 WITHOUT_BF16 = re.compile(r"accelerator_type:(K\d|M\d|P\d|V100|T4|TITAN-V|GeForce-GTX-|GeForce-RTX-20)")
 """GPUs, as Ray calls them."""
+
+ASK_EVERY_S = 2.0
+"""Between two looks at a cluster that is too small as yet."""
 
 MARKET, ON_DEMAND = "ray.io/market-type", "on-demand"
 
@@ -79,6 +83,24 @@ def started_here() -> bool:
     """Whether this process started the cluster that it is connected to, which is then local and ends with it."""
     node = ray._private.worker._global_node
     return node is not None and node.is_head()
+
+
+def once_large_enough(share: Callable[[], Share], wait_s: float) -> Share:
+    """What `share` returns, asked again for `wait_s` while it raises TooSmall: machines may still boot.
+
+    Raises TooSmall after that, and at once in a cluster that this process has started, which does not grow.
+    """
+    end, told = time.monotonic() + (0.0 if started_here() else wait_s), False
+    while True:
+        try:
+            return share()
+        except TooSmall as lack:
+            if time.monotonic() >= end:
+                raise
+            if not told:
+                print(f"waiting up to {wait_s:.0f} s for machines (elasticity.start_wait_s): {lack}", flush=True)
+                told = True
+        time.sleep(min(ASK_EVERY_S, wait_s))
 
 
 def rank_0_selector(share: Share) -> list[dict[str, str]] | None:

@@ -29,7 +29,7 @@ from simclr_ray.data.dataset import Dataset, is_dataset, open_dataset
 from simclr_ray.data.order import Order, last_step, order_of
 from simclr_ray.evaluate.fitted import allowing_for_fit, fitted_checks, learns_from
 from simclr_ray.evaluate.labels import labelled_classes, probe_classes, require_teachers_classes
-from simclr_ray.orchestrate.cluster import gpus_have_bf16, join_or_start, started_here
+from simclr_ray.orchestrate.cluster import gpus_have_bf16, join_or_start, once_large_enough, started_here
 from simclr_ray.orchestrate.prepare import prepare_into
 from simclr_ray.orchestrate.task import Task
 from simclr_ray.planning.shares import Share, share_of
@@ -82,8 +82,7 @@ def pretrain(
     dataset = _prepared(config.data.train, storage, earlier.data.train if earlier else None)
     order = order_of(config, dataset)
     join_or_start()
-    cluster = ray.cluster_resources()
-    share = share or _share(config.resources, order, cluster.get("CPU", 0.0), cluster.get("GPU", 0.0))
+    share = share or once_large_enough(lambda: _share(config.resources, order), config.elasticity.start_wait_s)
     order.rows_per_pass(share.max_workers)
     training = loading.result()
     config, bank, test = _resolved(config, requested, dataset, storage, share, earlier)
@@ -104,9 +103,10 @@ def _load_training(config: Config) -> ModuleType:
     return training
 
 
-def _share(resources: ResourcesConfig, order: Order, cpus: float, gpus: float) -> Share:
+def _share(resources: ResourcesConfig, order: Order) -> Share:
     """Of the whole cluster; no more workers than have something to do, unless the user has set a number."""
-    share = share_of(resources, cpus, gpus)
+    cluster = ray.cluster_resources()
+    share = share_of(resources, cluster.get("CPU", 0.0), cluster.get("GPU", 0.0))
     if resources.max_workers is None:
         return replace(share, max_workers=max(share.min_workers, min(share.max_workers, order.slices_per_pass)))
     return share

@@ -22,6 +22,10 @@ TRAINING_PER_DATA_CPU = 8
 """On a CPU an image takes 30 to 100 times as long to train on as to load: one data CPU for so many that train."""
 
 
+class TooSmall(BadInput):
+    """The cluster has too little for the run, as yet: more machines would do."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Share:
     """What each training worker takes of the cluster."""
@@ -35,7 +39,7 @@ class Share:
 
 
 def share_of(resources: ResourcesConfig, total_cpus: float, total_gpus: float) -> Share:
-    """Resolves what the config leaves open. Raises BadInput where nothing would be left for the data, never a hang."""
+    """Resolves what the config leaves open. Raises BadInput, and TooSmall where workers or their data lack room."""
     gpus = resources.gpus_per_worker
     if gpus is None:
         gpus = 1.0 if total_gpus else 0.0
@@ -45,14 +49,14 @@ def share_of(resources: ResourcesConfig, total_cpus: float, total_gpus: float) -
     share = Share(min_workers=resources.min_workers, max_workers=most, cpus=resources.cpus_per_worker, gpus=gpus)
     workers = workers_that_fit(share, [{"CPU": total_cpus, "GPU": total_gpus}])
     if workers < share.min_workers:
-        raise BadInput(
+        raise TooSmall(
             f"resources.min_workers {share.min_workers} need {share.min_workers * share.cpus:g} CPUs and "
             f"{share.min_workers * gpus:g} GPUs, the cluster has {total_cpus:g} and {total_gpus:g}: "
             "lower resources.min_workers, resources.cpus_per_worker or resources.gpus_per_worker"
         )
     left, wanted = (total_cpus - workers * share.cpus) / workers, resources.data_cpus or MIN_DATA_CPUS
     if left < wanted:
-        raise BadInput(
+        raise TooSmall(
             f"{workers} workers of {share.cpus:g} CPUs leave {left:g} of {total_cpus:g} CPUs for each one's data, "
             f"{wanted:g} are needed: lower resources.max_workers or resources.cpus_per_worker"
             + (", or resources.data_cpus" if resources.data_cpus else "")

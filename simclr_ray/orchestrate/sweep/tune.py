@@ -22,7 +22,7 @@ from simclr_ray.data.dataset import Dataset
 from simclr_ray.data.order import last_step, order_of
 from simclr_ray.evaluate.fitted import NOTHING_UNSEEN
 from simclr_ray.evaluate.labels import probe_classes
-from simclr_ray.orchestrate.cluster import join_or_start
+from simclr_ray.orchestrate.cluster import join_or_start, once_large_enough
 from simclr_ray.orchestrate.prepare import prepare_into
 from simclr_ray.orchestrate.pretrain import run_folder
 from simclr_ray.orchestrate.sweep.search import StudyAsha, StudySearch
@@ -57,8 +57,8 @@ def sweep(config: Config, settings: SweepSettings, name: str, storage: str, *, c
     record = record_of(config, settings, objective_of(config), _budget(config, dataset))
     require_same(folder, record)
     join_or_start()
+    share = once_large_enough(lambda: _share(config, concurrent or _concurrent(config)), config.elasticity.start_wait_s)
     concurrent = concurrent or _concurrent(config)
-    share = _share(config, concurrent)
     _require_fits(config, settings, dataset, share.max_workers)
     with lease(folder) as driver, tempfile.TemporaryDirectory(prefix="simclr_ray-sweep-") as work:
         require_same(folder, record)
@@ -179,7 +179,8 @@ def _share(config: Config, concurrent: int) -> Share:
     try:
         return replace(share_of(config.resources, each, gpus / concurrent), part=each / cpus)
     except BadInput as error:
-        raise BadInput(f"{concurrent} trials at once get {1 / concurrent:.0%} of the cluster each: {error}") from None
+        each_gets = f"{concurrent} trials at once get {1 / concurrent:.0%} of the cluster each"
+        raise type(error)(f"{each_gets}: {error}") from None
 
 
 def _trial_config(config: Config, folder: Location, trial: FrozenTrial, share: Share, budget: int) -> dict[str, Any]:
